@@ -1,0 +1,279 @@
+//! The archive: a log of numbered objects in S3, and the only file that talks to S3.
+//!
+//! It promises one order without overwrites and without gaps, whoever writes: S3 itself refuses a number that is
+//! taken (`If-None-Match: *`). (Delta Lake's commit log works this way.)
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use aws_sdk_s3::{
+    Client,
+    config::timeout::TimeoutConfig,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::{ByteStream, SdkBody},
+};
+use aws_smithy_types::base64;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use thiserror::Error;
+
+use crate::object::{Metadata, MetadataError, Sequence, StreamName, prefix};
+
+/// How the loops see the archive: the first of the three doors to the world. Calls are safe to drop at any await.
+#[allow(async_fn_in_trait, reason = "the loops run on the main task, so nothing has to be Send")]
+pub trait Archive {
+    /// The number of the newest object, `None` for an empty archive.
+    async fn end(&self) -> Result<Option<Sequence>, ArchiveError>;
+
+    /// What the object says of itself, `None` where there is none.
+    async fn head(&self, sequence: Sequence) -> Result<Option<Metadata>, ArchiveError>;
+
+    /// The object, `None` where there is none.
+    async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError>;
+
+    /// Writes the object unless the number is taken. After an error nobody knows whether it was written: the same call
+    /// again ends in [`Append::Done`] or, if it was, in [`Append::Taken`].
+    async fn append(&self, sequence: Sequence, metadata: &Metadata, body: &Upload) -> Result<Append, ArchiveError>;
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// The object is there, and it is this one.
+    Done,
+    /// The number was taken, by somebody else or by an earlier try of ours whose answer was lost.
+    Taken,
+}
+
+/// A body that waits on disk; each attempt reads it from the start.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// Read by position, so that an attempt given up cannot move another one's place.
+    pub file: Arc<File>,
+    /// The length of the body.
+    pub bytes: u64,
+}
+
+/// An object on its way from S3.
+#[derive(Debug)]
+pub struct Object {
+    /// What it says of itself.
+    pub metadata: Metadata,
+    /// The length that S3 announced.
+    pub bytes: u64,
+    /// The body. It can break off or be wrong: verify the digest.
+    pub body: ByteStream,
+}
+
+/// Why the archive did not do what was asked.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// 403. Never taken for absence: without `s3:ListBucket` a missing key reads 403 too.
+    #[error(
+        "{operation} s3://{bucket}/{key} was refused ({code}): check the credentials and the role's policy, which needs s3:ListBucket, s3:GetObject and, to append, s3:PutObject"
+    )]
+    Refused {
+        /// The S3 operation.
+        operation: &'static str,
+        /// The bucket.
+        bucket: String,
+        /// The key or prefix.
+        key: String,
+        /// The error code that came back.
+        code: String,
+    },
+    /// There is no such bucket.
+    #[error("there is no bucket `{bucket}`: create it, or correct ARCHIVE_BUCKET or AWS_REGION")]
+    NoBucket {
+        /// The bucket.
+        bucket: String,
+    },
+    /// The object is not one of ours, or of a later release.
+    #[error("s3://{bucket}/{key} cannot be followed")]
+    Foreign {
+        /// The bucket.
+        bucket: String,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: MetadataError,
+    },
+    /// Anything else: no answer, or an answer that says to try again.
+    #[error("{operation} s3://{bucket}/{key} failed")]
+    Failed {
+        /// The S3 operation.
+        operation: &'static str,
+        /// The bucket.
+        bucket: String,
+        /// The key or prefix.
+        key: String,
+        /// What came back.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The archive of one stream in an S3 bucket.
+#[derive(Clone, Debug)]
+pub struct S3Archive {
+    client: Client,
+    bucket: String,
+    stream: StreamName,
+}
+
+impl S3Archive {
+    /// The archive of `stream` in `bucket`. Nothing is asked of S3 yet.
+    pub fn new(client: Client, bucket: String, stream: StreamName) -> Self {
+        Self { client, bucket, stream }
+    }
+
+    /// The last folder or object name below `prefix`, counting only three-digit ones: other people's files in
+    /// the bucket are not the archive.
+    async fn last_group(&self, prefix: &str) -> Result<Option<String>, ArchiveError> {
+        let mut pages =
+            self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/").into_paginator().send();
+        let mut last = None;
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.error("ListObjectsV2", prefix, error))?;
+            let folders = page.common_prefixes().iter().filter_map(|folder| folder.prefix());
+            let objects = page.contents().iter().filter_map(|object| object.key());
+            let groups = folders.chain(objects).filter_map(|name| name.get(prefix.len()..)?.split(['/', '.']).next());
+            last = last.max(groups.filter(|group| is_group(group)).max().map(str::to_owned));
+        }
+        Ok(last)
+    }
+
+    fn error<E>(&self, operation: &'static str, key: &str, error: SdkError<E>) -> ArchiveError
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let (bucket, key) = (self.bucket.clone(), key.to_owned());
+        if error.code() == Some("NoSuchBucket") {
+            return ArchiveError::NoBucket { bucket };
+        }
+        match error.raw_response().map(|response| response.status().as_u16()) {
+            Some(403) => {
+                ArchiveError::Refused { operation, bucket, key, code: error.code().unwrap_or("403").to_owned() }
+            }
+            _ => ArchiveError::Failed { operation, bucket, key, source: error.into() },
+        }
+    }
+
+    fn decode(
+        &self,
+        key: &str,
+        fields: Option<&std::collections::HashMap<String, String>>,
+    ) -> Result<Metadata, ArchiveError> {
+        Metadata::decode(fields.unwrap_or(&std::collections::HashMap::new())).map_err(|source| ArchiveError::Foreign {
+            bucket: self.bucket.clone(),
+            key: key.to_owned(),
+            source,
+        })
+    }
+}
+
+fn is_group(name: &str) -> bool {
+    name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_missing<E>(error: &SdkError<E>) -> bool
+where
+    E: ProvideErrorMetadata,
+{
+    error.raw_response().is_some_and(|response| response.status().as_u16() == 404)
+        && error.code() != Some("NoSuchBucket")
+}
+
+impl Archive for S3Archive {
+    async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
+        let mut name = prefix(&self.stream);
+        // Three folders, then the object in the last of them.
+        for _ in 0..4 {
+            let Some(group) = self.last_group(&name).await? else { return Ok(None) };
+            name = format!("{name}{group}/");
+        }
+        let key = format!("{}.json", name.trim_end_matches('/'));
+        Ok(Sequence::from_key(&key, &self.stream))
+    }
+
+    async fn head(&self, sequence: Sequence) -> Result<Option<Metadata>, ArchiveError> {
+        let key = sequence.key(&self.stream);
+        match self.client.head_object().bucket(&self.bucket).key(&key).send().await {
+            Ok(head) => self.decode(&key, head.metadata()).map(Some),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.error("HeadObject", &key, error)),
+        }
+    }
+
+    async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError> {
+        let key = sequence.key(&self.stream);
+        match self.client.get_object().bucket(&self.bucket).key(&key).send().await {
+            Ok(object) => {
+                let metadata = self.decode(&key, object.metadata())?;
+                let bytes = object.content_length().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0);
+                Ok(Some(Object { metadata, bytes, body: object.body }))
+            }
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(self.error("GetObject", &key, error)),
+        }
+    }
+
+    async fn append(&self, sequence: Sequence, metadata: &Metadata, body: &Upload) -> Result<Append, ArchiveError> {
+        let key = sequence.key(&self.stream);
+        let fields = metadata.encode().map_err(|source| ArchiveError::Foreign {
+            bucket: self.bucket.clone(),
+            key: key.clone(),
+            source,
+        })?;
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(&key)
+            .if_none_match("*")
+            .content_type("application/json")
+            .content_length(i64::try_from(body.bytes).expect("MAX_BODY is far below 2^63"))
+            // S3 refuses a body that was damaged on the way; the transformer checks again what was stored.
+            .checksum_sha256(base64::encode(metadata.sha256.0))
+            .set_metadata(Some(fields))
+            .body(body.stream());
+        // The SDK's read timeout runs from the first byte sent, so a large body needs more; a wire that stands still is
+        // ended by stalled-stream protection long before.
+        let timeout = Duration::from_secs(30 + body.bytes / 1_000_000);
+        let timeouts = TimeoutConfig::builder().read_timeout(timeout).operation_attempt_timeout(timeout).build();
+        let patient = aws_sdk_s3::Config::builder().timeout_config(timeouts);
+        match request.customize().config_override(patient).send().await {
+            Ok(_) => Ok(Append::Done),
+            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
+                Ok(Append::Taken)
+            }
+            Err(error) => Err(self.error("PutObject", &key, error)),
+        }
+    }
+}
+
+impl Upload {
+    /// The size of one read from the spool file: large enough that the thread hop is noise, small enough to be nothing in memory.
+    const CHUNK_BYTES: u64 = 256 * 1024;
+
+    fn stream(&self) -> ByteStream {
+        let upload = self.clone();
+        ByteStream::new(SdkBody::retryable(move || {
+            let chunks = stream::try_unfold((upload.clone(), 0), |(upload, offset)| async move {
+                let chunk = upload.clone().chunk(offset).await?;
+                let next = offset + chunk.len() as u64;
+                Ok::<_, io::Error>((!chunk.is_empty()).then_some((Frame::data(chunk), (upload, next))))
+            });
+            SdkBody::from_body_1_x(StreamBody::new(chunks))
+        }))
+    }
+
+    async fn chunk(self, offset: u64) -> io::Result<Bytes> {
+        let bytes = usize::try_from((self.bytes - offset).min(Self::CHUNK_BYTES)).expect("a chunk fits into memory");
+        let read = tokio::task::spawn_blocking(move || {
+            let mut chunk = vec![0; bytes];
+            self.file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
+        });
+        read.await.expect("reading a file does not panic")
+    }
+}

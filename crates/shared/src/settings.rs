@@ -1,0 +1,192 @@
+//! Flags and environment become values, and every problem is told at once.
+//!
+//! Each step has its own clap struct beside its code, and the doc comments there are the `--help`. This file parses them
+//! so that one start shows all that is wrong: clap itself stops at the first bad value.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    io::Write,
+    process,
+    time::Duration,
+};
+
+use clap::{
+    Arg, ArgMatches, Args, Command, Parser, builder::NonEmptyStringValueParser, parser::ValueSource, value_parser,
+};
+use jiff::SignedDuration;
+use url::Url;
+
+use crate::object::StreamName;
+
+/// What both daemons must know.
+#[derive(Args, Clone, Debug)]
+pub struct ArchiveSettings {
+    /// Name of the stream, which is its prefix in the bucket and its message group: a-z, 0-9, _ and -, at most 63
+    #[arg(long, env = "STREAM", value_name = "NAME", default_value = "posts")]
+    pub stream: StreamName,
+    /// S3 bucket that holds the archive. The SDK's own variables say how it is reached: AWS_REGION, AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL
+    #[arg(long, env = "ARCHIVE_BUCKET", value_name = "BUCKET", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub archive_bucket: String,
+}
+
+/// Everything that is wrong with the command line and the environment.
+#[derive(Debug)]
+pub struct Problems {
+    program: String,
+    lines: Vec<String>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, lines } = self;
+        let wrong =
+            if lines.len() == 1 { "1 setting is wrong" } else { &format!("{} settings are wrong", lines.len()) };
+        writeln!(f, "{program}: {wrong}, nothing was started\n")?;
+        for line in lines {
+            writeln!(f, "  {}", line.trim_end().replace('\n', "\n      "))?;
+        }
+        write!(f, "\n`{program} --help` explains each setting.")
+    }
+}
+
+/// The settings of this process. With problems it prints them all and ends with exit code 2; so it does for `--help` (0).
+/// A command line without a command runs `run`.
+pub fn parse_or_exit<S: Parser>() -> S {
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    name_the_command(&S::command(), &mut argv);
+    match parse(&argv) {
+        Ok(settings) => settings,
+        Err(Failure::Clap(error)) => error.exit(),
+        Err(Failure::Problems(problems)) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "{problems}");
+            process::exit(2)
+        }
+    }
+}
+
+/// `importer --help` shows the settings of `importer run`, because that is what people look for.
+fn name_the_command(command: &Command, argv: &mut Vec<OsString>) {
+    let first = argv.get(1).and_then(|word| word.to_str());
+    let is_command = |word: &str| word == "help" || command.get_subcommands().any(|known| known.get_name() == word);
+    let is_complete = first.is_some_and(|word| is_command(word) || word == "--version" || word == "-V");
+    if !is_complete {
+        argv.insert(1.min(argv.len()), "run".into());
+    }
+}
+
+enum Failure {
+    /// Help, version, or a command line that is no sentence.
+    Clap(clap::Error),
+    Problems(Problems),
+}
+
+fn parse<S: Parser>(argv: &[OsString]) -> Result<S, Failure> {
+    let command = S::command();
+    let lenient = command.clone().mut_subcommands(|command| command.mut_args(take_anything));
+    let found = lenient.try_get_matches_from(argv).map_err(Failure::Clap)?;
+    let (name, values) = found.subcommand().expect("name_the_command has put one there");
+    let chosen = command.find_subcommand(name).expect("clap knows what it found");
+    let lines: Vec<String> = chosen.get_arguments().filter_map(|arg| problem_of(arg, values)).collect();
+    if !lines.is_empty() {
+        return Err(Failure::Problems(Problems { program: command.get_name().to_owned(), lines }));
+    }
+    // What is required is there, or in its file.
+    let command = command.mut_subcommands(|command| command.mut_args(|arg| arg.required(false)));
+    let matches = command.try_get_matches_from(argv).map_err(Failure::Clap)?;
+    S::from_arg_matches(&matches).map_err(Failure::Clap)
+}
+
+/// Takes any value and none, so that each can be judged by itself.
+fn take_anything(arg: Arg) -> Arg {
+    if arg.get_action().takes_values() { arg.required(false).value_parser(value_parser!(OsString)) } else { arg }
+}
+
+/// What is wrong with one setting. One whose values are hidden in the help is a secret: it is not shown here either.
+fn problem_of(arg: &Arg, values: &ArgMatches) -> Option<String> {
+    let id = arg.get_id().as_str();
+    let (flag, variable) = (arg.get_long()?, arg.get_env()?.to_str()?);
+    let is_secret = arg.is_hide_env_values_set();
+    let Some(given) = values.get_raw(id).and_then(|mut raw| raw.next()) else {
+        let is_in_file = values.try_contains_id(&format!("{id}_file")).unwrap_or(false);
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        return (arg.is_required_set() && !is_in_file).then(|| format!("{variable} (--{flag}) is missing\n{help}"));
+    };
+    let shown = if is_secret { "wrong".into() } else { format!("`{}`", given.to_string_lossy()) };
+    if let Some(why) = refusal(arg, given) {
+        return Some(format!("{variable} (--{flag}) is {shown}\n{why}"));
+    }
+    let is_in_argv = values.value_source(id) == Some(ValueSource::CommandLine);
+    (is_secret && is_in_argv && has_password(&given.to_string_lossy())).then(|| {
+        format!(
+            "--{flag} carries a password, and every user of the machine can read the command line\n\
+             put it into the environment as {variable}, or into a file that {variable}_FILE names"
+        )
+    })
+}
+
+/// What the setting's own parser says against the value.
+fn refusal(arg: &Arg, given: &OsStr) -> Option<String> {
+    let alone = Arg::new("value").value_parser(arg.get_value_parser().clone()).allow_hyphen_values(true);
+    let error = Command::new("").no_binary_name(true).arg(alone).try_get_matches_from([given]).err()?.to_string();
+    // "error: invalid value '2x' for '[value]': the reason\n\nFor more information …"
+    let why = error.split_once("'[value]'").map_or(error.as_str(), |(_, why)| why.trim_start_matches(": "));
+    Some(why.split("\n\nFor more").next().unwrap_or(why).trim().to_owned())
+}
+
+/// Whether an address carries a password.
+pub fn has_password(url: &str) -> bool {
+    let has_parameter = |url: &Url| url.query_pairs().any(|(name, _)| name == "password");
+    Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url))
+}
+
+/// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration =
+        text.parse().map_err(|_| "a duration is a number with its unit, as in 500ms, 2s, 1m, 1h".to_owned())?;
+    Duration::try_from(parsed)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "a duration is longer than nothing".to_owned())
+}
+
+/// An absolute http or https URL.
+pub fn parse_http_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}: an address begins with https:// or http://"))?;
+    if matches!(url.scheme(), "http" | "https") {
+        Ok(url)
+    } else {
+        Err("an address begins with https:// or http://".to_owned())
+    }
+}
+
+/// The version of the workspace and the git revision that it was built from.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_an_address_is_seen_wherever_it_stands() {
+        for (url, expected) in [
+            ("postgres://me@localhost/posts", false),
+            ("postgres://me:pw@localhost/posts", true),
+            ("postgres://localhost/posts?user=me&password=pw", true),
+        ] {
+            assert_eq!(has_password(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn durations_carry_their_unit() {
+        for (text, millis) in [("500ms", 500), ("2s", 2_000), ("1m", 60_000), ("1h 30m", 5_400_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "2", "2x", "0s", "-1s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The end of a daemon: a signal, no new work, a deadline for the work in hand, the exit code.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time,
+};
+use tracing::{info, warn};
+
+/// How long the work in hand may take after SIGTERM. Shorter than the 10 seconds after which Docker kills, the most
+/// impatient supervisor in use; what is not finished by then is rolled back, which is always safe.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Says whether the daemon drains. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// One that comes when the sender says so: for tests and simulations.
+    pub fn new(draining: watch::Receiver<bool>) -> Self {
+        Self(draining)
+    }
+
+    /// Whether to stop taking work.
+    pub fn is_draining(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits for `wait` or until the daemon drains, for which nothing may be in hand. `None` when it drains.
+    ///
+    /// Drop safety: `wait` is dropped when the signal comes, so it must be a receive or a sleep, never a step.
+    pub async fn race<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            // Dropped when `wait` is done: only a watch on a flag.
+            _ = self.0.wait_for(|draining| *draining) => None,
+            done = wait => Some(done),
+        }
+    }
+}
+
+/// Runs the daemon until it ends by itself, or until SIGTERM or SIGINT and then at most [`DRAIN_DEADLINE`] longer.
+///
+/// `None` when the deadline cut it off: its future is dropped, its connections close, and what was open is rolled back.
+pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) -> Option<F::Output> {
+    let (drain, draining) = watch::channel(false);
+    let deadline = async move {
+        let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
+        let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
+        let signal = tokio::select! {
+            // Both only watch; which one is dropped does not matter.
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, drain_deadline_seconds = DRAIN_DEADLINE.as_secs(), "draining");
+        // The daemon may have ended at the same moment.
+        let _ = drain.send(true);
+        time::sleep(DRAIN_DEADLINE).await;
+    };
+    tokio::select! {
+        // The deadline has nothing in hand.
+        done = daemon(Shutdown(draining)) => Some(done),
+        // The daemon is cut off in the middle of a step, as by `kill -9`, which every step survives.
+        () = deadline => {
+            warn!("the drain deadline has passed: what was in hand is rolled back");
+            None
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What a daemon says of itself: log lines on stderr, its state, and the admin endpoint that shows it.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, http::StatusCode, routing::get};
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// A loop that shows no sign of life for this long is stuck: three times the longest wait on any one answer.
+const STUCK_AFTER: Duration = Duration::from_mins(3);
+
+/// Logs and admin endpoint.
+#[derive(Args, Clone, Debug)]
+pub struct TelemetrySettings {
+    /// Where to serve /healthz and /readyz, as host:port; port 0 takes a free one and logs it. Nothing is served by default
+    #[arg(long, env = "ADMIN_ADDR", value_name = "ADDR")]
+    pub admin_addr: Option<SocketAddr>,
+    /// Form of the log lines [default: text on a terminal, json otherwise]
+    #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// Which log lines to write: error, warn, info, debug or trace, also per module, as in `info,importer=debug`
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = parse_filter)]
+    pub rust_log: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Sends log lines to stderr from here on. Once a process.
+pub fn log_to_stderr(settings: &TelemetrySettings) {
+    let is_terminal = io::stderr().is_terminal();
+    let format = settings.log_format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
+    let color = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let filter = EnvFilter::new(&settings.rust_log);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(color);
+    match format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Text => lines.with_target(false).init(),
+    }
+}
+
+/// An error and its causes in one line, for the one place that logs it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}
+
+/// Whether a daemon does its work, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing has succeeded or failed yet.
+    Starting,
+    /// The last piece of work succeeded.
+    Ready,
+    /// Another process does the work of this stream, and this one watches.
+    StandingBy,
+    /// A dependency fails; it is tried again with back-off, for ever.
+    Waiting(String),
+    /// A person is needed; it is looked at again every minute.
+    Holding(String),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Ready => f.write_str("ready"),
+            Self::StandingBy => f.write_str("standing by"),
+            Self::Waiting(why) => write!(f, "waiting: {why}"),
+            Self::Holding(why) => write!(f, "holding: {why}"),
+        }
+    }
+}
+
+/// The state of the daemon, shared by the loop that sets it and the endpoint that shows it.
+#[derive(Clone, Debug)]
+pub struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    /// How often the loop came to the same state without a change.
+    repeats: u64,
+    alive_at: Instant,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Inner { state: State::Starting, repeats: 0, alive_at: Instant::now() })))
+    }
+}
+
+impl Status {
+    /// Notes the state and that the loop is alive. A fault is logged when it begins and when it ends, with how often it came.
+    pub fn set(&self, state: State) {
+        let mut inner = self.lock();
+        inner.alive_at = Instant::now();
+        if inner.state == state {
+            inner.repeats += 1;
+            return;
+        }
+        let times = inner.repeats + 1;
+        match (&inner.state, &state) {
+            (_, State::Holding(why)) => error!(why, "holding: a person is needed"),
+            (_, State::Waiting(why)) => warn!(why, "waiting for a dependency"),
+            (_, State::StandingBy) => info!("standing by"),
+            (State::Holding(was) | State::Waiting(was), State::Ready) => info!(was, times, "ready again"),
+            (_, State::Ready) => info!("ready"),
+            (_, State::Starting) => {}
+        }
+        inner.state = state;
+        inner.repeats = 0;
+    }
+
+    fn is_ready(&self) -> (StatusCode, String) {
+        let state = self.lock().state.clone();
+        let code = match state {
+            State::Ready | State::StandingBy => StatusCode::OK,
+            State::Starting | State::Waiting(_) | State::Holding(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (code, format!("{state}\n"))
+    }
+
+    fn is_alive(&self) -> (StatusCode, String) {
+        let silent = self.lock().alive_at.elapsed();
+        let code = if silent < STUCK_AFTER { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (code, format!("the work loop showed a sign of life {} seconds ago\n", silent.as_secs()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves a whole value behind: each change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves the admin endpoint where the settings ask for one: `/healthz` (the work loop makes progress; a dead dependency
+/// does not fail it) and `/readyz` (the work gets done). It ends with the process.
+pub async fn serve_admin(settings: &TelemetrySettings, status: &Status) -> io::Result<()> {
+    let Some(address) = settings.admin_addr else { return Ok(()) };
+    let listener = TcpListener::bind(address).await?;
+    info!(address = %listener.local_addr()?, "admin endpoint listens");
+    let (health, ready) = (status.clone(), status.clone());
+    let routes = Router::new()
+        .route("/healthz", get(async move || health.is_alive()))
+        .route("/readyz", get(async move || ready.is_ready()));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_ready_while_the_work_gets_done_by_it_or_another() {
+        let status = Status::default();
+        for (state, code, text) in [
+            (State::Starting, 503, "starting\n"),
+            (State::Ready, 200, "ready\n"),
+            (State::StandingBy, 200, "standing by\n"),
+            (State::Waiting("S3".into()), 503, "waiting: S3\n"),
+            (State::Holding("another archive".into()), 503, "holding: another archive\n"),
+        ] {
+            status.set(state);
+            let (answered, body) = status.is_ready();
+            assert_eq!((answered.as_u16(), body.as_str()), (code, text));
+        }
+        assert_eq!(status.is_alive().0, StatusCode::OK);
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_once() {
+        let cause = io::Error::other("connection refused");
+        let error = crate::archive::ArchiveError::Failed {
+            operation: "PutObject",
+            bucket: "b".into(),
+            key: "k".into(),
+            source: cause.into(),
+        };
+        assert_eq!(chain(&error), "PutObject s3://b/k failed: connection refused");
+    }
+}
