@@ -1,0 +1,22 @@
+//! The importer: polls an API, archives every answer that brings something new, and rings the bell.
+//!
+//! It keeps no state of its own. Where the archive ends and what the API last said is read from the archive, so it can
+//! be killed on any line, run twice, or be started on another machine.
+//!
+//! ```text
+//! command   the command line: which command, its settings, the exit code
+//! run       the loop, and the only file that knows the order of the steps:
+//!   poll      one exchange with the API
+//!   spool     its body, to disk, with hash and length
+//!   decide    new, unchanged or refused; who won a number; what a person must see to
+//!   bell      the pointer, to the queue
+//! ```
+//!
+//! There is no SQL here, and S3 is reached through `shared::archive` alone.
+
+pub mod bell;
+pub mod command;
+pub mod decide;
+pub mod poll;
+pub mod run;
+pub mod spool;
