@@ -1,0 +1,59 @@
+-- One schema holds one stream: its position, its ledger, its posts and what could not be loaded.
+
+-- One row. The position is the number of the last object applied, stored in the same transaction as its rows: once and
+-- in order follow from this row alone.
+CREATE TABLE stream (
+    name text PRIMARY KEY,
+    -- The identity of the archive that the position counts in; unknown until the first object is applied.
+    archive_id uuid,
+    position bigint NOT NULL DEFAULT 0 CHECK (position >= 0),
+    -- The observation at the position: the next object must name it as its `previous`.
+    previous uuid,
+    CHECK ((position = 0) = (archive_id IS NULL) AND (position = 0) = (previous IS NULL))
+);
+CREATE UNIQUE INDEX stream_has_one_row ON stream ((true));
+
+-- The ledger: what became of each object up to the position.
+CREATE TABLE objects (
+    sequence bigint PRIMARY KEY CHECK (sequence > 0),
+    key text NOT NULL,
+    sha256 bytea NOT NULL CHECK (length(sha256) = 32),
+    observation uuid NOT NULL UNIQUE,
+    bytes bigint NOT NULL,
+    fetched_at timestamptz NOT NULL,
+    loaded_at timestamptz NOT NULL DEFAULT now(),
+    outcome text NOT NULL CHECK (outcome IN ('loaded', 'quarantined', 'skipped')),
+    -- Why it is not loaded, for a person.
+    reason text CHECK ((outcome = 'loaded') = (reason IS NULL)),
+    records bigint NOT NULL DEFAULT 0,
+    inserted bigint NOT NULL DEFAULT 0,
+    updated bigint NOT NULL DEFAULT 0,
+    quarantined bigint NOT NULL DEFAULT 0
+);
+
+-- The posts: a function of the archive. Both times come from observations, never from a clock here.
+CREATE TABLE posts (
+    id bigint PRIMARY KEY,
+    user_id bigint NOT NULL,
+    title text NOT NULL,
+    body text NOT NULL,
+    -- Fields that no column is there for; NULL when there are none.
+    extra jsonb,
+    first_seen_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    -- The object that last changed the post.
+    sequence bigint NOT NULL
+);
+
+-- Records that are not among the posts, with the reason. The object holds them whole.
+CREATE TABLE quarantined_records (
+    sequence bigint NOT NULL,
+    -- Its place in the document, from 0.
+    index bigint NOT NULL,
+    -- The record's id, where it could be read.
+    id bigint,
+    reason text NOT NULL,
+    -- Its bytes, at most 64 KiB of them.
+    raw bytea NOT NULL,
+    PRIMARY KEY (sequence, index)
+);

@@ -1,0 +1,228 @@
+//! An object's body becomes batches of posts, on a thread of its own, so that reading and parsing run ahead of the database.
+//!
+//! Bounded: one batch being filled, two waiting, one in the database's hands.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    thread,
+};
+
+use aws_sdk_s3::primitives::ByteStream;
+use sha2::Digest;
+use shared::{object::Sha256, telemetry::chain};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::io::SyncIoBridge;
+
+use crate::{
+    post::{Post, WrongRecord},
+    record::{DocumentError, read_records},
+};
+
+/// A batch is sent when it has this many posts; from 4,000 on, larger ones measured no faster.
+const BATCH_POSTS: usize = 4_000;
+
+/// … or takes this much memory: four batches of it are in flight.
+const BATCH_BYTES: usize = 2 << 20;
+
+/// Batches that wait for the database. Two, so that neither side waits for the other's shortest pause.
+const BATCHES_WAITING: usize = 2;
+
+/// What one read from the network may bring.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// What the reader sends, in this order: batches, then one end.
+#[derive(Debug)]
+pub enum Piece {
+    /// Some of the records.
+    Batch(Batch),
+    /// The body is read.
+    End(End),
+}
+
+/// Some consecutive records of an object.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
+    pub posts: Vec<Post>,
+    /// The others.
+    pub wrong: Vec<WrongRecord>,
+}
+
+/// How reading ended.
+#[derive(Debug)]
+pub enum End {
+    /// All bytes were seen, and these they were.
+    Read {
+        /// Their digest.
+        sha256: Sha256,
+        /// Their number.
+        bytes: u64,
+        /// The records in them.
+        records: u64,
+        /// Why they are no document, if they are none.
+        broken: Option<String>,
+    },
+    /// The body broke off on its way.
+    BrokeOff(io::Error),
+}
+
+/// Starts to read. The thread ends by itself, and when the receiver is dropped.
+pub fn read(body: ByteStream) -> mpsc::Receiver<Piece> {
+    let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
+    let body = SyncIoBridge::new_with_handle(body.into_async_read(), Handle::current());
+    let reader = move || read_body(body, &pieces);
+    // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
+    thread::Builder::new().name("reader".into()).spawn(reader).expect("the system has room for one more thread");
+    receiver
+}
+
+fn read_body(body: impl Read, pieces: &mpsc::Sender<Piece>) {
+    let mut body =
+        BufReader::with_capacity(BUFFER_BYTES, Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces });
+    let mut filling = Filling::default();
+    let mut records = 0;
+    let document = read_records(&mut body, |record| {
+        records += 1;
+        match Post::from_record(&record) {
+            Ok(post) => filling.add(post),
+            Err(wrong) => filling.set_aside(wrong),
+        }
+        if filling.is_full() {
+            // Nobody listens after a fault in the database; then the next read ends this.
+            let _ = pieces.blocking_send(Piece::Batch(std::mem::take(&mut filling).into_batch()));
+        }
+    });
+    let broken = match document {
+        Ok(()) => None,
+        Err(DocumentError::Read(error)) => return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error)))),
+        // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
+        Err(error) => Some(chain(&error)),
+    };
+    if let Err(error) = read_to_end(&mut body) {
+        return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
+    }
+    if !filling.is_empty() {
+        let _ = pieces.blocking_send(Piece::Batch(filling.into_batch()));
+    }
+    let Hashing { hasher, bytes, .. } = body.into_inner();
+    let _ = pieces.blocking_send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, broken }));
+}
+
+fn read_to_end(body: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let bytes = body.fill_buf()?.len();
+        if bytes == 0 {
+            return Ok(());
+        }
+        body.consume(bytes);
+    }
+}
+
+/// A batch that is not full yet.
+#[derive(Default)]
+struct Filling {
+    posts: Vec<Post>,
+    wrong: Vec<WrongRecord>,
+    bytes: usize,
+}
+
+impl Filling {
+    fn add(&mut self, post: Post) {
+        self.bytes += post.size_bytes();
+        self.posts.push(post);
+    }
+
+    fn set_aside(&mut self, wrong: WrongRecord) {
+        self.bytes += wrong.raw.len();
+        self.wrong.push(wrong);
+    }
+
+    fn is_full(&self) -> bool {
+        self.posts.len() + self.wrong.len() >= BATCH_POSTS || self.bytes >= BATCH_BYTES
+    }
+
+    fn is_empty(&self) -> bool {
+        self.posts.is_empty() && self.wrong.is_empty()
+    }
+
+    fn into_batch(self) -> Batch {
+        let Self { mut posts, wrong, .. } = self;
+        // Stable, so of equal ids the last one in the document is the last one here.
+        posts.sort_by_key(|post| post.id);
+        posts.reverse();
+        posts.dedup_by_key(|post| post.id);
+        posts.reverse();
+        Batch { posts, wrong }
+    }
+}
+
+/// Sees every byte once, on its way to the parser.
+struct Hashing<'a, R> {
+    body: R,
+    pieces: &'a mpsc::Sender<Piece>,
+    hasher: sha2::Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.pieces.is_closed() {
+            return Err(io::Error::other("nobody wants the rest"));
+        }
+        let read = self.body.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(document: &[u8]) -> (Vec<Batch>, End) {
+        let (sender, mut receiver) = mpsc::channel(100);
+        read_body(document, &sender);
+        drop(sender);
+        let mut batches = Vec::new();
+        while let Some(piece) = receiver.blocking_recv() {
+            match piece {
+                Piece::Batch(batch) => batches.push(batch),
+                Piece::End(end) => return (batches, end),
+            }
+        }
+        panic!("no end");
+    }
+
+    fn post(id: i64, title: &str) -> String {
+        format!(r#"{{"id":{id},"userId":1,"title":"{title}","body":""}}"#)
+    }
+
+    #[test]
+    fn a_batch_is_sorted_and_of_two_posts_with_one_id_the_later_one_wins() {
+        let document = format!("[{},{},7,{},{}]", post(2, "b"), post(1, "old"), post(3, "c"), post(1, "new"));
+        let (batches, end) = pieces(document.as_bytes());
+        let [batch] = batches.as_slice() else { panic!("{batches:?}") };
+        let posts: Vec<_> = batch.posts.iter().map(|post| (post.id, post.title.as_str())).collect();
+        assert_eq!(posts, [(1, "new"), (2, "b"), (3, "c")]);
+        assert_eq!(batch.wrong[0].index, 2);
+        let End::Read { bytes, records, broken, .. } = end else { panic!("{end:?}") };
+        assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
+    }
+
+    #[test]
+    fn a_long_document_comes_in_batches() {
+        let posts: Vec<_> = (0..10_000).map(|id| post(id, "t")).collect();
+        let (batches, _) = pieces(format!("[{}]", posts.join(",")).as_bytes());
+        assert_eq!(batches.iter().map(|batch| batch.posts.len()).collect::<Vec<_>>(), [4_000, 4_000, 2_000]);
+    }
+
+    #[test]
+    fn a_broken_document_is_hashed_to_its_end() {
+        let (_, whole) = pieces(b"[1,2]");
+        let (_, broken) = pieces(b"[1,2 and more");
+        let End::Read { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
+        let End::Read { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
+        assert_eq!(reason, "the document is broken: expected `,` or `]` at line 1 column 6");
+    }
+}

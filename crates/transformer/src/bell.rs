@@ -1,0 +1,114 @@
+//! The bell: messages from the queue, and the only file here that talks to SQS.
+//!
+//! A message is deleted after COMMIT. Whether the delete succeeds does not matter: the position tells an old one.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::{
+    Client,
+    error::SdkError,
+    operation::receive_message::ReceiveMessageError,
+    types::{DeleteMessageBatchRequestEntry, Message},
+};
+use clap::Args;
+use thiserror::Error;
+use tracing::debug;
+use url::Url;
+
+/// A message that was received and not deleted comes again after this many seconds. Nothing extends it: what takes longer
+/// is found done.
+const VISIBILITY_SECS: i32 = 4;
+
+/// The most that SQS hands out at once.
+const MESSAGES: i32 = 10;
+
+/// The longest that SQS lets a receive wait.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// Which queue.
+#[derive(Args, Clone, Debug)]
+pub struct BellSettings {
+    /// URL of the SQS queue that says what was appended
+    #[arg(long, env = "QUEUE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_http_url)]
+    pub queue_url: Url,
+}
+
+/// One receipt of a message.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    /// What it says. Never believed.
+    pub body: String,
+    /// What deletes this receipt's message.
+    pub receipt: String,
+}
+
+/// How the loop sees the queue: the second door to the world.
+#[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
+pub trait Bell {
+    /// Waits for messages at most `wait`. Safe to drop: what it would have brought comes again.
+    async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError>;
+
+    /// Forgets the messages, as far as that succeeds.
+    async fn delete(&self, rings: &[Ring]);
+}
+
+/// The queue gave no answer, or a bad one.
+#[derive(Debug, Error)]
+#[error("ReceiveMessage from {queue_url} failed: check QUEUE_URL and that the role may sqs:ReceiveMessage")]
+pub struct BellError {
+    queue_url: Url,
+    source: Box<SdkError<ReceiveMessageError>>,
+}
+
+/// An SQS queue.
+#[derive(Clone, Debug)]
+pub struct SqsBell {
+    client: Client,
+    queue_url: Url,
+}
+
+impl SqsBell {
+    /// The queue of the settings. Nothing is asked of SQS yet.
+    pub fn new(client: Client, settings: BellSettings) -> Self {
+        Self { client, queue_url: settings.queue_url }
+    }
+}
+
+impl Bell for SqsBell {
+    async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError> {
+        // Rounded up: a wait of zero would be a short poll, and a loop of them a busy one.
+        let wait_secs = i32::try_from(wait.min(LONGEST_WAIT).as_millis().div_ceil(1000).max(1)).unwrap_or(1);
+        let request = self
+            .client
+            .receive_message()
+            .queue_url(self.queue_url.as_str())
+            .max_number_of_messages(MESSAGES)
+            .visibility_timeout(VISIBILITY_SECS)
+            .wait_time_seconds(wait_secs);
+        match request.send().await {
+            Ok(received) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
+            Err(source) => Err(BellError { queue_url: self.queue_url.clone(), source: Box::new(source) }),
+        }
+    }
+
+    async fn delete(&self, rings: &[Ring]) {
+        let entry = |(id, ring): (usize, &Ring)| {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(id.to_string()).receipt_handle(&ring.receipt);
+            entry.build().expect("id and receipt are given")
+        };
+        let entries = rings.iter().enumerate().map(entry).collect();
+        let request = self.client.delete_message_batch().queue_url(self.queue_url.as_str()).set_entries(Some(entries));
+        match request.send().await {
+            Ok(done) => {
+                for failed in done.failed() {
+                    debug!(code = failed.code(), "a message was not deleted and comes again");
+                }
+            }
+            Err(error) => debug!(why = shared::telemetry::chain(&error), "messages were not deleted and come again"),
+        }
+    }
+}
+
+fn ring(message: Message) -> Option<Ring> {
+    Some(Ring { body: message.body.unwrap_or_default(), receipt: message.receipt_handle? })
+}

@@ -1,0 +1,251 @@
+//! What the archive and the position say together. Pure.
+
+use shared::{
+    archive::ArchiveError,
+    object::{Metadata, Sequence, Sha256},
+    telemetry::{State, chain},
+};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{fault::Fault, run::FollowError};
+
+/// Where the database stands: the last object applied, as its ledger has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its number.
+    pub sequence: Sequence,
+    /// The archive that the number counts in.
+    pub archive_id: Uuid,
+    /// What the next object must name as its `previous`.
+    pub observation: Uuid,
+    /// The digest of the object.
+    pub sha256: Sha256,
+}
+
+impl Position {
+    /// Where the database stands after it has applied the object.
+    pub fn after(sequence: Sequence, metadata: &Metadata) -> Self {
+        let Metadata { archive_id, observation, sha256, .. } = *metadata;
+        Self { sequence, archive_id, observation, sha256 }
+    }
+}
+
+/// The object to apply next; `None` as a position is a table that has applied nothing.
+pub fn next_after(position: Option<&Position>) -> Sequence {
+    position.map_or(Sequence::FIRST, |position| position.sequence.next())
+}
+
+/// What only a person can settle. The daemon touches nothing, and looks again every minute.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Hold {
+    /// The archive begins elsewhere than the one that was followed.
+    #[error(
+        "this is another archive: the object at sequence {sequence} belongs to archive {found}, and the table was made from {ours}: \
+         correct ARCHIVE_BUCKET or STREAM, bring the old archive back, or rebuild into a new DATABASE_SCHEMA"
+    )]
+    AnotherArchive {
+        /// Where that was seen.
+        sequence: Sequence,
+        /// The identity in the bucket.
+        found: Uuid,
+        /// The identity in the database.
+        ours: Uuid,
+    },
+    /// The object at the position is not the one that was applied.
+    #[error(
+        "the object at the position, sequence {sequence}, was written anew: the archive has observation {found}, and the ledger {ours}: \
+         bring the old version of the object back, or rebuild into a new DATABASE_SCHEMA"
+    )]
+    Rewritten {
+        /// The position.
+        sequence: Sequence,
+        /// The observation in the bucket.
+        found: Uuid,
+        /// The observation in the ledger.
+        ours: Uuid,
+    },
+    /// The next object does not continue what was applied.
+    #[error(
+        "the archive was forked: the object at sequence {sequence} follows observation {found}, and the ledger ends with {ours}: \
+         correct ARCHIVE_BUCKET, bring the old archive back, or rebuild into a new DATABASE_SCHEMA",
+        found = found.map_or("none".to_owned(), |found| found.to_string())
+    )]
+    Forked {
+        /// The object that was to be applied.
+        sequence: Sequence,
+        /// What it names as `previous`.
+        found: Option<Uuid>,
+        /// The observation at the position.
+        ours: Uuid,
+    },
+    /// The archive ends before the position.
+    #[error(
+        "the archive ends at {end}, below the position, sequence {position}: was the bucket emptied or swapped? Bring its objects \
+         back (delete markers of a versioned bucket can be removed), correct ARCHIVE_BUCKET, or rebuild into a new DATABASE_SCHEMA",
+        end = end.map_or("nothing".to_owned(), |end| format!("sequence {end}"))
+    )]
+    EndBelowPosition {
+        /// The newest object in the bucket.
+        end: Option<Sequence>,
+        /// The last object that was applied.
+        position: Sequence,
+    },
+    /// There is a hole.
+    #[error(
+        "the object at sequence {missing} is missing, and the archive goes on to {end}: bring it back (a versioned bucket has it \
+         under a delete marker)"
+    )]
+    ObjectMissing {
+        /// The hole.
+        missing: Sequence,
+        /// The newest object in the bucket.
+        end: Sequence,
+    },
+}
+
+/// Whether the object at the position is the one that was applied.
+pub fn check_position(position: &Position, there: &Metadata) -> Result<(), Hold> {
+    let Position { sequence, archive_id: ours, .. } = *position;
+    if there.archive_id != ours {
+        return Err(Hold::AnotherArchive { sequence, found: there.archive_id, ours });
+    }
+    if (there.observation, there.sha256) != (position.observation, position.sha256) {
+        return Err(Hold::Rewritten { sequence, found: there.observation, ours: position.observation });
+    }
+    Ok(())
+}
+
+/// Whether the object continues what was applied.
+pub fn check_next(position: Option<&Position>, there: &Metadata) -> Result<(), Hold> {
+    let Some(position) = position else { return Ok(()) };
+    let sequence = position.sequence.next();
+    if there.archive_id != position.archive_id {
+        return Err(Hold::AnotherArchive { sequence, found: there.archive_id, ours: position.archive_id });
+    }
+    if there.previous != Some(position.observation) {
+        return Err(Hold::Forked { sequence, found: there.previous, ours: position.observation });
+    }
+    Ok(())
+}
+
+/// Why the next object is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Everything is applied.
+    AtTheEnd,
+    /// Later objects are listed: a hole, unless this one was appended after the look.
+    Hole {
+        /// The newest of them.
+        end: Sequence,
+    },
+}
+
+/// Reads the absence of the next object with the archive's listed end.
+pub fn absence(position: Option<&Position>, end: Option<Sequence>) -> Result<Absence, Hold> {
+    let position = position.map(|position| position.sequence);
+    match (position, end) {
+        (Some(position), end) if end.is_none_or(|end| end < position) => Err(Hold::EndBelowPosition { end, position }),
+        (position, Some(end)) if Some(end) > position => Ok(Absence::Hole { end }),
+        _ => Ok(Absence::AtTheEnd),
+    }
+}
+
+/// What a fault means to the people who run the daemon.
+pub fn state_after(fault: &FollowError) -> State {
+    let why = chain(fault);
+    match fault {
+        FollowError::Hold(_) | FollowError::Archive(ArchiveError::Foreign { .. } | ArchiveError::NoBucket { .. }) => {
+            State::Holding(why)
+        }
+        FollowError::Archive(ArchiveError::Refused { .. } | ArchiveError::Failed { .. }) | FollowError::Bell(_) => {
+            State::Waiting(why)
+        }
+        FollowError::Table(error) => match error.fault() {
+            Fault::Dependency => State::Waiting(why),
+            Fault::Record | Fault::Operator | Fault::Unknown => State::Holding(why),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::try_from(number).unwrap()
+    }
+
+    fn metadata(observation: u128, previous: Option<u128>) -> Metadata {
+        Metadata {
+            archive_id: Uuid::from_u128(1),
+            observation: Uuid::from_u128(observation),
+            previous: previous.map(Uuid::from_u128),
+            sha256: Sha256([7; 32]),
+            fetched_at: Timestamp::UNIX_EPOCH,
+            source_url: String::new(),
+            etag: None,
+            last_modified: None,
+            snapshot: Sequence::FIRST,
+            page: 1,
+            last_page: true,
+            snapshot_sha256: Sha256([7; 32]),
+        }
+    }
+
+    fn position() -> Position {
+        Position::after(sequence(42), &metadata(42, Some(41)))
+    }
+
+    #[test]
+    fn the_object_at_the_position_must_be_the_one_that_was_applied() {
+        let applied = metadata(42, Some(41));
+        let ours = Uuid::from_u128(1);
+        let (found, sequence) = (Uuid::from_u128(2), sequence(42));
+        let rewritten = |found| Err(Hold::Rewritten { sequence, found, ours: Uuid::from_u128(42) });
+        for (there, expected) in [
+            (applied.clone(), Ok(())),
+            (Metadata { archive_id: found, ..applied.clone() }, Err(Hold::AnotherArchive { sequence, found, ours })),
+            (Metadata { observation: found, ..applied.clone() }, rewritten(found)),
+            (Metadata { sha256: Sha256([8; 32]), ..applied }, rewritten(Uuid::from_u128(42))),
+        ] {
+            assert_eq!(check_position(&position(), &there), expected);
+        }
+    }
+
+    #[test]
+    fn the_next_object_must_continue_what_was_applied() {
+        let next = metadata(43, Some(42));
+        let (sequence, ours, found) = (sequence(43), Uuid::from_u128(1), Uuid::from_u128(2));
+        let forked = |found: Option<u128>| Hold::Forked {
+            sequence,
+            found: found.map(Uuid::from_u128),
+            ours: Uuid::from_u128(42),
+        };
+        assert_eq!(check_next(Some(&position()), &next), Ok(()));
+        assert_eq!(check_next(None, &next), Ok(()));
+        assert_eq!(check_next(Some(&position()), &metadata(43, Some(40))), Err(forked(Some(40))));
+        assert_eq!(check_next(Some(&position()), &metadata(43, None)), Err(forked(None)));
+        assert_eq!(
+            check_next(Some(&position()), &Metadata { archive_id: found, ..next }),
+            Err(Hold::AnotherArchive { sequence, found, ours })
+        );
+    }
+
+    #[test]
+    fn an_absent_object_is_the_end_or_a_hole_or_a_person_is_needed() {
+        let at = position();
+        for (position, end, expected) in [
+            (None, None, Ok(Absence::AtTheEnd)),
+            (None, Some(1), Ok(Absence::Hole { end: sequence(1) })),
+            (Some(&at), Some(42), Ok(Absence::AtTheEnd)),
+            (Some(&at), Some(44), Ok(Absence::Hole { end: sequence(44) })),
+            (Some(&at), Some(41), Err(Hold::EndBelowPosition { end: Some(sequence(41)), position: sequence(42) })),
+            (Some(&at), None, Err(Hold::EndBelowPosition { end: None, position: sequence(42) })),
+        ] {
+            assert_eq!(absence(position, end.map(sequence)), expected, "{position:?} {end:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The transformer: follows the archive, and keeps a Postgres table that is a function of it.
+//!
+//! It trusts the archive and the position in the database, and nothing else: a message from the queue only says that it
+//! may be worth looking. Each object is applied in one transaction with its ledger line and the position, so it can be
+//! killed on any line, run twice, or find a database that was restored.
+//!
+//! ```text
+//! command   the command line: which command, its settings, the exit code
+//! run       the loop, and the only file that knows the order of the steps:
+//!   bell      long poll for pointers; delete
+//!   decide    what the archive and the position say together: apply, wait, or hold for a person
+//!   batch     an object's body, on a thread of its own, to batches:
+//!     record    bytes to records
+//!     post      a record to a post, or the reason why not
+//!   table     the transaction: lock, batches, ledger, position, commit
+//!     connect   one connection, its settings and deadlines
+//!     fault     whose fault an error is
+//! migrate   makes and upgrades the tables
+//! ```
+//!
+//! There is no HTTP client here but the AWS SDK's, and S3 is reached through `shared::archive` alone.
+
+pub mod batch;
+pub mod bell;
+pub mod command;
+pub mod connect;
+pub mod decide;
+pub mod fault;
+pub mod migrate;
+pub mod post;
+pub mod record;
+pub mod run;
+pub mod table;

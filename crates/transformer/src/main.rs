@@ -1,0 +1,8 @@
+//! `transformer`: see the library for the picture.
+
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    transformer::command::execute(shared::settings::parse_or_exit()).await
+}

@@ -1,0 +1,40 @@
+//! Makes and upgrades the tables of one stream.
+//!
+//! Migrations are embedded and only go forward. All of them run in one transaction under an advisory lock, so that two
+//! migrators, or one that is killed, leave either the old tables or the new ones.
+
+use shared::object::StreamName;
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use tracing::info;
+
+use crate::connect::{DatabaseSettings, connect};
+
+/// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
+const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
+
+/// Brings the schema to this release, and makes it the home of `stream` if it is nobody's yet.
+pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName) -> anyhow::Result<()> {
+    let schema = &settings.database_schema;
+    let mut connection = connect(settings).await?;
+    let mut transaction = connection.begin().await?;
+    // The session's lock timeout bounds this wait and every lock that a migration takes.
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
+    transaction.execute(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS \"{schema}\""))).await?;
+    // sqlx's own lock is a session's, which a killed migrator behind a pooler would leave behind.
+    let mut migrations = sqlx::migrate!();
+    migrations.set_locking(false);
+    // The new binary's migrations only add, so an older binary may meet one that it does not know.
+    migrations.set_ignore_missing(true);
+    migrations.run(&mut *transaction).await?;
+    let name = stream.to_string();
+    sqlx::query(include_str!("sql/create_stream.sql")).bind(&name).execute(&mut *transaction).await?;
+    let found: String =
+        sqlx::query_scalar(include_str!("sql/select_stream_name.sql")).fetch_one(&mut *transaction).await?;
+    anyhow::ensure!(
+        found == name,
+        "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
+    );
+    transaction.commit().await?;
+    info!(%schema, %stream, migrations = migrations.iter().count(), "the tables are those of this release");
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! A record becomes a post, or the reason why not. Pure.
+//!
+//! What passes here is what the columns of `posts` can hold; what Postgres would refuse is refused here, with words.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::record::Record;
+
+/// How much of a wrong record is kept beside its reason; the object holds it whole.
+const RAW_LIMIT_BYTES: usize = 64 * 1024;
+
+/// A row of `posts`, as the observation gives it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Post {
+    /// `id`, a 64-bit integer.
+    pub id: i64,
+    /// `userId`, a 64-bit integer.
+    pub user_id: i64,
+    /// `title`, any text without U+0000.
+    pub title: String,
+    /// `body`, any text without U+0000.
+    pub body: String,
+    /// All other fields as one JSON object, sorted by name; `None` when there are none.
+    pub extra: Option<String>,
+}
+
+/// A record that is not a post.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WrongRecord {
+    /// Its place in the document, from 0.
+    pub index: u64,
+    /// Its id, if that much can be read.
+    pub id: Option<i64>,
+    /// Why it is no post, for a person.
+    pub reason: String,
+    /// Its bytes, at most 64 KiB of them.
+    pub raw: Vec<u8>,
+}
+
+impl Post {
+    /// Reads a record.
+    pub fn from_record(record: &Record) -> Result<Self, WrongRecord> {
+        let raw = record.raw.get();
+        serde_json::from_str(raw).map_err(|error| WrongRecord {
+            index: record.index,
+            id: serde_json::from_str(raw).ok().map(|Id { id }| id),
+            reason: without_place(&error.to_string()),
+            raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
+        })
+    }
+
+    /// Roughly what the post takes in memory and on the wire.
+    pub fn size_bytes(&self) -> usize {
+        size_of::<Self>() + self.title.len() + self.body.len() + self.extra.as_ref().map_or(0, String::len)
+    }
+}
+
+/// The place inside a record that has no line breaks of its own helps nobody.
+fn without_place(message: &str) -> String {
+    message.rsplit_once(" at line ").map_or(message, |(message, _)| message).to_owned()
+}
+
+/// All that is wanted of a record that is otherwise wrong.
+#[derive(Deserialize)]
+struct Id {
+    id: i64,
+}
+
+impl<'de> Deserialize<'de> for Post {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not derived: a derived struct takes an array too, and `flatten` loses the raw text of numbers.
+        deserializer.deserialize_map(PostVisitor)
+    }
+}
+
+struct PostVisitor;
+
+impl<'de> Visitor<'de> for PostVisitor {
+    type Value = Post;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Post, A::Error> {
+        let (mut id, mut user_id, mut title, mut body) = (None, None, None, None);
+        let mut extra = BTreeMap::<String, Box<RawValue>>::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let is_repeated = match name.as_str() {
+                "id" => id.replace(value(&name, &mut fields)?).is_some(),
+                "userId" => user_id.replace(value(&name, &mut fields)?).is_some(),
+                "title" => title.replace(text(&name, &mut fields)?).is_some(),
+                "body" => body.replace(text(&name, &mut fields)?).is_some(),
+                _ => {
+                    let value = storable(&name, fields.next_value()?)?;
+                    extra.insert(name.clone(), value).is_some()
+                }
+            };
+            if is_repeated {
+                return Err(A::Error::custom(format!("`{name}` stands there twice")));
+            }
+        }
+        let missing = |name| A::Error::custom(format!("`{name}` is missing"));
+        Ok(Post {
+            id: id.ok_or_else(|| missing("id"))?,
+            user_id: user_id.ok_or_else(|| missing("userId"))?,
+            title: title.ok_or_else(|| missing("title"))?,
+            body: body.ok_or_else(|| missing("body"))?,
+            extra: (!extra.is_empty()).then(|| serde_json::to_string(&extra)).transpose().map_err(A::Error::custom)?,
+        })
+    }
+}
+
+/// The value of a field, with the field's name in the error.
+fn value<'de, T: DeserializeOwned, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<T, A::Error> {
+    let raw: Box<RawValue> = fields.next_value()?;
+    serde_json::from_str(raw.get())
+        .map_err(|error| A::Error::custom(format!("`{name}`: {}", without_place(&error.to_string()))))
+}
+
+fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<String, A::Error> {
+    let text: String = value(name, fields)?;
+    if text.contains('\0') { Err(nul_error(name)) } else { Ok(text) }
+}
+
+/// A field of `extra`. Escapes can spell what jsonb cannot hold: U+0000, or half of a surrogate pair.
+fn storable<E: serde::de::Error>(name: &str, raw: Box<RawValue>) -> Result<Box<RawValue>, E> {
+    if name.contains('\0') {
+        return Err(nul_error("a field's name"));
+    }
+    if raw.get().contains("\\u") {
+        let value: Value = serde_json::from_str(raw.get())
+            .map_err(|error| E::custom(format!("`{name}`: {}", without_place(&error.to_string()))))?;
+        if has_nul(&value) {
+            return Err(nul_error(name));
+        }
+    }
+    Ok(raw)
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn nul_error<E: serde::de::Error>(name: &str) -> E {
+    E::custom(format!("`{name}` holds U+0000, which Postgres cannot store"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(json: &str) -> Result<Post, WrongRecord> {
+        Post::from_record(&Record { index: 3, raw: RawValue::from_string(json.to_owned()).unwrap() })
+    }
+
+    #[test]
+    fn a_post_takes_its_columns_and_keeps_what_it_does_not_know() {
+        let json = r#"{"userId": 1, "id": -9223372036854775808, "title": "t\u00e9", "body": "", "z": 1.50, "a": {"b": [1e400]}}"#;
+        assert_eq!(
+            post(json),
+            Ok(Post {
+                id: i64::MIN,
+                user_id: 1,
+                title: "té".into(),
+                body: String::new(),
+                extra: Some(r#"{"a":{"b": [1e400]},"z":1.50}"#.into()),
+            })
+        );
+        assert_eq!(post(r#"{"userId":1,"id":2,"title":"","body":""}"#).unwrap().extra, None);
+    }
+
+    #[test]
+    fn a_wrong_record_says_what_is_wrong_with_it() {
+        for (json, id, reason) in [
+            ("7", None, "invalid type: integer `7`, expected an object"),
+            ("[1,2,\"t\",\"b\"]", None, "invalid type: sequence, expected an object"),
+            (r#"{"userId":1,"id":2,"title":"t"}"#, Some(2), "`body` is missing"),
+            (
+                r#"{"userId":1,"id":2,"title":null,"body":""}"#,
+                Some(2),
+                "`title`: invalid type: null, expected a string",
+            ),
+            (
+                r#"{"userId":1,"id":2.5,"title":"","body":""}"#,
+                None,
+                "`id`: invalid type: floating point `2.5`, expected i64",
+            ),
+            (
+                r#"{"userId":1,"id":9223372036854775808,"title":"","body":""}"#,
+                None,
+                "`id`: invalid value: integer `9223372036854775808`, expected i64",
+            ),
+            (
+                r#"{"userId":"1","id":2,"title":"","body":""}"#,
+                Some(2),
+                "`userId`: invalid type: string \"1\", expected i64",
+            ),
+            (r#"{"id":2,"id":2,"userId":1,"title":"","body":""}"#, None, "`id` stands there twice"),
+            (r#"{"id":2,"x":1,"x":1,"userId":1,"title":"","body":""}"#, Some(2), "`x` stands there twice"),
+            (
+                r#"{"id":2,"userId":1,"title":"a\u0000b","body":""}"#,
+                Some(2),
+                "`title` holds U+0000, which Postgres cannot store",
+            ),
+            (
+                r#"{"id":2,"userId":1,"title":"","body":"","x":["\u0000"]}"#,
+                Some(2),
+                "`x` holds U+0000, which Postgres cannot store",
+            ),
+            (r#"{"id":2,"userId":1,"title":"\ud800","body":""}"#, Some(2), "`title`: unexpected end of hex escape"),
+            (r#"{"id":2,"userId":1,"title":"","body":"","x":"\ud800"}"#, Some(2), "`x`: unexpected end of hex escape"),
+        ] {
+            let wrong = post(json).unwrap_err();
+            assert_eq!((wrong.index, wrong.id, wrong.reason.as_str()), (3, id, reason), "{json}");
+            assert_eq!(wrong.raw, json.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_wrong_record_are_capped() {
+        let json = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(RAW_LIMIT_BYTES));
+        assert_eq!(post(&json).unwrap_err().raw.len(), RAW_LIMIT_BYTES);
+    }
+}

@@ -1,0 +1,2 @@
+-- Whose tables these are.
+SELECT name FROM stream

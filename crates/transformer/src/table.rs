@@ -1,0 +1,428 @@
+//! The table: one object, one transaction, on one connection.
+//!
+//! It promises that an object's rows, its ledger line and the position are committed together or not at all, and that what
+//! is committed was verified: the digest comes before COMMIT.
+
+use std::{io, path::PathBuf};
+
+use shared::{
+    archive::Object,
+    object::{Metadata, Sequence, Sha256, StreamName},
+};
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{
+    batch::{self, Batch, End, Piece},
+    connect::{DatabaseSettings, connect, within},
+    decide::Position,
+    fault::{Fault, of_sqlstate},
+};
+
+const UNDEFINED_TABLE: &str = "42P01";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// How the loop sees the database: the third door to the world. Dropped at any await, the transaction is rolled back.
+#[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
+pub trait Table {
+    /// The last object applied, `None` when there is none.
+    async fn position(&mut self) -> Result<Option<Position>, TableError>;
+
+    /// Applies the object after `position`, if the table is still there.
+    async fn apply(
+        &mut self,
+        position: Option<&Position>,
+        sequence: Sequence,
+        object: Object,
+    ) -> Result<Outcome, TableError>;
+
+    /// Writes the object off, with the reason, and moves past it.
+    async fn quarantine(
+        &mut self,
+        position: Option<&Position>,
+        sequence: Sequence,
+        metadata: &Metadata,
+        bytes: u64,
+        reason: &str,
+    ) -> Result<Outcome, TableError>;
+}
+
+/// What became of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is applied, with this to show for it.
+    Applied(Counts),
+    /// Another transformer has the stream locked. Nothing was done.
+    Busy,
+    /// The position is another one than expected: another transformer was faster, or the database was restored. Nothing was done.
+    Moved,
+    /// The bytes are those that were archived, and no document. Nothing was done.
+    Broken {
+        /// Their number.
+        bytes: u64,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// The bytes are not those that were archived. Nothing was done.
+    WrongBytes {
+        /// Their number.
+        bytes: u64,
+    },
+}
+
+/// What an object did to the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The elements of the document.
+    pub records: u64,
+    /// New posts.
+    pub inserted: u64,
+    /// Changed posts.
+    pub updated: u64,
+    /// Records that are no posts.
+    pub quarantined: u64,
+}
+
+/// Why the database did not do what was asked. After any of them the connection is made anew.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// Postgres answered with an error, or could not be reached.
+    #[error("could not {doing} the database")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// What came back.
+        source: sqlx::Error,
+    },
+    /// Postgres did not answer.
+    #[error("could not {doing} the database: no answer for {secs} seconds")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+        /// The deadline.
+        secs: u64,
+    },
+    /// The address is not to be had.
+    #[error("cannot use DATABASE_URL_FILE {}", file.display())]
+    UrlFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The body stopped on its way from S3.
+    #[error("the object's body broke off on its way from S3")]
+    BrokeOff(#[source] io::Error),
+    /// The schema has no row for a stream.
+    #[error("the schema {schema} holds no stream: run `transformer migrate`")]
+    NoStream {
+        /// The schema.
+        schema: String,
+    },
+    /// The schema is another stream's.
+    #[error("the tables hold the stream `{found}`, and STREAM is `{ours}`: correct STREAM or DATABASE_SCHEMA")]
+    OtherStream {
+        /// The name in the database.
+        found: String,
+        /// The name in the settings.
+        ours: String,
+    },
+}
+
+impl TableError {
+    /// Who has to do something.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => {
+                of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
+            }
+            // Sockets, TLS, protocol: the next connection may do better.
+            Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } => Fault::Dependency,
+            Self::NoStream { .. } | Self::OtherStream { .. } => Fault::Operator,
+        }
+    }
+}
+
+/// The tables of one stream in Postgres.
+#[derive(Debug)]
+pub struct PostgresTable {
+    settings: DatabaseSettings,
+    stream: StreamName,
+    /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind.
+    connection: Option<PgConnection>,
+}
+
+impl PostgresTable {
+    /// The tables of `stream`. Nothing is asked of Postgres yet.
+    pub fn new(settings: DatabaseSettings, stream: StreamName) -> Self {
+        Self { settings, stream, connection: None }
+    }
+
+    async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => connect(&self.settings).await,
+        }
+    }
+
+    fn no_stream(&self) -> TableError {
+        TableError::NoStream { schema: self.settings.database_schema.to_string() }
+    }
+}
+
+impl Table for PostgresTable {
+    async fn position(&mut self) -> Result<Option<Position>, TableError> {
+        let mut connection = self.take_connection().await?;
+        let read = sqlx::query(include_str!("sql/select_position.sql")).fetch_optional(&mut connection);
+        let row = match within("read the position in", read).await {
+            Err(error) if sqlstate(&error).as_deref() == Some(UNDEFINED_TABLE) => return Err(self.no_stream()),
+            read => read?.ok_or_else(|| self.no_stream())?,
+        };
+        self.connection = Some(connection);
+        let (found, position) =
+            read_position(&row).map_err(|source| TableError::Sql { doing: "read the position in", source })?;
+        if found != self.stream.to_string() {
+            return Err(TableError::OtherStream { found, ours: self.stream.to_string() });
+        }
+        Ok(position)
+    }
+
+    async fn apply(
+        &mut self,
+        position: Option<&Position>,
+        sequence: Sequence,
+        object: Object,
+    ) -> Result<Outcome, TableError> {
+        let mut connection = self.take_connection().await?;
+        let outcome = apply(&mut connection, &self.stream, position, sequence, object).await?;
+        self.connection = Some(connection);
+        Ok(outcome)
+    }
+
+    async fn quarantine(
+        &mut self,
+        position: Option<&Position>,
+        sequence: Sequence,
+        metadata: &Metadata,
+        bytes: u64,
+        reason: &str,
+    ) -> Result<Outcome, TableError> {
+        let mut connection = self.take_connection().await?;
+        let line = LedgerLine { stream: &self.stream, sequence, metadata, bytes, reason: Some(reason) };
+        let outcome = quarantine(&mut connection, position, &line).await?;
+        self.connection = Some(connection);
+        Ok(outcome)
+    }
+}
+
+/// One object, one transaction. The order is the protocol.
+async fn apply(
+    connection: &mut PgConnection,
+    stream: &StreamName,
+    position: Option<&Position>,
+    sequence: Sequence,
+    object: Object,
+) -> Result<Outcome, TableError> {
+    let Object { metadata, body, .. } = object;
+    let mut pieces = batch::read(body);
+    // The transaction opens when there is something to write: a small object is wholly read before it.
+    let mut piece = next_piece(&mut pieces).await;
+    let mut transaction = within("begin a transaction of", connection.begin()).await?;
+
+    // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
+    let lock = match lock(&mut transaction, position).await? {
+        Ok(lock) => lock,
+        Err(outcome) => return roll_back(transaction, outcome).await,
+    };
+    let mut counts = Counts::default();
+    let (sha256, bytes, broken) = loop {
+        match piece {
+            Piece::Batch(batch) => {
+                counts.quarantined += batch.wrong.len() as u64;
+                write(&mut transaction, sequence, &metadata, &batch).await?;
+            }
+            Piece::End(End::Read { sha256, bytes, records, broken }) => {
+                counts.records = records;
+                break (sha256, bytes, broken);
+            }
+            Piece::End(End::BrokeOff(error)) => return Err(TableError::BrokeOff(error)),
+        }
+        piece = next_piece(&mut pieces).await;
+    };
+
+    // The digest is judged first: bytes that are not the archived ones say nothing about the document.
+    if sha256 != metadata.sha256 {
+        return roll_back(transaction, Outcome::WrongBytes { bytes }).await;
+    }
+    if let Some(reason) = broken {
+        return roll_back(transaction, Outcome::Broken { bytes, reason }).await;
+    }
+    let line = LedgerLine { stream, sequence, metadata: &metadata, bytes, reason: None };
+    let counts = insert_object(&mut transaction, &line, counts, &lock).await?;
+    // Last, so that everything that this position stands for is written when it is.
+    advance(&mut transaction, sequence, &metadata).await?;
+    within("commit to", transaction.commit()).await?;
+    Ok(Outcome::Applied(counts))
+}
+
+async fn quarantine(
+    connection: &mut PgConnection,
+    position: Option<&Position>,
+    line: &LedgerLine<'_>,
+) -> Result<Outcome, TableError> {
+    let mut transaction = within("begin a transaction of", connection.begin()).await?;
+    let lock = match lock(&mut transaction, position).await? {
+        Ok(lock) => lock,
+        Err(outcome) => return roll_back(transaction, outcome).await,
+    };
+    let counts = insert_object(&mut transaction, line, Counts::default(), &lock).await?;
+    advance(&mut transaction, line.sequence, line.metadata).await?;
+    within("commit to", transaction.commit()).await?;
+    Ok(Outcome::Applied(counts))
+}
+
+async fn next_piece(pieces: &mut tokio::sync::mpsc::Receiver<Piece>) -> Piece {
+    pieces.recv().await.expect("the reader sends an end, or it has panicked")
+}
+
+async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> Result<Outcome, TableError> {
+    within("roll back a transaction of", transaction.rollback()).await?;
+    Ok(outcome)
+}
+
+/// What was so when the lock was taken.
+struct Lock {
+    inserted_before: i64,
+    updated_before: i64,
+}
+
+async fn lock(
+    transaction: &mut Transaction<'_, Postgres>,
+    expected: Option<&Position>,
+) -> Result<Result<Lock, Outcome>, TableError> {
+    let locked = sqlx::query(include_str!("sql/lock_stream.sql")).fetch_one(&mut **transaction);
+    let row = match within("lock the stream in", locked).await {
+        Err(error) if sqlstate(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Err(Outcome::Busy)),
+        locked => locked?,
+    };
+    let read = || -> Result<_, sqlx::Error> {
+        let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
+        Ok((
+            found,
+            Lock { inserted_before: row.try_get("inserted_before")?, updated_before: row.try_get("updated_before")? },
+        ))
+    };
+    let (found, lock) = read().map_err(|source| TableError::Sql { doing: "lock the stream in", source })?;
+    let expected =
+        expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), Some(position.observation)));
+    Ok(if found == expected { Ok(lock) } else { Err(Outcome::Moved) })
+}
+
+async fn write(
+    transaction: &mut Transaction<'_, Postgres>,
+    sequence: Sequence,
+    metadata: &Metadata,
+    Batch { posts, wrong }: &Batch,
+) -> Result<(), TableError> {
+    if !posts.is_empty() {
+        let merge = sqlx::query(include_str!("sql/merge_posts.sql"))
+            .bind(column(posts, |post| post.id))
+            .bind(column(posts, |post| post.user_id))
+            .bind(column(posts, |post| post.title.as_str()))
+            .bind(column(posts, |post| post.body.as_str()))
+            .bind(column(posts, |post| post.extra.as_deref()))
+            .bind(metadata.fetched_at.to_string())
+            .bind(to_bigint(sequence.get()));
+        within("merge posts into", merge.execute(&mut **transaction)).await?;
+    }
+    if !wrong.is_empty() {
+        let insert = sqlx::query(include_str!("sql/insert_quarantined_records.sql"))
+            .bind(to_bigint(sequence.get()))
+            .bind(column(wrong, |record| to_bigint(record.index)))
+            .bind(column(wrong, |record| record.id))
+            .bind(column(wrong, |record| record.reason.as_str()))
+            .bind(column(wrong, |record| record.raw.as_slice()));
+        within("quarantine records in", insert.execute(&mut **transaction)).await?;
+    }
+    Ok(())
+}
+
+fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+/// What the ledger says of an object.
+struct LedgerLine<'a> {
+    stream: &'a StreamName,
+    sequence: Sequence,
+    metadata: &'a Metadata,
+    bytes: u64,
+    /// Why it is quarantined, if it is.
+    reason: Option<&'a str>,
+}
+
+async fn insert_object(
+    transaction: &mut Transaction<'_, Postgres>,
+    line: &LedgerLine<'_>,
+    counts: Counts,
+    lock: &Lock,
+) -> Result<Counts, TableError> {
+    let insert = sqlx::query(include_str!("sql/insert_object.sql"))
+        .bind(to_bigint(line.sequence.get()))
+        .bind(line.sequence.key(line.stream))
+        .bind(line.metadata.sha256.0)
+        .bind(line.metadata.observation)
+        .bind(to_bigint(line.bytes))
+        .bind(line.metadata.fetched_at.to_string())
+        .bind(if line.reason.is_some() { "quarantined" } else { "loaded" })
+        .bind(line.reason)
+        .bind(to_bigint(counts.records))
+        .bind(to_bigint(counts.quarantined))
+        .bind(lock.inserted_before)
+        .bind(lock.updated_before);
+    let row = within("write the ledger of", insert.fetch_one(&mut **transaction)).await?;
+    let count = |name| row.try_get::<i64, _>(name).map(|count| u64::try_from(count).unwrap_or(0));
+    let read = || Ok(Counts { inserted: count("inserted")?, updated: count("updated")?, ..counts });
+    read().map_err(|source| TableError::Sql { doing: "write the ledger of", source })
+}
+
+async fn advance(
+    transaction: &mut Transaction<'_, Postgres>,
+    sequence: Sequence,
+    metadata: &Metadata,
+) -> Result<(), TableError> {
+    let update = sqlx::query(include_str!("sql/advance_position.sql"))
+        .bind(metadata.archive_id)
+        .bind(to_bigint(sequence.get()))
+        .bind(metadata.observation);
+    within("advance the position in", update.execute(&mut **transaction)).await?;
+    Ok(())
+}
+
+/// The row as it stands; the caller knows whose it should be.
+fn read_position(row: &PgRow) -> Result<(String, Option<Position>), sqlx::Error> {
+    let name = row.try_get("name")?;
+    let number = u64::try_from(row.try_get::<i64, _>("position")?).unwrap_or(0);
+    let Ok(sequence) = Sequence::try_from(number) else { return Ok((name, None)) };
+    // The table's own constraints say that these are there beside a position.
+    let position = Position {
+        sequence,
+        archive_id: row.try_get("archive_id")?,
+        observation: row.try_get("previous")?,
+        sha256: Sha256(row.try_get("sha256")?),
+    };
+    Ok((name, Some(position)))
+}
+
+fn sqlstate(error: &TableError) -> Option<String> {
+    match error {
+        TableError::Sql { source: sqlx::Error::Database(error), .. } => error.code().map(String::from),
+        _ => None,
+    }
+}
+
+/// Postgres has no unsigned integers; ours are far below 2^63.
+fn to_bigint(number: u64) -> i64 {
+    i64::try_from(number).expect("sequences, sizes and counts stay below 2^63")
+}
