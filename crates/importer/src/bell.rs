@@ -2,11 +2,19 @@
 //!
 //! A ring that is lost costs time and no data, so a failed one stops nothing: the newest pointer is sent with the next poll.
 
-use aws_sdk_sqs::{Client, error::SdkError, operation::send_message::SendMessageError};
+use aws_sdk_sqs::{
+    Client, error::SdkError, operation::send_message_batch::SendMessageBatchError, types::SendMessageBatchRequestEntry,
+};
 use clap::Args;
 use shared::pointer::Pointer;
 use thiserror::Error;
 use url::Url;
+
+/// The most that SQS takes at once.
+const BATCH: usize = 10;
+
+/// How often a batch is sent of which SQS refuses entries; what is refused then is sent with the next poll.
+const TRIES: u32 = 3;
 
 /// Which queue.
 #[derive(Args, Clone, Debug)]
@@ -19,16 +27,31 @@ pub struct BellSettings {
 /// How the loop sees the queue: the second door to the world. Safe to drop at any await.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
 pub trait Bell {
-    /// Says that the pointer's object is in the archive. Said twice within five minutes it is one message.
-    async fn ring(&self, pointer: &Pointer) -> Result<(), BellError>;
+    /// Says that the pointers' objects are in the archive. Said twice within five minutes it is one message.
+    async fn ring(&self, pointers: &[Pointer]) -> Result<(), BellError>;
 }
 
-/// The queue did not take the pointer.
+/// The queue did not take a pointer.
 #[derive(Debug, Error)]
-#[error("SendMessage to {queue_url} failed: check QUEUE_URL and that the role may sqs:SendMessage")]
-pub struct BellError {
-    queue_url: Url,
-    source: Box<SdkError<SendMessageError>>,
+pub enum BellError {
+    /// The request failed.
+    #[error("SendMessageBatch to {queue_url} failed: check QUEUE_URL and that the role may sqs:SendMessage")]
+    Failed {
+        /// The queue.
+        queue_url: Url,
+        /// What came back.
+        source: Box<SdkError<SendMessageBatchError>>,
+    },
+    /// The request succeeded, and entries in it did not.
+    #[error("{queue_url} did not take {entries} of the messages ({code})")]
+    Refused {
+        /// The queue.
+        queue_url: Url,
+        /// How many.
+        entries: usize,
+        /// Why the first of them.
+        code: String,
+    },
 }
 
 /// An SQS FIFO queue.
@@ -46,24 +69,49 @@ impl SqsBell {
 }
 
 impl Bell for SqsBell {
-    async fn ring(&self, pointer: &Pointer) -> Result<(), BellError> {
-        let request = self
-            .client
-            .send_message()
-            .queue_url(self.queue_url.as_str())
-            .message_group_id(pointer.stream.to_string())
-            .message_deduplication_id(pointer.deduplication_id())
-            .message_body(pointer.encode());
+    async fn ring(&self, pointers: &[Pointer]) -> Result<(), BellError> {
+        for batch in pointers.chunks(BATCH) {
+            // A 200 can hold failures. Sent again, those that were taken are repetitions, which SQS drops.
+            let mut tries = 0;
+            while let Err(error) = self.send(batch).await {
+                tries += 1;
+                if tries == TRIES || matches!(error, BellError::Failed { .. }) {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SqsBell {
+    async fn send(&self, pointers: &[Pointer]) -> Result<(), BellError> {
+        let entry = |(id, pointer): (usize, &Pointer)| {
+            let entry = SendMessageBatchRequestEntry::builder()
+                .id(id.to_string())
+                .message_group_id(pointer.stream.to_string())
+                .message_deduplication_id(pointer.deduplication_id())
+                .message_body(pointer.encode());
+            entry.build().expect("id and body are given")
+        };
+        let entries = pointers.iter().enumerate().map(entry).collect();
+        let queue_url = self.queue_url.clone();
+        let request = self.client.send_message_batch().queue_url(queue_url.as_str()).set_entries(Some(entries));
         match request.send().await {
-            Ok(_) => Ok(()),
-            Err(source) => Err(BellError { queue_url: self.queue_url.clone(), source: Box::new(source) }),
+            Ok(sent) => match sent.failed() {
+                [] => Ok(()),
+                [first, ..] => {
+                    Err(BellError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
+                }
+            },
+            Err(source) => Err(BellError::Failed { queue_url, source: Box::new(source) }),
         }
     }
 }
 
 fn parse_fifo_url(text: &str) -> Result<Url, String> {
     let url = shared::settings::parse_http_url(text)?;
-    if url.path().ends_with(".fifo") {
+    if url.path().rsplit_once('.').is_some_and(|(_, suffix)| suffix == "fifo") {
         Ok(url)
     } else {
         Err("the pointers need a FIFO queue, whose name ends in .fifo: create one with FifoQueue=true".to_owned())

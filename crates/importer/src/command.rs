@@ -1,6 +1,10 @@
-//! The command line: which command, its settings, and the exit code (0 done, 1 failed, 2 wrong settings).
+//! The command line: which command, its settings, and the exit code (0 done, 1 failed, 2 wrong settings, 3 nothing new, or a problem
+//! found).
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use shared::{
@@ -8,21 +12,25 @@ use shared::{
     aws,
     settings::{ArchiveSettings, VERSION},
     shutdown::run_until_drained,
-    telemetry::{self, Status, TelemetrySettings, chain},
+    telemetry::{self, Status, TelemetrySettings},
 };
 use tracing::{error, info};
 
 use crate::{
     bell::{BellSettings, SqsBell},
-    poll::{Api, PollSettings},
-    run::{Importer, PaceSettings},
+    check::check,
+    list::{ListSettings, is_closed_pipe, list},
+    poll::{Api, PollSettings, exposure},
+    run::{Importer, Outcome, PaceSettings},
 };
 
 /// Ends the help.
 const EXAMPLE: &str = "\
 Example:
   importer --source-url https://jsonplaceholder.typicode.com/posts --archive-bucket my-archive \\
-           --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo";
+           --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
+
+Other commands, which take the same settings: once, list, check. See `importer help`.";
 
 /// Polls an API, archives what it answers in S3 and rings the bell
 #[derive(Debug, Parser)]
@@ -44,49 +52,149 @@ enum Command {
     /// next start, within 8 seconds. Exit codes: 0 done, 1 failed, 2 wrong settings.
     #[command(override_usage = "importer [run] [OPTIONS]", after_long_help = EXAMPLE)]
     Run(RunSettings),
+    /// Polls once, for cron and CI: exit code 0 when something was archived, 3 when there was nothing new, 1 when it failed
+    Once(OnceSettings),
+    /// Lists the archive: sequence, time, bytes, page, observation and etag of each object
+    List(ListCommand),
+    /// Looks whether API, archive and queue are reachable and permitted, and says what to do: exit code 3 when something is
+    /// wrong. It writes no object
+    Check(CheckSettings),
 }
 
 #[derive(Args, Debug)]
 struct RunSettings {
     #[command(flatten)]
-    poll: PollSettings,
+    wires: Wires,
     #[command(flatten)]
     pace: PaceSettings,
-    #[command(flatten)]
-    archive: ArchiveSettings,
-    #[command(flatten)]
-    bell: BellSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
 }
 
+#[derive(Args, Debug)]
+struct OnceSettings {
+    /// Archives the answer even if it is what the archive ends with, so that it is applied once more
+    #[arg(long)]
+    again: bool,
+    #[command(flatten)]
+    wires: Wires,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
+struct ListCommand {
+    #[command(flatten)]
+    list: ListSettings,
+    #[command(flatten)]
+    archive: ArchiveSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
+struct CheckSettings {
+    #[command(flatten)]
+    wires: Wires,
+    #[command(flatten)]
+    pace: PaceSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+/// What the importer is connected to.
+#[derive(Args, Debug)]
+struct Wires {
+    #[command(flatten)]
+    poll: PollSettings,
+    #[command(flatten)]
+    archive: ArchiveSettings,
+    #[command(flatten)]
+    bell: BellSettings,
+}
+
+/// What is wrong with settings that are each right by themselves.
+pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let allow_http = given("allow_http").is_some_and(|value| value == "true");
+    given("source_url").and_then(|url| exposure(&url, allow_http)).into_iter().collect()
+}
+
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
-    let Command::Run(settings) = command;
-    telemetry::log_to_stderr(&settings.telemetry);
-    match run(settings).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            error!(why = chain(problem.as_ref()), "the importer ends");
-            ExitCode::FAILURE
+    let (Command::Run(RunSettings { telemetry, .. })
+    | Command::Once(OnceSettings { telemetry, .. })
+    | Command::List(ListCommand { telemetry, .. })
+    | Command::Check(CheckSettings { telemetry, .. })) = &command;
+    telemetry::log_to_stderr(telemetry);
+    let done = match command {
+        Command::Run(settings) => run(settings).await,
+        Command::Once(settings) => once(settings).await,
+        Command::List(settings) => list_archive(settings).await,
+        Command::Check(settings) => check_wires(settings).await,
+    };
+    done.unwrap_or_else(|problem| {
+        error!(why = telemetry::chain(problem.as_ref()), "the importer ends");
+        ExitCode::FAILURE
+    })
+}
+
+/// Nothing new, or something found.
+const FOUND: u8 = 3;
+
+async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
+    let status = Status::default();
+    telemetry::serve_admin(&settings.telemetry, &status).await?;
+    let Wires { poll, archive, .. } = &settings.wires;
+    let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
+    info!(version = VERSION, %stream, archive_bucket, source_url = poll.public_url(), "importer starts");
+    let importer = importer(settings.wires, status).await?;
+    run_until_drained(|shutdown| importer.run(settings.pace, fastrand::Rng::new(), shutdown)).await;
+    info!("importer ends");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
+    let mut importer = importer(settings.wires, Status::default()).await?;
+    let polled = run_until_drained(async |mut shutdown| importer.poll(settings.again, &mut shutdown).await).await;
+    match polled.transpose()? {
+        Some(Outcome::Appended { .. }) => Ok(ExitCode::SUCCESS),
+        Some(Outcome::Unchanged) => {
+            info!("nothing new");
+            Ok(ExitCode::from(FOUND))
         }
+        None => anyhow::bail!("it was told to end before it was done"),
     }
 }
 
-async fn run(settings: RunSettings) -> anyhow::Result<()> {
-    let status = Status::default();
-    telemetry::serve_admin(&settings.telemetry, &status).await?;
+async fn importer(wires: Wires, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsBell>> {
+    let stream = wires.archive.stream.clone();
+    let (api, archive, bell) = connect(wires).await?;
+    Ok(Importer::new(api, archive, bell, stream, status))
+}
+
+/// Nothing is asked of anybody yet.
+async fn connect(Wires { poll, archive, bell }: Wires) -> anyhow::Result<(Api, S3Archive, SqsBell)> {
     let config = aws::config().await;
+    let ArchiveSettings { stream, archive_bucket } = archive;
+    let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream);
+    Ok((Api::new(poll)?, archive, SqsBell::new(aws::sqs(&config), bell)))
+}
+
+async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
     let ArchiveSettings { stream, archive_bucket } = settings.archive;
-    info!(version = VERSION, %stream, archive_bucket, source_url = settings.poll.public_url(), "importer starts");
-    let importer = Importer::new(
-        Api::new(settings.poll)?,
-        S3Archive::new(aws::s3(&config), archive_bucket, stream.clone()),
-        SqsBell::new(aws::sqs(&config), settings.bell),
-        stream,
-        status,
-    );
-    run_until_drained(|shutdown| importer.run(settings.pace, shutdown)).await;
-    info!("importer ends");
-    Ok(())
+    let archive = S3Archive::new(aws::s3(&aws::config().await), archive_bucket, stream.clone());
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match list(settings.list, &archive, &stream, &mut out).await {
+        Err(error) if !is_closed_pipe(&error) => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn check_wires(settings: CheckSettings) -> anyhow::Result<ExitCode> {
+    let stream = settings.wires.archive.stream.clone();
+    let (api, archive, bell) = connect(settings.wires).await?;
+    let mut out = io::stdout().lock();
+    let is_well = check(&api, &archive, &bell, &stream, settings.pace.poll_interval, &mut out).await?;
+    out.flush()?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }

@@ -31,30 +31,39 @@ pub fn validators(end: Option<&End>) -> Validators {
     }
 }
 
-/// The object that the answer becomes, or `None` when the archive ends with just that.
-pub fn next_object(end: Option<&End>, answer: &Answer) -> Option<(Sequence, Metadata)> {
-    let snapshot_sha256 = Sha256::of_pages(&[answer.spooled.sha256]);
+/// The objects that the pages become, or `None` when the archive ends with just them and `again` does not ask for them anew.
+pub fn next_objects(end: Option<&End>, pages: &[Answer], again: bool) -> Option<Vec<(Sequence, Metadata)>> {
+    let digests: Vec<Sha256> = pages.iter().map(|page| page.spooled.sha256).collect();
+    let snapshot_sha256 = Sha256::of_pages(&digests);
     let is_unchanged = |end: &End| end.metadata.last_page && end.metadata.snapshot_sha256 == snapshot_sha256;
-    if end.is_some_and(is_unchanged) {
+    if !again && end.is_some_and(is_unchanged) {
         return None;
     }
-    let sequence = end.map_or(Sequence::FIRST, |end| end.sequence.next());
-    let metadata = Metadata {
-        // The first observation gives the archive its name: it is as new and as unique as anything.
-        archive_id: end.map_or(answer.observation, |end| end.metadata.archive_id),
-        observation: answer.observation,
-        previous: end.map(|end| end.metadata.observation),
-        sha256: answer.spooled.sha256,
-        fetched_at: answer.fetched_at,
-        source_url: answer.source_url.clone(),
-        etag: answer.validators.etag.clone(),
-        last_modified: answer.validators.last_modified.clone(),
-        snapshot: sequence,
-        page: 1,
-        last_page: true,
-        snapshot_sha256,
-    };
-    Some((sequence, metadata))
+    let snapshot = end.map_or(Sequence::FIRST, |end| end.sequence.next());
+    // The first observation gives the archive its name: it is as new and as unique as anything.
+    let archive_id = end.map(|end| end.metadata.archive_id).or(pages.first().map(|page| page.observation))?;
+    let mut previous = end.map(|end| end.metadata.observation);
+    let mut sequence = snapshot;
+    let mut objects = Vec::new();
+    for (page, number) in pages.iter().zip(1..) {
+        let metadata = Metadata {
+            archive_id,
+            observation: page.observation,
+            previous: previous.replace(page.observation),
+            sha256: page.spooled.sha256,
+            fetched_at: page.fetched_at,
+            source_url: page.source_url.clone(),
+            etag: page.validators.etag.clone(),
+            last_modified: page.validators.last_modified.clone(),
+            snapshot,
+            page: number,
+            last_page: number as usize == pages.len(),
+            snapshot_sha256,
+        };
+        objects.push((sequence, metadata));
+        sequence = sequence.next();
+    }
+    Some(objects)
 }
 
 /// Who has the number that was taken.
@@ -86,7 +95,7 @@ pub fn state_after(fault: &ImportError) -> State {
         ImportError::Archive(ArchiveError::Failed { .. }) | ImportError::Poll(_) | ImportError::Bell(_) => {
             State::Waiting(chain(fault))
         }
-        ImportError::EndMoved { .. } => State::StandingBy,
+        ImportError::EndMoved => State::StandingBy,
     }
 }
 
@@ -100,40 +109,58 @@ mod tests {
     use super::*;
     use crate::spool::Spooled;
 
-    fn answer(sha256: [u8; 32]) -> Answer {
-        let upload = Upload { file: Arc::new(tempfile::tempfile().unwrap()), bytes: 0 };
+    fn answer(observation: u128, digest: u8) -> Answer {
+        let upload = Upload { file: Arc::new(tempfile::tempfile().unwrap()), offset: 0, bytes: 0 };
         Answer {
-            observation: Uuid::from_u128(9),
+            observation: Uuid::from_u128(observation),
             fetched_at: Timestamp::UNIX_EPOCH,
             source_url: "https://example.org/posts".into(),
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
-            spooled: Spooled { upload, sha256: Sha256(sha256), beginning: Vec::new() },
+            spooled: Spooled { upload, sha256: Sha256([digest; 32]), beginning: Vec::new() },
         }
     }
 
+    /// The end of an archive whose only snapshot has the pages.
+    fn end_of(pages: &[Answer]) -> End {
+        let (sequence, metadata) = next_objects(None, pages, false).unwrap().pop().unwrap();
+        End { sequence, metadata }
+    }
+
     fn end(page: u32, last_page: bool) -> End {
-        let (sequence, metadata) = next_object(None, &answer([1; 32])).unwrap();
-        End { sequence, metadata: Metadata { observation: Uuid::from_u128(1), page, last_page, ..metadata } }
+        let end = end_of(&[answer(1, 1)]);
+        End { metadata: Metadata { page, last_page, ..end.metadata }, ..end }
     }
 
     #[test]
     fn the_first_object_brings_the_archive_into_the_world() {
-        let (sequence, metadata) = next_object(None, &answer([1; 32])).unwrap();
+        let End { sequence, metadata } = end_of(&[answer(1, 1)]);
         assert_eq!(sequence, Sequence::FIRST);
-        assert_eq!((metadata.archive_id, metadata.previous), (Uuid::from_u128(9), None));
+        assert_eq!((metadata.archive_id, metadata.previous), (Uuid::from_u128(1), None));
+        assert_eq!((metadata.page, metadata.last_page, metadata.snapshot), (1, true, Sequence::FIRST));
     }
 
     #[test]
-    fn the_next_object_continues_the_chain() {
-        let (sequence, metadata) = next_object(Some(&end(1, true)), &answer([2; 32])).unwrap();
-        assert_eq!(sequence.get(), 2);
-        assert_eq!((metadata.archive_id, metadata.previous), (Uuid::from_u128(9), Some(Uuid::from_u128(1))));
+    fn the_pages_of_a_snapshot_continue_the_chain() {
+        let objects = next_objects(Some(&end(1, true)), &[answer(2, 2), answer(3, 3)], false).unwrap();
+        let told: Vec<_> = objects
+            .iter()
+            .map(|(sequence, metadata)| {
+                let Metadata { previous, snapshot, page, last_page, archive_id, .. } = metadata;
+                assert_eq!(*archive_id, Uuid::from_u128(1));
+                (sequence.get(), previous.map(|id| id.as_u128()), snapshot.get(), *page, *last_page)
+            })
+            .collect();
+        assert_eq!(told, [(2, Some(1), 2, 1, false), (3, Some(2), 2, 2, true)]);
     }
 
     #[test]
     fn only_a_whole_snapshot_can_be_what_the_api_says_again() {
-        assert_eq!(next_object(Some(&end(1, true)), &answer([1; 32])), None);
-        assert!(next_object(Some(&end(1, false)), &answer([1; 32])).is_some());
+        assert_eq!(next_objects(Some(&end(1, true)), &[answer(2, 1)], false), None);
+        assert!(next_objects(Some(&end(1, false)), &[answer(2, 1)], false).is_some(), "the end is a cut snapshot");
+        assert!(next_objects(Some(&end(1, true)), &[answer(2, 1)], true).is_some(), "it was asked for anew");
+        let pages = [answer(1, 1), answer(2, 2)];
+        assert_eq!(next_objects(Some(&end_of(&pages)), &pages, false), None);
+        assert!(next_objects(Some(&end_of(&pages)), &pages[..1], false).is_some(), "a page less");
     }
 
     #[test]

@@ -6,17 +6,25 @@
 //! ```text
 //! command   the command line: which command, its settings, the exit code
 //! run       the loop, and the only file that knows the order of the steps:
-//!   poll      one exchange with the API
-//!   spool     its body, to disk, with hash and length
+//!   poll      a snapshot of the collection, page by page
+//!     page      which page comes next, and whether the pages belong together
+//!     retry     whether and when to ask again
+//!     spool     a body, to disk, with hash and length
 //!   decide    new, unchanged or refused; who won a number; what a person must see to
-//!   bell      the pointer, to the queue
+//!   bell      the pointers, to the queue
+//! list      shows the archive
+//! check     looks whether everything is reachable and permitted
 //! ```
 //!
 //! There is no SQL here, and S3 is reached through `shared::archive` alone.
 
 pub mod bell;
+pub mod check;
 pub mod command;
 pub mod decide;
+pub mod list;
+pub mod page;
 pub mod poll;
+pub mod retry;
 pub mod run;
 pub mod spool;

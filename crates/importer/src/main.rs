@@ -4,5 +4,6 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    importer::command::execute(shared::settings::parse_or_exit()).await
+    use importer::command::{contradictions, execute};
+    Box::pin(execute(shared::settings::parse_or_exit(contradictions))).await
 }

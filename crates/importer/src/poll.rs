@@ -1,39 +1,68 @@
-//! One exchange with the API.
+//! One poll of the API: a snapshot of the collection, page by page, retries included.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
+use async_compression::tokio::bufread::GzipDecoder;
+use bytes::Bytes;
 use clap::Args;
-use futures_util::TryStreamExt;
+use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use reqwest::{
     Client, Response, StatusCode,
-    header::{ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED},
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, LAST_MODIFIED, LINK, LOCATION, RETRY_AFTER,
+    },
     redirect,
 };
 use thiserror::Error;
-use url::Url;
+use tokio::time::sleep;
+use tokio_util::io::{ReaderStream, StreamReader};
+use tracing::{debug, warn};
+use url::{Host, Url};
 use uuid::Uuid;
 
-use crate::spool::{SpoolError, Spooled, spool};
+use crate::{
+    page::{PageError, Paging, Signs, Turn},
+    retry::{parse_retry_after, pause_after},
+    spool::{Spool, SpoolError, Spooled},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An API that sends nothing for this long has stopped; a long body may take as long as it likes while it moves.
+/// An API that sends nothing for this long has stopped.
 const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest that one answer may take while it moves: 1 GiB at 0.6 MB/s.
+const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// More hops than this are a loop. They never leave the origin.
 const REDIRECTS: usize = 5;
 
+/// How often a collection that changes while it is paged is fetched from its first page.
+const SNAPSHOTS: u32 = 3;
+
 /// Which collection, and what its answers may cost here.
 #[derive(Args, Clone, Debug)]
 pub struct PollSettings {
-    /// The collection to poll, an http or https URL that answers with a JSON array
+    /// The collection to poll: an address that answers with a JSON array. Pages behind `Link: rel=next` are followed. https, unless
+    /// the host is this machine or --allow-http is given
     #[arg(long, env = "SOURCE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_http_url)]
     pub source_url: Url,
+    /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
+    /// from its value in SOURCE_URL, until a page is empty
+    #[arg(long, env = "PAGE_PARAMETER", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub page_parameter: Option<String>,
+    /// A file with a header to send, as in `X-Api-Key: abc`, or with a bearer token alone; read again for each request
+    #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
+    pub source_header_file: Option<PathBuf>,
+    /// Takes a SOURCE_URL with http on another host, where everybody on the way can read and change what is archived
+    #[arg(long, env = "ALLOW_HTTP", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub allow_http: bool,
     /// Folder for one answer on its way to S3: a disk with room for it, not a tmpfs [default: the system's temporary folder]
     #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
     pub spool_dir: Option<PathBuf>,
-    /// The longest answer that is taken, in bytes; S3 itself takes 5 GiB in one piece
+    /// The longest answer that is taken, all its pages together, in bytes, compressed and not; S3 takes 5 GiB in one piece
     #[arg(long, env = "MAX_BODY", value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1..=5 << 30))]
     pub max_body: u64,
 }
@@ -43,6 +72,18 @@ impl PollSettings {
     pub fn public_url(&self) -> String {
         public_url(&self.source_url)
     }
+}
+
+/// Plain http to another host, without the word that allows it.
+pub fn exposure(source_url: &str, allow_http: bool) -> Option<String> {
+    let url = Url::parse(source_url).ok()?;
+    (url.scheme() == "http" && !is_loopback(&url) && !allow_http).then(|| {
+        format!(
+            "SOURCE_URL (--source-url) is `{}`\nwith http everybody on the way can read and change what is archived: use https, or say \
+             --allow-http",
+            public_url(&url)
+        )
+    })
 }
 
 /// What the API said last time, so that it need not say it again.
@@ -59,8 +100,8 @@ pub struct Validators {
 pub enum Polled {
     /// 304: what the validators stand for is still so.
     NotModified,
-    /// A whole body that may be the data.
-    Answer(Answer),
+    /// The pages of the collection, one at least. Each is a whole body that may be the data.
+    Snapshot(Vec<Answer>),
 }
 
 /// An observation that is not archived yet.
@@ -72,7 +113,7 @@ pub struct Answer {
     pub fetched_at: Timestamp,
     /// See [`PollSettings::public_url`].
     pub source_url: String,
-    /// What the next poll may send.
+    /// What the next poll may send. None for a page of many: a first page that is the same says nothing of a new last one.
     pub validators: Validators,
     /// The body.
     pub spooled: Spooled,
@@ -81,8 +122,8 @@ pub struct Answer {
 /// How the loop sees the API.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
 pub trait Source {
-    /// Asks once. Safe to drop at any await.
-    async fn poll(&self, validators: Validators) -> Result<Polled, PollError>;
+    /// Asks for a snapshot. Safe to drop at any await: nothing but the spool file was touched.
+    async fn poll(&self, validators: &Validators) -> Result<Polled, PollError>;
 }
 
 /// Why a poll brought nothing.
@@ -97,12 +138,32 @@ pub enum PollError {
         source: reqwest::Error,
     },
     /// Another status than 200 and 304.
-    #[error("GET {url} was answered with {status}")]
+    #[error("GET {url} was answered with {status}{hint}", hint = hint(*status))]
     Status {
         /// What was asked.
         url: String,
         /// What came back.
         status: StatusCode,
+        /// How long the server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// A redirect that is not followed.
+    #[error(
+        "GET {url} was redirected to {to}, which is another origin or one hop too many: set SOURCE_URL to where the data is"
+    )]
+    Redirected {
+        /// What was asked.
+        url: String,
+        /// Where it leads.
+        to: String,
+    },
+    /// An encoding that was not asked for.
+    #[error("the answer to GET {url} is encoded as `{encoding}`, and only gzip was offered")]
+    Encoded {
+        /// What was asked.
+        url: String,
+        /// The `Content-Encoding`.
+        encoding: String,
     },
     /// The headers came and the body did not.
     #[error("the answer to GET {url} could not be kept")]
@@ -110,8 +171,11 @@ pub enum PollError {
         /// What was asked.
         url: String,
         /// What happened to it.
-        source: SpoolError<reqwest::Error>,
+        source: SpoolError,
     },
+    /// There is nowhere to put an answer.
+    #[error(transparent)]
+    Spool(SpoolError),
     /// The body cannot be the data.
     #[error("the answer to GET {url} is no JSON collection: it {fault}")]
     NotTheData {
@@ -119,6 +183,25 @@ pub enum PollError {
         url: String,
         /// What it is instead.
         fault: String,
+    },
+    /// The pages cannot be followed.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// The collection does not hold still.
+    #[error(
+        "the collection at {url} changed while it was paged, {SNAPSHOTS} times in a row: ask for larger pages in SOURCE_URL"
+    )]
+    Unsettled {
+        /// The collection.
+        url: String,
+    },
+    /// The header to send is not to be had.
+    #[error("cannot use SOURCE_HEADER_FILE {}, which holds `Name: value` or a bearer token", file.display())]
+    HeaderFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
     },
 }
 
@@ -136,32 +219,68 @@ impl Api {
             .user_agent(concat!("posts-importer/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_READ_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::custom(stay_on_the_origin))
             .build()?;
         Ok(Self { client, settings })
     }
 
-    async fn keep(&self, response: Response, fetched_at: Timestamp) -> Result<Answer, PollError> {
-        let (observation, url) = (Uuid::now_v7(), self.settings.public_url());
-        let validators =
-            Validators { etag: text(response.headers(), ETAG), last_modified: text(response.headers(), LAST_MODIFIED) };
+    /// All pages, or `None` when the collection changed under way.
+    async fn snapshot(&self, validators: &Validators) -> Result<Option<Polled>, PollError> {
         let dir = self.settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let body = response.bytes_stream().map_err(reqwest::Error::without_url);
-        let spooled = spool(body, &dir, self.settings.max_body)
-            .await
-            .map_err(|source| PollError::Body { url: url.clone(), source })?;
-        match fault_of(&spooled.beginning) {
-            Some(fault) => Err(PollError::NotTheData { url, fault }),
-            None => Ok(Answer { observation, fetched_at, source_url: url, validators, spooled }),
+        let mut spool = Spool::new(&dir, self.settings.max_body).map_err(PollError::Spool)?;
+        let mut paging = Paging::new(self.settings.page_parameter.clone());
+        let mut url = self.settings.source_url.clone();
+        let mut pages = Vec::new();
+        loop {
+            let none = Validators::default();
+            let validators = if pages.is_empty() { validators } else { &none };
+            let Some((page, signs)) = self.fetch(&url, validators, &mut spool).await? else {
+                return Ok(Some(Polled::NotModified));
+            };
+            let turn = paging.turn(&url, &signs)?;
+            if !matches!(turn, Turn::PastTheEnd) {
+                pages.push(page);
+            }
+            match turn {
+                Turn::Next(next) => url = next,
+                Turn::End | Turn::PastTheEnd => return Ok(Some(Polled::Snapshot(pages))),
+                Turn::Changed => return Ok(None),
+            }
         }
     }
-}
 
-impl Source for Api {
-    async fn poll(&self, validators: Validators) -> Result<Polled, PollError> {
-        let (fetched_at, url) = (Timestamp::now(), self.settings.public_url());
-        let mut request = self.client.get(self.settings.source_url.clone());
-        for (name, value) in [(IF_NONE_MATCH, validators.etag), (IF_MODIFIED_SINCE, validators.last_modified)] {
+    /// One page, tried again while that may help. `None` for a 304.
+    async fn fetch(
+        &self,
+        url: &Url,
+        validators: &Validators,
+        spool: &mut Spool,
+    ) -> Result<Option<(Answer, Signs)>, PollError> {
+        let mut dice = fastrand::Rng::new();
+        let mut tries = 0;
+        loop {
+            let error = match self.exchange(url, validators, spool).await {
+                Ok(page) => return Ok(page),
+                Err(error) => error,
+            };
+            tries += 1;
+            let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
+            debug!(why = shared::telemetry::chain(&error), tries, pause_ms = pause.as_millis(), "asking again");
+            sleep(pause).await;
+        }
+    }
+
+    /// One request and its answer.
+    async fn exchange(
+        &self,
+        url: &Url,
+        validators: &Validators,
+        spool: &mut Spool,
+    ) -> Result<Option<(Answer, Signs)>, PollError> {
+        let (fetched_at, shown) = (Timestamp::now(), public_url(url));
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "gzip").headers(self.header().await?);
+        for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
             if let Some(value) = value {
                 request = request.header(name, value);
             }
@@ -169,19 +288,83 @@ impl Source for Api {
         let response = match request.send().await {
             Ok(response) => response,
             // reqwest names the address with its secrets.
-            Err(source) => return Err(PollError::NoAnswer { url, source: source.without_url() }),
+            Err(source) => return Err(PollError::NoAnswer { url: shown, source: source.without_url() }),
         };
-        match response.status() {
-            StatusCode::OK => self.keep(response, fetched_at).await.map(Polled::Answer),
-            StatusCode::NOT_MODIFIED => Ok(Polled::NotModified),
-            status => Err(PollError::Status { url, status }),
+        let headers = response.headers().clone();
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
         }
+        if status.is_redirection() {
+            let to = text(&headers, &LOCATION).unwrap_or_default();
+            return Err(PollError::Redirected { url: shown, to });
+        }
+        if status != StatusCode::OK {
+            let retry_after = text(&headers, &RETRY_AFTER).and_then(|value| parse_retry_after(&value, fetched_at));
+            return Err(PollError::Status { url: shown, status, retry_after });
+        }
+        let spooled = match text(&headers, &CONTENT_ENCODING).as_deref() {
+            None | Some("identity" | "") => spool.keep(self.wire(response)).await,
+            Some("gzip") => {
+                let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
+                decoder.multiple_members(true);
+                spool.keep(ReaderStream::new(decoder)).await
+            }
+            Some(encoding) => return Err(PollError::Encoded { url: shown, encoding: encoding.to_owned() }),
+        };
+        let spooled = spooled.map_err(|source| PollError::Body { url: shown.clone(), source })?;
+        if let Some(fault) = fault_of(&spooled.beginning) {
+            return Err(PollError::NotTheData { url: shown, fault });
+        }
+        let signs = Signs {
+            links: headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect(),
+            total: text(&headers, &HeaderName::from_static("x-total-count")),
+            is_empty: is_empty(&spooled),
+        };
+        let is_paged =
+            signs != Signs { is_empty: signs.is_empty, ..Signs::default() } || self.settings.page_parameter.is_some();
+        let validators = if is_paged {
+            Validators::default()
+        } else {
+            Validators { etag: text(&headers, &ETAG), last_modified: text(&headers, &LAST_MODIFIED) }
+        };
+        Ok(Some((Answer { observation: Uuid::now_v7(), fetched_at, source_url: shown, validators, spooled }, signs)))
+    }
+
+    /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.
+    fn wire(&self, response: Response) -> impl Stream<Item = io::Result<Bytes>> + Unpin + use<> {
+        let (mut received, most) = (0, self.settings.max_body);
+        let chunks = response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(|error| io::Error::other(error.without_url()))?;
+            received += chunk.len() as u64;
+            if received > most { Err(io::Error::other("longer than MAX_BODY on the wire")) } else { Ok(chunk) }
+        });
+        Box::pin(chunks)
+    }
+
+    /// The header of the settings, read anew: it may have been rotated.
+    async fn header(&self) -> Result<HeaderMap, PollError> {
+        let Some(file) = &self.settings.source_header_file else { return Ok(HeaderMap::new()) };
+        let read = tokio::fs::read_to_string(file).await.and_then(|text| parse_header(&text).map_err(io::Error::other));
+        read.map_err(|source| PollError::HeaderFile { file: file.clone(), source })
+    }
+}
+
+impl Source for Api {
+    async fn poll(&self, validators: &Validators) -> Result<Polled, PollError> {
+        for snapshot in 1..=SNAPSHOTS {
+            if let Some(polled) = self.snapshot(validators).await? {
+                return Ok(polled);
+            }
+            warn!(snapshot, "the collection changed while it was paged");
+        }
+        Err(PollError::Unsettled { url: self.settings.public_url() })
     }
 }
 
 /// What makes a body impossible as data, judged by how it begins: a log-in page must not become the last word.
 fn fault_of(beginning: &[u8]) -> Option<String> {
-    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+    let text = content(beginning);
     match text.first() {
         Some(b'[' | b'{') => None,
         // `null` is an empty collection to many servers.
@@ -191,14 +374,60 @@ fn fault_of(beginning: &[u8]) -> Option<String> {
     }
 }
 
+/// Without byte order mark and white space in front.
+fn content(beginning: &[u8]) -> &[u8] {
+    beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start()
+}
+
+/// Whether a page holds no record. A longer one than its kept beginning holds some.
+fn is_empty(spooled: &Spooled) -> bool {
+    let is_whole = spooled.upload.bytes == spooled.beginning.len() as u64;
+    let words: Vec<u8> =
+        content(&spooled.beginning).iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    is_whole && matches!(words.as_slice(), b"[]" | b"null")
+}
+
 /// A header as text, if it is text.
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// `Name: value`, or a bearer token.
+fn parse_header(text: &str) -> Result<HeaderMap, &'static str> {
+    let text = text.trim();
+    let (name, value) = match text.split_once(':') {
+        Some((name, value)) => {
+            (HeaderName::try_from(name.trim()).map_err(|_| "the name is no header's name")?, value.trim().to_owned())
+        }
+        None if text.is_empty() => return Err("the file is empty"),
+        None => (AUTHORIZATION, format!("Bearer {text}")),
+    };
+    let mut value = HeaderValue::try_from(value).map_err(|_| "the value has characters that no header may have")?;
+    value.set_sensitive(true);
+    Ok(HeaderMap::from_iter([(name, value)]))
 }
 
 fn stay_on_the_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let is_home = attempt.previous().first().is_none_or(|first| first.origin() == attempt.url().origin());
     if !is_home || attempt.previous().len() > REDIRECTS { attempt.stop() } else { attempt.follow() }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// What a status usually means for whoever set this up.
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ": put the API's key or token into SOURCE_HEADER_FILE",
+        StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
+        _ => "",
+    }
 }
 
 /// The address without user, password and the values of parameters whose names say that they are secret.
@@ -248,6 +477,33 @@ mod tests {
             ),
         ] {
             assert_eq!(public_url(&given.parse().unwrap()), shown);
+        }
+    }
+
+    #[test]
+    fn a_header_file_holds_a_header_or_a_token() {
+        for (text, name, value) in
+            [("X-Api-Key: abc\n", "x-api-key", "abc"), ("s3cret\n", "authorization", "Bearer s3cret")]
+        {
+            assert_eq!(parse_header(text).unwrap().get(name).unwrap(), value);
+        }
+        for wrong in ["", "\n", "a b: c", "X: a\u{1}b"] {
+            assert!(parse_header(wrong).is_err(), "{wrong}");
+        }
+        assert!(!format!("{:?}", parse_header("s3cret")).contains("s3cret"));
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for (url, expected) in [
+            ("http://localhost:1/", true),
+            ("http://127.0.0.2/", true),
+            ("http://[::1]/", true),
+            ("http://example.org/", false),
+            ("http://localhost.example.org/", false),
+            ("http://10.0.0.1/", false),
+        ] {
+            assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
         }
     }
 }

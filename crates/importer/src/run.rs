@@ -3,11 +3,11 @@
 //! The order is the protocol: the end of the archive is known *before* the fetch begins, so the archive's order is the
 //! order of observation, without clocks or leases; whoever loses a number throws its answer away and asks again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use shared::{
-    archive::{Append, Archive, ArchiveError},
+    archive::{Append, Archive, ArchiveError, Upload},
     object::{Metadata, Sequence, StreamName},
     pointer::Pointer,
     settings::parse_duration,
@@ -15,13 +15,14 @@ use shared::{
     telemetry::{State, Status},
 };
 use thiserror::Error;
-use tokio::time::{self, MissedTickBehavior};
-use tracing::{debug, info};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
 
 use crate::{
     bell::{Bell, BellError},
-    decide::{End, Winner, next_object, state_after, validators, winner},
-    poll::{Answer, PollError, Polled, Source},
+    decide::{End, Winner, next_objects, state_after, validators, winner},
+    poll::{PollError, Polled, Source, Validators},
+    retry::asked_pause,
 };
 
 /// An append whose outcome is unknown is tried again after these pauses. Together they stay below the drain deadline;
@@ -29,12 +30,35 @@ use crate::{
 const APPEND_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2500)];
 
+/// After a fault the next poll comes after twice this, and then later and later …
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// … up to this: how often to look again at what only a person can settle.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// So many polls in a row that bring another answer are no coincidence.
+const STREAK_POLLS: u32 = 10;
+
 /// How often.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct PaceSettings {
-    /// Time from the start of one poll to the start of the next, as in 2s or 5m
+    /// Time from the start of one poll to the start of the next, give or take a tenth, as in 2s or 5m
     #[arg(long, env = "POLL_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
     pub poll_interval: Duration,
+}
+
+/// What a poll came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Something new is archived.
+    Appended {
+        /// One a page.
+        objects: usize,
+        /// Their bodies together.
+        bytes: u64,
+    },
+    /// The archive ends with what the API says.
+    Unchanged,
 }
 
 /// Why a poll came to nothing.
@@ -49,12 +73,9 @@ pub enum ImportError {
     /// The queue's side. What was fetched is archived all the same.
     #[error(transparent)]
     Bell(#[from] BellError),
-    /// The archive no longer ends where it did when the fetch began: another importer appended, or somebody deleted.
-    #[error("the archive no longer ended before sequence {sequence} when the answer was there")]
-    EndMoved {
-        /// The number that the answer would have had.
-        sequence: Sequence,
-    },
+    /// Another importer appended, or somebody deleted. The answer is thrown away and the API asked again, one interval later.
+    #[error("the archive no longer ends where it did when the fetch began")]
+    EndMoved,
 }
 
 /// One stream's importer.
@@ -69,7 +90,7 @@ pub struct Importer<S, A, B> {
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
-    news: Option<Pointer>,
+    news: Vec<Pointer>,
 }
 
 /// What this process knows of the archive's end. It is only ever learnt from the archive, never from an own answer.
@@ -77,7 +98,7 @@ pub struct Importer<S, A, B> {
 enum KnownEnd {
     Unknown,
     Empty,
-    At(End),
+    At(Box<End>),
 }
 
 impl KnownEnd {
@@ -92,48 +113,71 @@ impl KnownEnd {
 impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     /// An importer that knows nothing yet.
     pub fn new(source: S, archive: A, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { source, archive, bell, stream, status, end: KnownEnd::Unknown, announced: None, news: None }
+        Self { source, archive, bell, stream, status, end: KnownEnd::Unknown, announced: None, news: Vec::new() }
     }
 
     /// Polls until the daemon drains.
-    pub async fn run(mut self, pace: PaceSettings, mut shutdown: Shutdown) {
-        let mut ticks = time::interval(pace.poll_interval);
-        // After a suspended laptop or a slow poll the next one is due at once, and only one.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while shutdown.race(ticks.tick()).await.is_some() {
-            match self.poll().await {
-                Ok(()) => self.status.set(State::Ready),
-                Err(fault) => self.status.set(state_after(&fault)),
+    pub async fn run(mut self, pace: PaceSettings, mut dice: fastrand::Rng, mut shutdown: Shutdown) {
+        let (mut faults, mut streak) = (0, Streak::default());
+        loop {
+            // The monotonic clock: neither a step of the wall clock nor a suspended machine brings a burst of polls.
+            let started = Instant::now();
+            let wait = match self.poll(false, &mut shutdown).await {
+                Ok(outcome) => {
+                    faults = 0;
+                    self.status.set(State::Ready);
+                    streak.add(&outcome, pace.poll_interval);
+                    jittered(pace.poll_interval, &mut dice)
+                }
+                Err(fault) => {
+                    faults += 1;
+                    self.status.set(state_after(&fault));
+                    pause_after_fault(&fault, faults, pace.poll_interval, &mut dice)
+                }
+            };
+            // Nothing is in hand.
+            if shutdown.race(sleep_until(started + wait)).await.is_none() {
+                return;
             }
         }
     }
 
     /// One poll, with all that belongs to it. Killed between any two lines, the next poll of any importer goes on.
-    async fn poll(&mut self) -> Result<(), ImportError> {
-        let archived = self.archive_an_observation().await;
+    pub async fn poll(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
+        let archived = self.archive_a_snapshot(again, shutdown).await;
         // The bell rings even when the API is down: there may be news from before.
         let announced = self.announce().await;
-        archived.and(announced)
+        let outcome = archived?;
+        announced.map(|()| outcome)
     }
 
-    async fn archive_an_observation(&mut self) -> Result<(), ImportError> {
+    async fn archive_a_snapshot(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         self.find_end().await?;
         let started = Instant::now();
-        let answer = match self.source.poll(validators(self.end.get())).await? {
-            Polled::Answer(answer) => answer,
-            Polled::NotModified => return Ok(self.note_unchanged(started)),
+        let validators = if again { Validators::default() } else { validators(self.end.get()) };
+        // Nothing is in hand: a fetch that is dropped leaves no trace.
+        let polled = shutdown.race(self.source.poll(&validators)).await;
+        let pages = match polled.transpose()? {
+            Some(Polled::Snapshot(pages)) => pages,
+            Some(Polled::NotModified) => return Ok(note_unchanged(started)),
+            // Draining.
+            None => return Ok(Outcome::Unchanged),
         };
-        let Some((sequence, metadata)) = next_object(self.end.get(), &answer) else {
-            return Ok(self.note_unchanged(started));
-        };
-        let fetched = started.elapsed();
-        self.append(sequence, &metadata, &answer).await?;
-        info!(
-            %sequence, observation = %metadata.observation, key = sequence.key(&self.stream), bytes = answer.spooled.upload.bytes,
-            fetch_ms = millis(fetched), append_ms = millis(started.elapsed().saturating_sub(fetched)), "appended"
-        );
-        self.news = Some(Pointer::new(&self.stream, sequence, &metadata));
-        Ok(())
+        let Some(objects) = next_objects(self.end.get(), &pages, again) else { return Ok(note_unchanged(started)) };
+        let (fetched, mut bytes) = (started.elapsed(), 0);
+        self.check_end().await?;
+        for ((sequence, metadata), page) in objects.iter().zip(&pages) {
+            let upload = &page.spooled.upload;
+            let begun = Instant::now();
+            self.append(*sequence, metadata, upload).await?;
+            bytes += upload.bytes;
+            info!(
+                %sequence, observation = %metadata.observation, key = sequence.key(&self.stream), bytes = upload.bytes,
+                page = metadata.page, pages = pages.len(), fetch_ms = millis(fetched), append_ms = millis(begun.elapsed()), "appended"
+            );
+            self.news.push(Pointer::new(&self.stream, *sequence, metadata));
+        }
+        Ok(Outcome::Appended { objects: objects.len(), bytes })
     }
 
     /// Brings `self.end` up to the archive. One HEAD when nothing happened since the last poll; four listings at the start.
@@ -144,80 +188,172 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             match self.archive.end().await? {
                 None => self.end = KnownEnd::Empty,
                 Some(sequence) => match self.archive.head(sequence).await? {
-                    Some(metadata) => self.adopt(End { sequence, metadata }),
-                    None => return Err(ImportError::EndMoved { sequence }),
+                    Some(head) => self.adopt(End { sequence, metadata: head.metadata }),
+                    None => return Err(ImportError::EndMoved),
                 },
             }
         }
         loop {
             let sequence = self.end.get().map_or(Sequence::FIRST, |end| end.sequence.next());
-            let Some(metadata) = self.archive.head(sequence).await? else { return Ok(()) };
-            self.adopt(End { sequence, metadata });
+            let Some(head) = self.archive.head(sequence).await? else { return Ok(()) };
+            self.adopt(End { sequence, metadata: head.metadata });
         }
     }
 
     fn adopt(&mut self, end: End) {
-        if self.announced.is_none_or(|announced| announced < end.sequence) {
+        if self.announced < Some(end.sequence) {
             info!(sequence = %end.sequence, observation = %end.metadata.observation, "adopted");
-            self.news = Some(Pointer::new(&self.stream, end.sequence, &end.metadata));
+            self.news.push(Pointer::new(&self.stream, end.sequence, &end.metadata));
         }
-        self.end = KnownEnd::At(end);
-    }
-
-    /// Writes the object, and finds out whether it was written when the answer does not say.
-    async fn append(&mut self, sequence: Sequence, metadata: &Metadata, answer: &Answer) -> Result<(), ImportError> {
-        self.check_end(sequence).await?;
-        let mut pauses = APPEND_AGAIN_AFTER.into_iter();
-        loop {
-            let outcome = match self.archive.append(sequence, metadata, &answer.spooled.upload).await {
-                Ok(Append::Done) => return Ok(()),
-                Ok(Append::Taken) => match winner(metadata.observation, self.archive.head(sequence).await?.as_ref()) {
-                    Winner::Us => return Ok(()),
-                    Winner::Another => return Err(self.end_moved(sequence)),
-                    Winner::Nobody => Err(self.end_moved(sequence)),
-                },
-                Err(unknown @ ArchiveError::Failed { .. }) => Err(unknown.into()),
-                Err(refused) => return Err(refused.into()),
-            };
-            match pauses.next() {
-                Some(pause) => time::sleep(pause).await,
-                None => return outcome,
-            }
-        }
+        self.end = KnownEnd::At(Box::new(end));
     }
 
     /// The object that the new one will name as `previous` must still be there and be the same: nothing is appended to an
     /// archive that was emptied or forked since the last poll.
-    async fn check_end(&mut self, sequence: Sequence) -> Result<(), ImportError> {
+    async fn check_end(&mut self) -> Result<(), ImportError> {
         let Some(end) = self.end.get() else { return Ok(()) };
-        if self.archive.head(end.sequence).await?.as_ref() == Some(&end.metadata) {
-            return Ok(());
+        let there = self.archive.head(end.sequence).await?;
+        if there.is_some_and(|head| head.metadata == end.metadata) { Ok(()) } else { Err(self.end_moved()) }
+    }
+
+    /// Writes the object, and finds out whether it was written when the answer does not say.
+    async fn append(&mut self, sequence: Sequence, metadata: &Metadata, upload: &Upload) -> Result<(), ImportError> {
+        let mut pauses = APPEND_AGAIN_AFTER.into_iter();
+        loop {
+            let unknown = match self.archive.append(sequence, metadata, upload).await {
+                Ok(Append::Done) => return Ok(()),
+                Ok(Append::Taken) => {
+                    let there = self.archive.head(sequence).await?;
+                    match winner(metadata.observation, there.as_ref().map(|head| &head.metadata)) {
+                        Winner::Us => return Ok(()),
+                        Winner::Another => return Err(self.end_moved()),
+                        Winner::Nobody => self.end_moved(),
+                    }
+                }
+                Err(unknown @ ArchiveError::Failed { .. }) => unknown.into(),
+                Err(refused) => return Err(refused.into()),
+            };
+            let Some(pause) = pauses.next() else { return Err(unknown) };
+            sleep(pause).await;
         }
-        Err(self.end_moved(sequence))
     }
 
     /// Forgets the end, so that the next poll reads it anew.
-    fn end_moved(&mut self, sequence: Sequence) -> ImportError {
+    fn end_moved(&mut self) -> ImportError {
         self.end = KnownEnd::Unknown;
-        ImportError::EndMoved { sequence }
+        ImportError::EndMoved
     }
 
     async fn announce(&mut self) -> Result<(), ImportError> {
-        let Some(pointer) = &self.news else { return Ok(()) };
+        let Some(newest) = self.news.last().cloned() else { return Ok(()) };
         let started = Instant::now();
-        self.bell.ring(pointer).await?;
-        info!(sequence = %pointer.sequence, observation = %pointer.observation, elapsed_ms = millis(started.elapsed()), "announced");
-        self.announced = Some(pointer.sequence);
-        self.news = None;
+        if let Err(error) = self.bell.ring(&self.news).await {
+            // The newest one says all; the next poll tries it.
+            self.news = vec![newest];
+            return Err(error.into());
+        }
+        let elapsed_ms = millis(started.elapsed());
+        info!(sequence = %newest.sequence, observation = %newest.observation, elapsed_ms, "announced");
+        self.announced = Some(newest.sequence);
+        self.news.clear();
         Ok(())
     }
+}
 
-    fn note_unchanged(&self, started: Instant) {
-        debug!(elapsed_ms = millis(started.elapsed()), "unchanged");
+fn note_unchanged(started: Instant) -> Outcome {
+    debug!(elapsed_ms = millis(started.elapsed()), "unchanged");
+    Outcome::Unchanged
+}
+
+/// Polls in a row that each brought another answer.
+#[derive(Debug, Default)]
+struct Streak {
+    polls: u32,
+    bytes: u64,
+}
+
+impl Streak {
+    /// An API that changes with every poll (a timestamp, the order of keys) fills the archive: that is worth a word, once.
+    fn add(&mut self, outcome: &Outcome, poll_interval: Duration) {
+        let Outcome::Appended { bytes, .. } = outcome else { return *self = Self::default() };
+        self.polls += 1;
+        self.bytes += bytes;
+        if self.polls == STREAK_POLLS {
+            let bytes_a_day = bytes_a_day(self.bytes / u64::from(self.polls), poll_interval);
+            warn!(
+                polls = self.polls,
+                bytes_a_day,
+                "each poll brings another answer: if no post changed (see inserted and updated in the ledger), the API sends something \
+                 that changes by itself; poll less often or ask for it without that"
+            );
+        }
     }
+}
+
+/// What an archive grows by when each poll appends `bytes`.
+pub fn bytes_a_day(bytes: u64, poll_interval: Duration) -> u64 {
+    const DAY_MS: u128 = 24 * 60 * 60 * 1000;
+    u64::try_from(u128::from(bytes) * DAY_MS / poll_interval.as_millis().max(1)).unwrap_or(u64::MAX)
+}
+
+/// A tenth earlier or later, so that importers that were started together do not poll together.
+fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * dice.f64())
+}
+
+/// The next poll after a fault: sooner than the interval, later with each fault in a row, and never before the API wants it.
+fn pause_after_fault(fault: &ImportError, faults: u32, interval: Duration, dice: &mut fastrand::Rng) -> Duration {
+    let asked = match fault {
+        ImportError::Poll(error) => asked_pause(error).unwrap_or_default(),
+        ImportError::Archive(_) | ImportError::Bell(_) | ImportError::EndMoved => Duration::ZERO,
+    };
+    let pause = FIRST_PAUSE.saturating_mul(1 << faults.min(16)).min(LONGEST_PAUSE);
+    jittered(pause.min(interval), dice).max(asked)
 }
 
 /// For log fields.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_are_spread_by_a_tenth() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let waits: Vec<_> = (0..1000).map(|_| jittered(Duration::from_secs(10), &mut dice).as_millis()).collect();
+        assert!(waits.iter().all(|wait| (9_000..=11_000).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait < 9_200) && waits.iter().any(|wait| *wait > 10_800));
+    }
+
+    #[test]
+    fn after_a_fault_the_next_poll_comes_sooner_but_not_before_the_api_wants_it() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let hour = Duration::from_hours(1);
+        let mut pause =
+            |fault: &ImportError, faults, interval| pause_after_fault(fault, faults, interval, &mut dice).as_secs_f64();
+        assert!((0.9..=1.1).contains(&pause(&ImportError::EndMoved, 1, hour)));
+        assert!((54.0..=66.0).contains(&pause(&ImportError::EndMoved, 1000, hour)));
+        assert!(pause(&ImportError::EndMoved, 1000, Duration::from_secs(2)) <= 2.2, "never later than without a fault");
+        let throttled = PollError::Status {
+            url: String::new(),
+            status: reqwest::StatusCode::TOO_MANY_REQUESTS,
+            retry_after: Some(Duration::from_mins(10)),
+        };
+        assert!((pause(&throttled.into(), 1, Duration::from_secs(2)) - 600.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_streak_is_polls_in_a_row_that_appended() {
+        let (mut streak, interval) = (Streak::default(), Duration::from_secs(10));
+        let appended = Outcome::Appended { objects: 2, bytes: 100 };
+        streak.add(&appended, interval);
+        streak.add(&appended, interval);
+        assert_eq!((streak.polls, streak.bytes), (2, 200));
+        streak.add(&Outcome::Unchanged, interval);
+        assert_eq!((streak.polls, streak.bytes), (0, 0));
+        assert_eq!(bytes_a_day(100, interval), 864_000);
+    }
 }

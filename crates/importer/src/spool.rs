@@ -1,18 +1,20 @@
-//! A body becomes a temporary file with hash and length, because S3 wants both before the first byte.
+//! Bodies become spans of a temporary file, with hash and length, because S3 wants both before the first byte.
 //!
 //! The file has no name from its first moment, so a killed importer leaves nothing behind. Memory stays at one chunk.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::Digest;
 use shared::{archive::Upload, object::Sha256};
 use thiserror::Error;
-use tokio::{fs::File, io::AsyncWriteExt};
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 /// How much of a body is kept to say what it begins with.
 const BEGINNING_BYTES: usize = 200;
@@ -20,7 +22,7 @@ const BEGINNING_BYTES: usize = 200;
 /// A whole body on disk.
 #[derive(Debug)]
 pub struct Spooled {
-    /// The file and its length.
+    /// Where in the file it is.
     pub upload: Upload,
     /// The digest of the body.
     pub sha256: Sha256,
@@ -30,23 +32,23 @@ pub struct Spooled {
 
 /// Why a body is not on disk.
 #[derive(Debug, Error)]
-pub enum SpoolError<E> {
+pub enum SpoolError {
     /// The sender's side.
     #[error("the body broke off after {bytes} bytes")]
     Broken {
         /// How much had come.
         bytes: u64,
         /// What the connection said.
-        source: E,
+        source: io::Error,
     },
-    /// The body is longer than allowed.
-    #[error("the body is longer than MAX_BODY ({max_bytes} bytes)")]
+    /// The answer is longer than allowed.
+    #[error("the answer is longer than MAX_BODY ({max_bytes} bytes)")]
     TooLong {
         /// The limit.
         max_bytes: u64,
     },
     /// Our side.
-    #[error("cannot write to SPOOL_DIR {}: it must exist, be writable and have room for one answer of the API", dir.display())]
+    #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
     Disk {
         /// The folder.
         dir: PathBuf,
@@ -55,25 +57,85 @@ pub enum SpoolError<E> {
     },
 }
 
-/// Writes the body to an unnamed file in `dir`.
-pub async fn spool<B, E>(mut body: B, dir: &Path, max_bytes: u64) -> Result<Spooled, SpoolError<E>>
-where
-    B: Stream<Item = Result<bytes::Bytes, E>> + Unpin,
-{
-    let disk = |source| SpoolError::Disk { dir: dir.to_owned(), source };
-    let mut file = File::from_std(tempfile::tempfile_in(dir).map_err(disk)?);
-    let (mut hasher, mut bytes, mut beginning) = (sha2::Sha256::new(), 0, Vec::new());
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|source| SpoolError::Broken { bytes, source })?;
-        bytes += chunk.len() as u64;
-        if bytes > max_bytes {
-            return Err(SpoolError::TooLong { max_bytes });
-        }
-        hasher.update(&chunk);
-        beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
-        file.write_all(&chunk).await.map_err(disk)?;
+/// The file of one snapshot.
+#[derive(Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    dir: PathBuf,
+    /// Where the next body begins.
+    end: u64,
+    max_bytes: u64,
+}
+
+impl Spool {
+    /// An empty file without a name in `dir`, for bodies of `max_bytes` together.
+    pub fn new(dir: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
+        let file = tempfile::tempfile_in(dir).map_err(|source| SpoolError::Disk { dir: dir.to_owned(), source })?;
+        Ok(Self { file: Arc::new(file), dir: dir.to_owned(), end: 0, max_bytes })
     }
-    file.flush().await.map_err(disk)?;
-    let upload = Upload { file: Arc::new(file.into_std().await), bytes };
-    Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning })
+
+    /// Writes a body behind those that are there. One that fails leaves the spool as it was.
+    pub async fn keep<B>(&mut self, mut body: B) -> Result<Spooled, SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+    {
+        let disk = |source| SpoolError::Disk { dir: self.dir.clone(), source };
+        let mut file = tokio::fs::File::from_std(self.file.try_clone().map_err(disk)?);
+        file.seek(SeekFrom::Start(self.end)).await.map_err(disk)?;
+        let (mut hasher, mut bytes, mut beginning) = (sha2::Sha256::new(), 0, Vec::new());
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|source| SpoolError::Broken { bytes, source })?;
+            bytes += chunk.len() as u64;
+            if self.end + bytes > self.max_bytes {
+                return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
+            }
+            hasher.update(&chunk);
+            beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
+            file.write_all(&chunk).await.map_err(disk)?;
+        }
+        file.flush().await.map_err(disk)?;
+        let upload = Upload { file: self.file.clone(), offset: self.end, bytes };
+        self.end += bytes;
+        Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    fn body(chunks: &[io::Result<&'static str>]) -> impl Stream<Item = io::Result<Bytes>> + Unpin {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| {
+                chunk.as_ref().map(|text| Bytes::from(*text)).map_err(|error| io::Error::other(error.to_string()))
+            })
+            .collect();
+        stream::iter(chunks)
+    }
+
+    fn text(Spooled { upload, .. }: &Spooled) -> String {
+        let mut bytes = vec![0; upload.bytes.try_into().unwrap()];
+        upload.file.read_exact_at(&mut bytes, upload.offset).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn bodies_follow_each_other_and_one_that_breaks_off_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path(), 20).unwrap();
+        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")])).await.unwrap();
+        let broken = spool.keep(body(&[Ok("[3,4,5,6"), Err(io::Error::other("reset"))])).await.unwrap_err();
+        assert_eq!(broken.to_string(), "the body broke off after 8 bytes");
+        let second = spool.keep(body(&[Ok("[7]")])).await.unwrap();
+        assert_eq!((text(&first), text(&second)), ("[1,2]".into(), "[7]".into()));
+        assert_eq!(first.sha256, Sha256(sha2::Sha256::digest(b"[1,2]").into()));
+        assert_eq!(second.beginning, b"[7]");
+        assert!(matches!(spool.keep(body(&[Ok("1234567890123")])).await, Err(SpoolError::TooLong { max_bytes: 20 })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+    }
 }

@@ -27,7 +27,7 @@ pub trait Archive {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError>;
 
     /// What the object says of itself, `None` where there is none.
-    async fn head(&self, sequence: Sequence) -> Result<Option<Metadata>, ArchiveError>;
+    async fn head(&self, sequence: Sequence) -> Result<Option<Head>, ArchiveError>;
 
     /// The object, `None` where there is none.
     async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError>;
@@ -46,12 +46,23 @@ pub enum Append {
     Taken,
 }
 
-/// A body that waits on disk; each attempt reads it from the start.
+/// A body that waits on disk; each attempt reads it from its start.
 #[derive(Clone, Debug)]
 pub struct Upload {
     /// Read by position, so that an attempt given up cannot move another one's place.
     pub file: Arc<File>,
+    /// Where in the file the body begins.
+    pub offset: u64,
     /// The length of the body.
+    pub bytes: u64,
+}
+
+/// An object without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it says of itself.
+    pub metadata: Metadata,
+    /// Its length.
     pub bytes: u64,
 }
 
@@ -176,6 +187,11 @@ fn is_group(name: &str) -> bool {
     name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// S3 always says how long an object is.
+fn length(announced: Option<i64>) -> u64 {
+    announced.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
+}
+
 fn is_missing<E>(error: &SdkError<E>) -> bool
 where
     E: ProvideErrorMetadata,
@@ -196,10 +212,13 @@ impl Archive for S3Archive {
         Ok(Sequence::from_key(&key, &self.stream))
     }
 
-    async fn head(&self, sequence: Sequence) -> Result<Option<Metadata>, ArchiveError> {
+    async fn head(&self, sequence: Sequence) -> Result<Option<Head>, ArchiveError> {
         let key = sequence.key(&self.stream);
         match self.client.head_object().bucket(&self.bucket).key(&key).send().await {
-            Ok(head) => self.decode(&key, head.metadata()).map(Some),
+            Ok(head) => {
+                let metadata = self.decode(&key, head.metadata())?;
+                Ok(Some(Head { metadata, bytes: length(head.content_length()) }))
+            }
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(self.error("HeadObject", &key, error)),
         }
@@ -210,8 +229,7 @@ impl Archive for S3Archive {
         match self.client.get_object().bucket(&self.bucket).key(&key).send().await {
             Ok(object) => {
                 let metadata = self.decode(&key, object.metadata())?;
-                let bytes = object.content_length().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0);
-                Ok(Some(Object { metadata, bytes, body: object.body }))
+                Ok(Some(Object { metadata, bytes: length(object.content_length()), body: object.body }))
             }
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(self.error("GetObject", &key, error)),
@@ -259,20 +277,20 @@ impl Upload {
     fn stream(&self) -> ByteStream {
         let upload = self.clone();
         ByteStream::new(SdkBody::retryable(move || {
-            let chunks = stream::try_unfold((upload.clone(), 0), |(upload, offset)| async move {
-                let chunk = upload.clone().chunk(offset).await?;
-                let next = offset + chunk.len() as u64;
+            let chunks = stream::try_unfold((upload.clone(), 0), |(upload, sent)| async move {
+                let chunk = upload.clone().chunk(sent).await?;
+                let next = sent + chunk.len() as u64;
                 Ok::<_, io::Error>((!chunk.is_empty()).then_some((Frame::data(chunk), (upload, next))))
             });
             SdkBody::from_body_1_x(StreamBody::new(chunks))
         }))
     }
 
-    async fn chunk(self, offset: u64) -> io::Result<Bytes> {
-        let bytes = usize::try_from((self.bytes - offset).min(Self::CHUNK_BYTES)).expect("a chunk fits into memory");
+    async fn chunk(self, sent: u64) -> io::Result<Bytes> {
+        let bytes = usize::try_from((self.bytes - sent).min(Self::CHUNK_BYTES)).expect("a chunk fits into memory");
         let read = tokio::task::spawn_blocking(move || {
             let mut chunk = vec![0; bytes];
-            self.file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
+            self.file.read_exact_at(&mut chunk, self.offset + sent).map(|()| Bytes::from(chunk))
         });
         read.await.expect("reading a file does not panic")
     }

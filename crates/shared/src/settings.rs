@@ -51,12 +51,15 @@ impl fmt::Display for Problems {
     }
 }
 
+/// Says what is wrong with settings that are each right by themselves. It gets each as it was given, by its id.
+pub type Contradictions = fn(&dyn Fn(&str) -> Option<String>) -> Vec<String>;
+
 /// The settings of this process. With problems it prints them all and ends with exit code 2; so it does for `--help` (0).
 /// A command line without a command runs `run`.
-pub fn parse_or_exit<S: Parser>() -> S {
+pub fn parse_or_exit<S: Parser>(contradictions: Contradictions) -> S {
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     name_the_command(&S::command(), &mut argv);
-    match parse(&argv) {
+    match parse(&argv, contradictions) {
         Ok(settings) => settings,
         Err(Failure::Clap(error)) => error.exit(),
         Err(Failure::Problems(problems)) => {
@@ -83,13 +86,14 @@ enum Failure {
     Problems(Problems),
 }
 
-fn parse<S: Parser>(argv: &[OsString]) -> Result<S, Failure> {
+fn parse<S: Parser>(argv: &[OsString], contradictions: Contradictions) -> Result<S, Failure> {
     let command = S::command();
     let lenient = command.clone().mut_subcommands(|command| command.mut_args(take_anything));
     let found = lenient.try_get_matches_from(argv).map_err(Failure::Clap)?;
     let (name, values) = found.subcommand().expect("name_the_command has put one there");
     let chosen = command.find_subcommand(name).expect("clap knows what it found");
-    let lines: Vec<String> = chosen.get_arguments().filter_map(|arg| problem_of(arg, values)).collect();
+    let mut lines: Vec<String> = chosen.get_arguments().filter_map(|arg| problem_of(arg, values)).collect();
+    lines.extend(contradictions(&|id| raw(values, id).map(|value| value.to_string_lossy().into_owned())));
     if !lines.is_empty() {
         return Err(Failure::Problems(Problems { program: command.get_name().to_owned(), lines }));
     }
@@ -108,23 +112,28 @@ fn take_anything(arg: Arg) -> Arg {
 fn problem_of(arg: &Arg, values: &ArgMatches) -> Option<String> {
     let id = arg.get_id().as_str();
     let (flag, variable) = (arg.get_long()?, arg.get_env()?.to_str()?);
-    let is_secret = arg.is_hide_env_values_set();
-    let Some(given) = values.get_raw(id).and_then(|mut raw| raw.next()) else {
+    let Some(given) = raw(values, id) else {
         let is_in_file = values.try_contains_id(&format!("{id}_file")).unwrap_or(false);
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         return (arg.is_required_set() && !is_in_file).then(|| format!("{variable} (--{flag}) is missing\n{help}"));
     };
-    let shown = if is_secret { "wrong".into() } else { format!("`{}`", given.to_string_lossy()) };
+    let has_secret = arg.is_hide_env_values_set() || has_password(&given.to_string_lossy());
+    let shown = if has_secret { "wrong".into() } else { format!("`{}`", given.to_string_lossy()) };
     if let Some(why) = refusal(arg, given) {
         return Some(format!("{variable} (--{flag}) is {shown}\n{why}"));
     }
     let is_in_argv = values.value_source(id) == Some(ValueSource::CommandLine);
-    (is_secret && is_in_argv && has_password(&given.to_string_lossy())).then(|| {
+    (is_in_argv && has_password(&given.to_string_lossy())).then(|| {
         format!(
             "--{flag} carries a password, and every user of the machine can read the command line\n\
-             put it into the environment as {variable}, or into a file that {variable}_FILE names"
+             put it into the environment as {variable}"
         )
     })
+}
+
+/// A setting as it was given, from wherever.
+fn raw<'a>(values: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
+    values.try_get_raw(id).ok()??.next()
 }
 
 /// What the setting's own parser says against the value.

@@ -1,0 +1,230 @@
+//! Which page comes next, and whether the pages belong together. Pure.
+//!
+//! A collection is paged by `Link: <…>; rel="next"` (RFC 8288), which is followed unasked, or by a numbered parameter
+//! until a page is empty. Neither may lead to another origin, in a circle, or on for ever.
+
+use std::collections::HashSet;
+
+use thiserror::Error;
+use url::Url;
+
+/// A collection of more pages is taken for an endless one.
+pub const MOST_PAGES: usize = 10_000;
+
+/// What a page says of the collection, beside its records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// The `Link` header lines.
+    pub links: Vec<String>,
+    /// `X-Total-Count`: how many records the collection has.
+    pub total: Option<String>,
+    /// Whether the page holds no record.
+    pub is_empty: bool,
+}
+
+/// What to do after a page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Fetch this one.
+    Next(Url),
+    /// That was the last one.
+    End,
+    /// The page is past the end of a numbered collection, and no part of it.
+    PastTheEnd,
+    /// The collection is not the one that the first page belonged to: total or number of pages changed.
+    Changed,
+}
+
+/// Why the pages cannot be followed.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PageError {
+    /// A page that was there before.
+    #[error("the next page of {from} is {next}, which came before: its links lead in a circle")]
+    Circle {
+        /// The page with the link.
+        from: String,
+        /// Where it leads.
+        next: String,
+    },
+    /// Another server.
+    #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
+    OtherOrigin {
+        /// The page with the link.
+        from: String,
+        /// Where it leads.
+        next: String,
+    },
+    /// No address at all.
+    #[error("the next page of {from} is `{next}`, which is no address")]
+    Unreadable {
+        /// The page with the link.
+        from: String,
+        /// What stands there.
+        next: String,
+    },
+    /// Too many.
+    #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
+    Endless,
+}
+
+/// The walk through the pages of one collection.
+#[derive(Debug)]
+pub struct Paging {
+    /// The parameter that numbers the pages, where the collection has no links.
+    parameter: Option<String>,
+    seen: HashSet<Url>,
+    /// Total and last page, as the first page had them.
+    extent: Option<(Option<String>, Option<String>)>,
+}
+
+impl Paging {
+    /// Before the first page.
+    pub fn new(parameter: Option<String>) -> Self {
+        Self { parameter, seen: HashSet::new(), extent: None }
+    }
+
+    /// Takes a page and says what comes after it.
+    pub fn turn(&mut self, page: &Url, signs: &Signs) -> Result<Turn, PageError> {
+        let is_first = self.seen.is_empty();
+        self.seen.insert(page.clone());
+        let extent = (signs.total.clone(), target(&signs.links, "last").map(str::to_owned));
+        let first = self.extent.get_or_insert_with(|| extent.clone());
+        // The last page need not repeat where the last page is.
+        let is_told_otherwise = |first: &Option<String>, now: &Option<String>| now.is_some() && first != now;
+        if is_told_otherwise(&first.0, &extent.0) || is_told_otherwise(&first.1, &extent.1) {
+            return Ok(Turn::Changed);
+        }
+        let next = match (target(&signs.links, "next"), &self.parameter) {
+            (Some(next), _) => resolve(page, next)?,
+            (None, Some(_)) if signs.is_empty => return Ok(if is_first { Turn::End } else { Turn::PastTheEnd }),
+            (None, Some(parameter)) => numbered_after(page, parameter),
+            (None, None) => return Ok(Turn::End),
+        };
+        if self.seen.contains(&next) {
+            return Err(PageError::Circle { from: page.to_string(), next: next.to_string() });
+        }
+        if self.seen.len() >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Next(next)) }
+    }
+}
+
+/// The target of the first link with the relation. Relations are compared as RFC 8288 says: words, in any case.
+fn target<'a>(lines: &'a [String], relation: &str) -> Option<&'a str> {
+    let links = lines.iter().flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
+    links.into_iter().find(|(_, parameters)| has_relation(parameters, relation)).map(|(target, _)| target)
+}
+
+fn has_relation(parameters: &str, relation: &str) -> bool {
+    let values = parameters.split([';', ',']).filter_map(|parameter| parameter.split_once('='));
+    let mut relations = values.filter(|(name, _)| name.trim().eq_ignore_ascii_case("rel"));
+    relations.any(|(_, value)| {
+        let value = value.trim().trim_matches('"');
+        value.split_ascii_whitespace().any(|word| word.eq_ignore_ascii_case(relation))
+    })
+}
+
+fn resolve(page: &Url, next: &str) -> Result<Url, PageError> {
+    let (from, next) = (page.to_string(), next.to_owned());
+    let Ok(url) = page.join(&next) else { return Err(PageError::Unreadable { from, next }) };
+    if url.origin() == page.origin() { Ok(url) } else { Err(PageError::OtherOrigin { from, next }) }
+}
+
+/// The page with the next number; the first has 1 unless its address says otherwise.
+fn numbered_after(page: &Url, parameter: &str) -> Url {
+    let number = page.query_pairs().find(|(name, _)| name == parameter).and_then(|(_, number)| number.parse().ok());
+    let others: Vec<(String, String)> = page
+        .query_pairs()
+        .filter(|(name, _)| name != parameter)
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    let mut next = page.clone();
+    let number = number.unwrap_or(1_u64).saturating_add(1).to_string();
+    next.query_pairs_mut().clear().extend_pairs(others).append_pair(parameter, &number);
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    fn linked(link: &str) -> Signs {
+        Signs { links: vec![link.to_owned()], ..Signs::default() }
+    }
+
+    fn turn(link: &str) -> Result<Turn, PageError> {
+        Paging::new(None).turn(&url("http://api/posts?_page=1"), &linked(link))
+    }
+
+    #[test]
+    fn links_of_every_spelling_are_followed() {
+        for link in [
+            r#"<http://api/posts?_page=2>; rel="next""#,
+            r#"<?_page=2>;rel=next"#,
+            r#"<http://api/posts?_page=1>; rel="first", </posts?_page=2>; title="a, b"; REL="Next""#,
+            r#"<http://api/posts?_page=2>; rel="prefetch next""#,
+        ] {
+            assert_eq!(turn(link), Ok(Turn::Next(url("http://api/posts?_page=2"))), "{link}");
+        }
+        for link in ["", r#"<http://api/posts>; rel="prev""#, "http://api/2; rel=next", r#"<?2>; title="rel""#] {
+            assert_eq!(turn(link), Ok(Turn::End), "{link}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_astray_is_refused() {
+        for (link, error) in [
+            ("<http://other/posts?_page=2>; rel=next", "on another origin"),
+            ("<https://api/posts?_page=2>; rel=next", "on another origin"),
+            ("<http://[>; rel=next", "is no address"),
+            ("<http://api/posts?_page=1>; rel=next", "came before"),
+        ] {
+            let said = turn(link).unwrap_err().to_string();
+            assert!(said.contains(error), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_collection_without_end_is_stopped() {
+        let mut paging = Paging::new(Some("page".into()));
+        let mut page = url("http://api/posts");
+        for _ in 1..MOST_PAGES {
+            let Ok(Turn::Next(next)) = paging.turn(&page, &Signs::default()) else { panic!("{page}") };
+            page = next;
+        }
+        assert_eq!(paging.turn(&page, &Signs::default()), Err(PageError::Endless));
+    }
+
+    #[test]
+    fn numbered_pages_end_with_an_empty_one() {
+        let mut paging = Paging::new(Some("_page".into()));
+        let empty = Signs { is_empty: true, ..Signs::default() };
+        let first = url("http://api/posts?_limit=2");
+        let second = url("http://api/posts?_limit=2&_page=2");
+        assert_eq!(paging.turn(&first, &Signs::default()), Ok(Turn::Next(second.clone())));
+        assert_eq!(paging.turn(&second, &empty), Ok(Turn::PastTheEnd));
+        assert_eq!(
+            Paging::new(Some("_page".into())).turn(&first, &empty),
+            Ok(Turn::End),
+            "an empty collection has one page"
+        );
+    }
+
+    #[test]
+    fn a_collection_that_changes_while_it_is_paged_is_told_apart() {
+        let last = |number: u32| format!(r#"<http://api/posts?_page={number}>; rel="last", <?_page=2>; rel=next"#);
+        for (first, second) in [
+            (
+                Signs { total: Some("10".into()), ..linked("<?_page=2>; rel=next") },
+                Signs { total: Some("11".into()), ..linked("") },
+            ),
+            (linked(&last(2)), Signs { links: vec![last(3)], ..Signs::default() }),
+        ] {
+            let mut paging = Paging::new(None);
+            assert!(matches!(paging.turn(&url("http://api/posts?_page=1"), &first), Ok(Turn::Next(_))));
+            assert_eq!(paging.turn(&url("http://api/posts?_page=2"), &second), Ok(Turn::Changed));
+        }
+    }
+}
