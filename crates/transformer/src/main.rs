@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    transformer::command::execute(shared::settings::parse_or_exit()).await
+    Box::pin(transformer::command::execute(shared::settings::parse_or_exit(|_| Vec::new()))).await
 }

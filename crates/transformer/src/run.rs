@@ -147,7 +147,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         let position = self.table.position().await?;
         if let Some(position) = &position {
             match self.archive.head(position.sequence).await? {
-                Some(metadata) => check_position(position, &metadata)?,
+                Some(head) => check_position(position, &head.metadata)?,
                 // An old object may be gone; the next one's `previous` speaks for it. The end may not.
                 None => {
                     absence(Some(position), self.archive.end().await?)?;
