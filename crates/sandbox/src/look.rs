@@ -1,0 +1,148 @@
+//! What can be seen of a stream: its archive, its table, and whether they are what they should be.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use shared::{archive::Archive, object::Sequence};
+use sqlx::AssertSqlSafe;
+use tokio::time::sleep;
+
+use crate::{
+    compare::{Row, differences},
+    sandbox::Sandbox,
+    tail,
+};
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Sandbox {
+    /// The number of the newest object; 0 for an empty archive.
+    pub async fn end(&self) -> Result<u64> {
+        Ok(self.archive().end().await?.map_or(0, Sequence::get))
+    }
+
+    /// An object's body, byte for byte.
+    pub async fn body(&self, sequence: u64) -> Result<Vec<u8>> {
+        let sequence = Sequence::try_from(sequence)?;
+        let object = self.archive().get(sequence).await?.with_context(|| format!("there is no object {sequence}"))?;
+        Ok(object.body.collect().await?.to_vec())
+    }
+
+    /// The table of posts, by id.
+    pub async fn rows(&self) -> Result<Vec<Row>> {
+        self.query(&format!("SELECT id, user_id, title, body FROM {}.posts ORDER BY id", self.schema)).await
+    }
+
+    /// How many rows the table has.
+    pub async fn count(&self) -> Result<u64> {
+        let counted: Vec<(i64,)> = self.query(&format!("SELECT count(*) FROM {}.posts", self.schema)).await?;
+        Ok(counted.first().map_or(0, |(count,)| count.unsigned_abs()))
+    }
+
+    /// The number of the last object applied; 0 before the first.
+    pub async fn position(&self) -> Result<u64> {
+        let found: Vec<(Option<i64>,)> = self.query(&format!("SELECT position FROM {}.stream", self.schema)).await?;
+        Ok(found.first().and_then(|(position,)| *position).map_or(0, i64::unsigned_abs))
+    }
+
+    /// What keeps the table from being the API's posts at the end of the archive: nothing, if it is empty.
+    pub async fn unsettled(&self) -> Result<Vec<String>> {
+        let (end, position) = (self.end().await?, self.position().await?);
+        if position != end || end == 0 {
+            return Ok(vec![format!("the position is {position}, and the end of the archive {end}")]);
+        }
+        let posts = self.api.posts();
+        let count = self.count().await?;
+        if count < posts.len() as u64 {
+            return Ok(vec![format!("the table has {count} rows, and the API {} posts", posts.len())]);
+        }
+        Ok(differences(&posts, &self.rows().await?))
+    }
+
+    /// Waits until the table equals the API and the position is the end of the archive.
+    pub async fn settled(&self, deadline: Duration) -> Result<()> {
+        let wait = Wait::new("the table equals the API", deadline);
+        loop {
+            match self.unsettled().await {
+                Ok(differences) if differences.is_empty() => return Ok(()),
+                Ok(differences) => wait.again(self, &differences.join("\n")).await?,
+                Err(error) => wait.again(self, &format!("{error:#}")).await?,
+            }
+        }
+    }
+
+    /// Waits until the condition holds; it is looked at every 20 ms. An error in it counts as "not yet", because a database
+    /// that is being restored does not answer. A failure tells the last error and what the daemons logged last.
+    pub async fn wait_until(
+        &self,
+        what: impl fmt::Display,
+        deadline: Duration,
+        mut condition: impl AsyncFnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let wait = Wait::new(what, deadline);
+        loop {
+            match condition().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => wait.again(self, "").await?,
+                Err(error) => wait.again(self, &format!("last error: {error:#}")).await?,
+            }
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let lines = [&self.importer, &self.transformer].map(|daemon| {
+            let name = daemon.name();
+            format!(
+                "\n--- {name}, restarted {} times, its last lines:\n{}",
+                daemon.restarts(),
+                tail::of_file(daemon.log())
+            )
+        });
+        lines.concat()
+    }
+
+    /// Rows of a statement. A connection that was cut, by a restore for instance, is made anew once.
+    async fn query<T>(&self, statement: &str) -> Result<Vec<T>>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        let mut kept = self.connection.lock().await;
+        if let Some(mut connection) = kept.take()
+            && let Ok(rows) = sqlx::query_as(AssertSqlSafe(statement)).fetch_all(&mut connection).await
+        {
+            *kept = Some(connection);
+            return Ok(rows);
+        }
+        let mut connection = self.connect().await?;
+        let rows = sqlx::query_as(AssertSqlSafe(statement)).fetch_all(&mut connection).await?;
+        *kept = Some(connection);
+        Ok(rows)
+    }
+}
+
+/// A wait that has its limit.
+struct Wait {
+    what: String,
+    begun: Instant,
+    deadline: Duration,
+}
+
+impl Wait {
+    fn new(what: impl fmt::Display, deadline: Duration) -> Self {
+        Self { what: what.to_string(), begun: Instant::now(), deadline }
+    }
+
+    /// The pause before the next look, or the error that there is none.
+    async fn again(&self, sandbox: &Sandbox, seen: &str) -> Result<()> {
+        if self.begun.elapsed() > self.deadline {
+            let seconds = self.deadline.as_secs_f32();
+            bail!("waited {seconds} s in vain until {}\n{seen}{}", self.what, sandbox.last_lines());
+        }
+        sleep(LOOK_EVERY).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! The page: the pipeline as it runs, and buttons for the drills. Everything that it shows comes by server-sent events:
+//!
+//! - `event`: what happened, in words and with its values; a page that is opened late gets the last ones first,
+//! - `look`: what every part says of itself at one time,
+//! - `drill`: the drill that runs or ran last, whole each time.
+
+use std::{
+    collections::VecDeque,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{
+        Html, IntoResponse, Response, Sse,
+        sse::{self, KeepAlive},
+    },
+    routing::{get, post},
+};
+use reqwest::Client;
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::object::{self, Sequence};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, watch},
+    time::{sleep, timeout},
+};
+use tokio_stream::{
+    Stream, StreamExt, iter,
+    wrappers::{BroadcastStream, WatchStream, errors::BroadcastStreamRecvError},
+};
+
+use crate::{
+    daemon::Daemon,
+    drills::{self, Backups, Drill, Report, Step},
+    event::Event,
+    sandbox::Sandbox,
+    say::{Tone, say},
+};
+
+/// Enough to read back over the last drills.
+const KEPT_EVENTS: usize = 300;
+
+/// A reader that falls this far behind is told so.
+const CAPACITY: usize = 1024;
+
+/// As many as a station has room for.
+const SHOWN_OBJECTS: u64 = 4;
+
+/// Every part is on loopback; one that does not answer for this long is shown as such.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// While something happens the parts are looked at again after the first, while nothing does after the second.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+struct Page {
+    sandbox: Arc<Sandbox>,
+    backups: Backups,
+    client: Client,
+    events: Mutex<VecDeque<Value>>,
+    live: broadcast::Sender<Value>,
+    look: watch::Sender<Value>,
+    drill: watch::Sender<Option<Shown>>,
+}
+
+/// A drill, as the page shows it.
+#[derive(Clone, Serialize)]
+struct Shown {
+    drill: String,
+    steps: Vec<Step>,
+    /// Nothing as long as it runs.
+    outcome: Option<Result<Report, String>>,
+}
+
+/// Serves the page on a free port until the runtime ends; answers with its address, `http://127.0.0.1:PORT`.
+pub async fn serve(sandbox: Arc<Sandbox>) -> Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let page = Arc::new(Page {
+        sandbox,
+        backups: Backups::default(),
+        client: Client::builder().no_proxy().timeout(ANSWER_DEADLINE).build()?,
+        events: Mutex::default(),
+        live: broadcast::Sender::new(CAPACITY),
+        look: watch::Sender::default(),
+        drill: watch::Sender::default(),
+    });
+    tokio::spawn(record(page.clone(), page.sandbox.events().subscribe()));
+    tokio::spawn(look_on(page.clone()));
+    let keeper = page.clone();
+    tokio::spawn(async move { keeper.backups.keep(&keeper.sandbox).await });
+    let routes = Router::new()
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/events", get(follow))
+        .route("/drills/{name}", post(start))
+        .with_state(page);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    Ok(address)
+}
+
+/// Remembers what happens, and passes it on.
+async fn record(page: Arc<Page>, mut events: broadcast::Receiver<Event>) {
+    loop {
+        let (value, is_kept) = match events.recv().await {
+            Ok(event) => {
+                let said = say(&event);
+                let (tone, text) = said.unwrap_or((Tone::Quiet, event.message.clone()));
+                (json!({"event": event, "tone": format!("{tone:?}").to_lowercase(), "text": text}), tone != Tone::Quiet)
+            }
+            Err(broadcast::error::RecvError::Lagged(count)) => (lost(count), true),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        // Under the lock, so that a page that opens now gets each event once.
+        let mut kept = page.events();
+        if is_kept {
+            kept.push_back(value.clone());
+            if kept.len() > KEPT_EVENTS {
+                kept.pop_front();
+            }
+        }
+        // An error means that nobody watches.
+        let _ = page.live.send(value);
+    }
+}
+
+fn lost(count: u64) -> Value {
+    json!({"tone": "warning", "text": format!("… {count} events came faster than they can be shown")})
+}
+
+/// Looks at the parts as long as somebody watches.
+async fn look_on(page: Arc<Page>) {
+    let mut events = page.live.subscribe();
+    loop {
+        // Whatever happens from here on is a reason to look again.
+        events = events.resubscribe();
+        let is_watched = page.look.receiver_count() > 0;
+        page.look.send_replace(if is_watched { page.look().await } else { Value::Null });
+        sleep(LOOK_PAUSE).await;
+        // Only that something happened matters, or that nothing did.
+        let _ = timeout(LOOK_EVERY, events.recv()).await;
+    }
+}
+
+/// The stream behind the page.
+async fn follow(State(page): State<Arc<Page>>) -> Sse<impl Stream<Item = Result<sse::Event, axum::Error>>> {
+    let (past, live) = {
+        let kept = page.events();
+        (kept.clone(), page.live.subscribe())
+    };
+    let live = BroadcastStream::new(live).map(|event| {
+        event.unwrap_or_else(|lagged| match lagged {
+            BroadcastStreamRecvError::Lagged(count) => lost(count),
+        })
+    });
+    let events = iter(past).chain(live).map(|event| message("event", &event));
+    let looks = WatchStream::new(page.look.subscribe()).map(|look| message("look", &look));
+    let drills = WatchStream::new(page.drill.subscribe()).map(|drill| message("drill", &drill));
+    Sse::new(events.merge(looks).merge(drills)).keep_alive(KeepAlive::default())
+}
+
+fn message(name: &str, data: &impl Serialize) -> Result<sse::Event, axum::Error> {
+    sse::Event::default().event(name).json_data(data)
+}
+
+/// Runs a drill, and answers when it is over. It runs to its end even if nobody waits for the answer.
+async fn start(State(page): State<Arc<Page>>, Path(name): Path<String>) -> Response {
+    let drill = match name.parse::<Drill>() {
+        Ok(drill) => drill,
+        Err(error) => return (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
+    };
+    let is_begun = page.drill.send_if_modified(|shown| {
+        let is_free = shown.as_ref().is_none_or(|shown| shown.outcome.is_some());
+        if is_free {
+            *shown = Some(Shown { drill: name, steps: Vec::new(), outcome: None });
+        }
+        is_free
+    });
+    if !is_begun {
+        return (StatusCode::CONFLICT, "another drill is running; one at a time\n").into_response();
+    }
+    let runner = page.clone();
+    let run = tokio::spawn(async move {
+        let note = |step| runner.change_drill(|shown| shown.steps.push(step));
+        drills::run(drill, &runner.sandbox, &runner.backups, note).await.map_err(|error| format!("{error:#}"))
+    });
+    let end = tokio::spawn(async move {
+        let outcome = run.await.unwrap_or_else(|error| Err(error.to_string()));
+        page.change_drill(|shown| shown.outcome = Some(outcome.clone()));
+        outcome
+    });
+    match end.await {
+        Ok(Ok(report)) => Json(report).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+impl Page {
+    fn change_drill(&self, change: impl FnOnce(&mut Shown)) {
+        self.drill.send_modify(|shown| {
+            if let Some(shown) = shown {
+                change(shown);
+            }
+        });
+    }
+
+    fn events(&self) -> MutexGuard<'_, VecDeque<Value>> {
+        // A panic elsewhere leaves whole events behind.
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All parts side by side; one that does not answer says why, and does not keep the others from being shown.
+    async fn look(&self) -> Value {
+        let told = |look: Result<Value>| look.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+        let (api, importer, archive, bell, transformer, table) = tokio::join!(
+            self.api(),
+            self.daemon(&self.sandbox.importer),
+            self.archive(),
+            self.bell(),
+            self.daemon(&self.sandbox.transformer),
+            self.table(),
+        );
+        json!({
+            "api": told(api), "importer": importer, "archive": told(archive),
+            "bell": told(bell), "transformer": transformer, "table": told(table),
+        })
+    }
+
+    async fn api(&self) -> Result<Value> {
+        let response = self.client.head(self.sandbox.api.url()).send().await?.error_for_status()?;
+        let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
+        Ok(json!({"posts": self.sandbox.api.len(), "etag": etag}))
+    }
+
+    async fn daemon(&self, daemon: &Daemon) -> Value {
+        let answer = self.client.get(format!("{}/readyz", daemon.admin_url())).send().await;
+        let state = match answer {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) if daemon.pid().is_some() => "starting".to_owned(),
+            Err(_) => "down".to_owned(),
+        };
+        json!({"pid": daemon.pid(), "restarts": daemon.restarts(), "state": state.trim()})
+    }
+
+    async fn archive(&self) -> Result<Value> {
+        let (end, stream) = (self.sandbox.end().await?, self.sandbox.stream());
+        let after = Sequence::try_from(end.saturating_sub(SHOWN_OBJECTS)).ok().map(|sequence| sequence.key(stream));
+        let request = self.sandbox.s3().list_objects_v2().bucket(self.sandbox.bucket());
+        let listed = request.prefix(object::prefix(stream)).set_start_after(after).send().await?;
+        let objects = listed.contents().iter().filter_map(|object| {
+            let key = object.key()?;
+            let at = object.last_modified()?.to_millis().ok()?;
+            Some(json!({"sequence": Sequence::from_key(key, stream)?, "key": key, "bytes": object.size(), "at": at}))
+        });
+        Ok(json!({"end": end, "objects": objects.collect::<Vec<_>>()}))
+    }
+
+    async fn bell(&self) -> Result<Value> {
+        let request = self.sandbox.sqs().get_queue_attributes().queue_url(self.sandbox.queue_url());
+        let (waiting, in_flight) = (ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible);
+        let answer = request.attribute_names(waiting.clone()).attribute_names(in_flight.clone()).send().await?;
+        let count = |name| answer.attributes()?.get(name)?.parse::<u64>().ok();
+        Ok(json!({"waiting": count(&waiting), "in_flight": count(&in_flight)}))
+    }
+
+    async fn table(&self) -> Result<Value> {
+        Ok(json!({"position": self.sandbox.position().await?, "rows": self.sandbox.count().await?}))
+    }
+}

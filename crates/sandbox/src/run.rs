@@ -1,0 +1,193 @@
+//! The command: the world comes up, the posts flow, a person watches. The only file that knows the order.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::broadcast::{Receiver, error::RecvError},
+};
+
+use crate::{
+    env_file::EnvFile, event::Event, page, progress::Progress, sandbox::Sandbox, sandbox::Setup, settings::Settings,
+    show::Show, world::World,
+};
+
+/// A hundred posts take a second; a million, well under a minute.
+const LOAD_DEADLINE: Duration = Duration::from_mins(2);
+
+/// How many differences are worth reading.
+const SHOWN_DIFFERENCES: usize = 10;
+
+/// Runs the whole pipeline until Ctrl-C.
+#[derive(Args, Clone, Debug)]
+pub struct RunSettings {
+    /// Stop after everything is loaded: exit code 0 if the rows are there and equal to the API's posts, 1 if not (after 120 s at most)
+    #[arg(long)]
+    pub once: bool,
+    /// How many posts the API has; up to a million is sensible
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub posts: u64,
+    /// Where to write the addresses of what was started, as NAME=value lines for `set -a; . FILE` [default: target/sandbox/env]
+    #[arg(long, value_name = "PATH")]
+    pub env_file: Option<PathBuf>,
+}
+
+/// Runs until it is done or told to end, and leaves nothing behind.
+pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
+    let mut signals = Signals::listen()?;
+    let progress = Progress::default();
+    let world = tokio::select! {
+        // Dropping the start kills what it has started; the guard sees to the rest.
+        () = signals.next() => return Ok(ExitCode::from(130)),
+        world = World::start(&progress) => world?,
+    };
+    let outcome = show(&world, settings, &mut signals).await;
+    let stopped = world.stop().await;
+    let code = outcome?;
+    stopped?;
+    Ok(code)
+}
+
+async fn show(world: &Arc<World>, settings: &RunSettings, signals: &mut Signals) -> Result<ExitCode> {
+    let setup = Setup { posts: settings.posts, importer: false, transformer: false, ..Setup::default() };
+    let sandbox = Arc::new(Sandbox::start(world, setup).await?);
+    let mut events = sandbox.events().subscribe();
+    let mut show = Show::new();
+    show.header(&sandbox);
+
+    let page = page::serve(sandbox.clone()).await.context("cannot serve the page")?;
+    let path = settings.env_file.clone().unwrap_or_else(|| world.place().env_file());
+    let env_file = EnvFile::write(&path, &addresses(&sandbox, &page))?;
+    if env_file.path() != path {
+        show.note(&format!(
+            "another sandbox runs with {}, so this one has {}",
+            path.display(),
+            env_file.path().display()
+        ));
+    }
+
+    sandbox.importer.start();
+    sandbox.transformer.start();
+    let code = watch(&sandbox, settings, &mut show, &mut events, signals, &page, &env_file).await?;
+    if settings.once {
+        // The outcome is the last word.
+        sandbox.stop().await?;
+        return Ok(code);
+    }
+    show.note("ending");
+    sandbox.stop().await?;
+    show.events(&mut events);
+    Ok(code)
+}
+
+/// Shows events until the end: a signal, or with `--once` that everything is loaded.
+async fn watch(
+    sandbox: &Sandbox,
+    settings: &RunSettings,
+    show: &mut Show,
+    events: &mut Receiver<Event>,
+    signals: &mut Signals,
+    page: &str,
+    env_file: &EnvFile,
+) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let settled = sandbox.settled(LOAD_DEADLINE);
+    tokio::pin!(settled);
+    let loaded = loop {
+        tokio::select! {
+            // An event that waits is shown before the news that all is loaded, which it led to.
+            biased;
+            // Nothing is lost when one of these is dropped: the events stay in the channel, and a look at the table is only a look.
+            event = events.recv() => show_event(show, event),
+            () = signals.next() => return Ok(ExitCode::from(130)),
+            loaded = &mut settled => break loaded,
+        }
+    };
+    // The last lines of the daemons are on their way while the table is already full.
+    show.events(events);
+    match &loaded {
+        Ok(()) => {
+            let rows = sandbox.rows().await?;
+            show.sample(&rows);
+            let seconds = begun.elapsed().as_secs_f32();
+            show.good(&format!(
+                "{} rows, equal to the API's posts field by field, {seconds:.1} s after the daemons were started",
+                rows.len()
+            ));
+        }
+        Err(error) => {
+            show.bad(&format!("{error:#}"));
+            let differences = sandbox.unsettled().await.unwrap_or_default();
+            show.bad(&differences[..differences.len().min(SHOWN_DIFFERENCES)].join("\n"));
+        }
+    }
+    if settings.once {
+        return Ok(if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    show.note("");
+    show.hints(sandbox, page, &shown_path(env_file));
+    show.good("ready");
+    show.note("");
+    loop {
+        tokio::select! {
+            // As above.
+            event = events.recv() => show_event(show, event),
+            () = signals.next() => return Ok(ExitCode::from(0)),
+        }
+    }
+}
+
+fn show_event(show: &mut Show, event: Result<Event, RecvError>) {
+    match event {
+        Ok(event) => show.event(&event),
+        Err(RecvError::Lagged(count)) => show.note(&format!("… {count} events came faster than they can be shown")),
+        Err(RecvError::Closed) => unreachable!("the sandbox holds a sender"),
+    }
+}
+
+/// What the env file says: the daemons' settings, and where to look at them.
+fn addresses(sandbox: &Sandbox, page: &str) -> Settings {
+    let mut settings = sandbox.settings().clone();
+    settings.set(&[
+        ("IMPORTER_ADMIN_URL", &sandbox.importer.admin_url()),
+        ("TRANSFORMER_ADMIN_URL", &sandbox.transformer.admin_url()),
+        ("SANDBOX_URL", page),
+    ]);
+    settings
+}
+
+/// As a person in this folder would type it.
+fn shown_path(env_file: &EnvFile) -> String {
+    let path = env_file.path();
+    let here = std::env::current_dir().unwrap_or_default();
+    let short = path.strip_prefix(here).unwrap_or(path);
+    // `.` looks for a name without a slash on PATH.
+    if short.components().count() == 1 { format!("./{}", short.display()) } else { short.display().to_string() }
+}
+
+/// The signals that mean: end in order.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            // All only watch.
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+            _ = hangup.recv() => (),
+        }
+    }
+}
