@@ -1,0 +1,57 @@
+//! Wrong settings end a daemon with exit code 2 and one message that lists all of them; the help explains each.
+
+use std::process::Output;
+
+use anyhow::Result;
+use support::world;
+
+async fn run(program: &str, settings: &[(&'static str, &str)], arguments: &[&str]) -> Result<Output> {
+    let world = world().await;
+    let programs = world.programs();
+    let program = if program == "importer" { &programs.importer } else { &programs.transformer };
+    let mut set = sandbox::Settings::new();
+    set.set(settings);
+    Ok(world.program(program, &set).args(arguments).output()?)
+}
+
+fn told(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    format!("exit code {}\n{}", output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text))
+}
+
+#[tokio::test]
+async fn the_help_explains_every_setting() -> Result<()> {
+    insta::assert_snapshot!("importer_help", told(&run("importer", &[], &["--help"]).await?));
+    insta::assert_snapshot!("transformer_help", told(&run("transformer", &[], &["--help"]).await?));
+    insta::assert_snapshot!("transformer_migrate_help", told(&run("transformer", &[], &["migrate", "--help"]).await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_wrong_settings_are_told_at_once() -> Result<()> {
+    let wrong =
+        [("POLL_INTERVAL", "2x"), ("STREAM", "Posts"), ("QUEUE_URL", "http://localhost/posts"), ("MAX_BODY", "0")];
+    insta::assert_snapshot!("importer_wrong_settings", told(&run("importer", &wrong, &[]).await?));
+    let wrong =
+        [("CATCH_UP_INTERVAL", "0s"), ("DATABASE_URL", "mysql://me:secret@host/db"), ("DATABASE_SCHEMA", "a-b")];
+    let output = run("transformer", &wrong, &["--log-format", "xml"]).await?;
+    assert!(!told(&output).contains("secret"));
+    insta::assert_snapshot!("transformer_wrong_settings", told(&output));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_password_on_the_command_line_is_refused() -> Result<()> {
+    let arguments = ["migrate", "--database-url", "postgres://me:secret@localhost/posts"];
+    insta::assert_snapshot!("password_in_argv", told(&run("transformer", &[], &arguments).await?));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_version_names_the_revision() -> Result<()> {
+    for program in ["importer", "transformer"] {
+        let version = told(&run(program, &[], &["--version"]).await?);
+        assert!(version.starts_with(&format!("exit code 0\n{program} 0.1.0 (")), "{version}");
+    }
+    Ok(())
+}
