@@ -92,9 +92,9 @@ pub fn state_after(fault: &ImportError) -> State {
         ImportError::Archive(
             ArchiveError::Refused { .. } | ArchiveError::NoBucket { .. } | ArchiveError::Foreign { .. },
         ) => State::Holding(chain(fault)),
-        ImportError::Archive(ArchiveError::Failed { .. }) | ImportError::Poll(_) | ImportError::Bell(_) => {
-            State::Waiting(chain(fault))
-        }
+        ImportError::Archive(ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. })
+        | ImportError::Poll(_)
+        | ImportError::Bell(_) => State::Waiting(chain(fault)),
         ImportError::EndMoved => State::StandingBy,
     }
 }

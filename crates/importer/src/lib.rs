@@ -18,13 +18,13 @@
 //!
 //! There is no SQL here, and S3 is reached through `shared::archive` alone.
 
-pub mod bell;
-pub mod check;
 pub mod command;
-pub mod decide;
-pub mod list;
-pub mod page;
-pub mod poll;
-pub mod retry;
 pub mod run;
+pub mod poll;
+pub mod page;
+pub mod retry;
 pub mod spool;
+pub mod decide;
+pub mod bell;
+pub mod list;
+pub mod check;

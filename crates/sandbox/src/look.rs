@@ -29,7 +29,7 @@ impl Sandbox {
     pub async fn body(&self, sequence: u64) -> Result<Vec<u8>> {
         let sequence = Sequence::try_from(sequence)?;
         let object = self.archive().get(sequence).await?.with_context(|| format!("there is no object {sequence}"))?;
-        Ok(object.body.collect().await?.to_vec())
+        Ok(object.into_bytes().await?.to_vec())
     }
 
     /// The table of posts, by id.

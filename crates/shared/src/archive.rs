@@ -12,13 +12,19 @@ use aws_sdk_s3::{
     primitives::{ByteStream, SdkBody},
 };
 use aws_smithy_types::base64;
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use thiserror::Error;
+use tracing::debug;
 
 use crate::object::{Metadata, MetadataError, Sequence, StreamName, prefix};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How the loops see the archive: the first of the three doors to the world. Calls are safe to drop at any await.
 #[allow(async_fn_in_trait, reason = "the loops run on the main task, so nothing has to be Send")]
@@ -67,15 +73,17 @@ pub struct Head {
 }
 
 /// An object on its way from S3.
-#[derive(Debug)]
 pub struct Object {
     /// What it says of itself.
     pub metadata: Metadata,
     /// The length that S3 announced.
     pub bytes: u64,
     /// The body. It can break off or be wrong: verify the digest.
-    pub body: ByteStream,
+    pub body: Body,
 }
+
+/// Bytes as they come.
+pub type Body = BoxStream<'static, io::Result<Bytes>>;
 
 /// Why the archive did not do what was asked.
 #[derive(Debug, Error)]
@@ -110,6 +118,12 @@ pub enum ArchiveError {
         /// What is wrong with it.
         source: MetadataError,
     },
+    /// A small object's body stopped on its way.
+    #[error("an object's body broke off on its way from S3")]
+    BrokeOff {
+        /// What the connection said.
+        source: io::Error,
+    },
     /// Anything else: no answer, or an answer that says to try again.
     #[error("{operation} s3://{bucket}/{key} failed")]
     Failed {
@@ -120,7 +134,7 @@ pub enum ArchiveError {
         /// The key or prefix.
         key: String,
         /// What came back.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: BoxError,
     },
 }
 
@@ -229,7 +243,10 @@ impl Archive for S3Archive {
         match self.client.get_object().bucket(&self.bucket).key(&key).send().await {
             Ok(object) => {
                 let metadata = self.decode(&key, object.metadata())?;
-                Ok(Some(Object { metadata, bytes: length(object.content_length()), body: object.body }))
+                let bytes = length(object.content_length());
+                let etag = object.e_tag.unwrap_or_default();
+                let body = Resuming { archive: self.clone(), key, etag, bytes, read: 0, resumed: 0, rest: object.body };
+                Ok(Some(Object { metadata, bytes, body: body.into_body() }))
             }
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(self.error("GetObject", &key, error)),
@@ -266,6 +283,68 @@ impl Archive for S3Archive {
                 Ok(Append::Taken)
             }
             Err(error) => Err(self.error("PutObject", &key, error)),
+        }
+    }
+}
+
+impl Object {
+    /// The whole body, for one that is known to be small.
+    pub async fn into_bytes(self) -> Result<Bytes, ArchiveError> {
+        let mut bytes = BytesMut::new();
+        let mut body = self.body;
+        while let Some(chunk) = body.try_next().await.map_err(|source| ArchiveError::BrokeOff { source })? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The same object with its body read.
+    pub async fn into_memory(self) -> Result<Self, ArchiveError> {
+        let (metadata, bytes) = (self.metadata.clone(), self.bytes);
+        let body = self.into_bytes().await?;
+        Ok(Self { metadata, bytes, body: stream::once(async { Ok(body) }).boxed() })
+    }
+}
+
+/// A body that goes on where it broke off, with a range request for the same version of the object.
+struct Resuming {
+    archive: S3Archive,
+    key: String,
+    etag: String,
+    bytes: u64,
+    read: u64,
+    resumed: u32,
+    rest: ByteStream,
+}
+
+impl Resuming {
+    /// More breaks than this are not bad luck; whoever reads begins anew, with back-off.
+    const TIMES: u32 = 5;
+
+    fn into_body(self) -> Body {
+        stream::try_unfold(self, |mut this| async { Ok(this.next().await?.map(|chunk| (chunk, this))) }).boxed()
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let why: BoxError = match self.rest.next().await {
+                Some(Ok(chunk)) => {
+                    self.read += chunk.len() as u64;
+                    return Ok(Some(chunk));
+                }
+                None if self.read == self.bytes => return Ok(None),
+                None => "it ended early".into(),
+                Some(Err(error)) => error.into(),
+            };
+            if self.resumed == Self::TIMES || self.read == self.bytes {
+                return Err(io::Error::other(why));
+            }
+            self.resumed += 1;
+            debug!(key = self.key, read = self.read, why = %why, "a body broke off and is resumed");
+            let S3Archive { client, bucket, .. } = &self.archive;
+            let request = client.get_object().bucket(bucket).key(&self.key).if_match(&self.etag);
+            let rest = request.range(format!("bytes={}-", self.read)).send().await;
+            self.rest = rest.map_err(io::Error::other)?.body;
         }
     }
 }

@@ -4,10 +4,10 @@
 //! S3 door, the pointer, and the life of a process (settings, clients, logs, shutdown). Nothing here knows
 //! HTTP APIs or SQL; there is no reqwest and no sqlx.
 
-pub mod archive;
-pub mod aws;
 pub mod object;
+pub mod archive;
 pub mod pointer;
 pub mod settings;
-pub mod shutdown;
+pub mod aws;
 pub mod telemetry;
+pub mod shutdown;

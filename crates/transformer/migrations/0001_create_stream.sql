@@ -7,20 +7,21 @@ CREATE TABLE stream (
     -- The identity of the archive that the position counts in; unknown until the first object is applied.
     archive_id uuid,
     position bigint NOT NULL DEFAULT 0 CHECK (position >= 0),
-    -- The observation at the position: the next object must name it as its `previous`.
+    -- The observation at the position: the next object must name it as its `previous`. NULL before the first object, and
+    -- after one that was skipped because it is missing, which nobody can name.
     previous uuid,
-    CHECK ((position = 0) = (archive_id IS NULL) AND (position = 0) = (previous IS NULL))
+    CHECK ((position = 0) = (archive_id IS NULL))
 );
 CREATE UNIQUE INDEX stream_has_one_row ON stream ((true));
 
--- The ledger: what became of each object up to the position.
+-- The ledger: what became of each object up to the position. A missing object that was skipped has only its number.
 CREATE TABLE objects (
     sequence bigint PRIMARY KEY CHECK (sequence > 0),
     key text NOT NULL,
-    sha256 bytea NOT NULL CHECK (length(sha256) = 32),
-    observation uuid NOT NULL UNIQUE,
-    bytes bigint NOT NULL,
-    fetched_at timestamptz NOT NULL,
+    sha256 bytea CHECK (length(sha256) = 32),
+    observation uuid UNIQUE,
+    bytes bigint,
+    fetched_at timestamptz,
     loaded_at timestamptz NOT NULL DEFAULT now(),
     outcome text NOT NULL CHECK (outcome IN ('loaded', 'quarantined', 'skipped')),
     -- Why it is not loaded, for a person.
@@ -28,7 +29,10 @@ CREATE TABLE objects (
     records bigint NOT NULL DEFAULT 0,
     inserted bigint NOT NULL DEFAULT 0,
     updated bigint NOT NULL DEFAULT 0,
-    quarantined bigint NOT NULL DEFAULT 0
+    quarantined bigint NOT NULL DEFAULT 0,
+    -- Records with fields that no column is there for: the API's schema drifts.
+    with_extra bigint NOT NULL DEFAULT 0,
+    CHECK (outcome = 'skipped' OR (sha256, observation, bytes, fetched_at) IS NOT NULL)
 );
 
 -- The posts: a function of the archive. Both times come from observations, never from a clock here.

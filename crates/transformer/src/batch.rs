@@ -3,19 +3,19 @@
 //! Bounded: one batch being filled, two waiting, one in the database's hands.
 
 use std::{
+    collections::HashMap,
     io::{self, BufRead, BufReader, Read},
     thread,
 };
 
-use aws_sdk_s3::primitives::ByteStream;
 use sha2::Digest;
-use shared::{object::Sha256, telemetry::chain};
+use shared::{archive::Body, object::Sha256, telemetry::chain};
 use tokio::{runtime::Handle, sync::mpsc};
-use tokio_util::io::SyncIoBridge;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     post::{Post, WrongRecord},
-    record::{DocumentError, read_records},
+    record::{DocumentError, Record, read_records},
 };
 
 /// A batch is sent when it has this many posts; from 4,000 on, larger ones measured no faster.
@@ -46,6 +46,8 @@ pub struct Batch {
     pub posts: Vec<Post>,
     /// The others.
     pub wrong: Vec<WrongRecord>,
+    /// The records that the posts were, by index, where they were asked for.
+    pub records: HashMap<u64, Record>,
 }
 
 /// How reading ended.
@@ -66,17 +68,18 @@ pub enum End {
     BrokeOff(io::Error),
 }
 
-/// Starts to read. The thread ends by itself, and when the receiver is dropped.
-pub fn read(body: ByteStream) -> mpsc::Receiver<Piece> {
+/// Starts to read, and keeps the records beside the posts if `keep_records`. The thread ends by itself, and when the receiver is
+/// dropped.
+pub fn read(body: Body, keep_records: bool) -> mpsc::Receiver<Piece> {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
-    let body = SyncIoBridge::new_with_handle(body.into_async_read(), Handle::current());
-    let reader = move || read_body(body, &pieces);
+    let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
+    let reader = move || read_body(body, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     thread::Builder::new().name("reader".into()).spawn(reader).expect("the system has room for one more thread");
     receiver
 }
 
-fn read_body(body: impl Read, pieces: &mpsc::Sender<Piece>) {
+fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
     let mut body =
         BufReader::with_capacity(BUFFER_BYTES, Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces });
     let mut filling = Filling::default();
@@ -84,7 +87,7 @@ fn read_body(body: impl Read, pieces: &mpsc::Sender<Piece>) {
     let document = read_records(&mut body, |record| {
         records += 1;
         match Post::from_record(&record) {
-            Ok(post) => filling.add(post),
+            Ok(post) => filling.add(post, keep_records.then_some(record)),
             Err(wrong) => filling.set_aside(wrong),
         }
         if filling.is_full() {
@@ -123,12 +126,17 @@ fn read_to_end(body: &mut impl BufRead) -> io::Result<()> {
 struct Filling {
     posts: Vec<Post>,
     wrong: Vec<WrongRecord>,
+    records: HashMap<u64, Record>,
     bytes: usize,
 }
 
 impl Filling {
-    fn add(&mut self, post: Post) {
+    fn add(&mut self, post: Post, record: Option<Record>) {
         self.bytes += post.size_bytes();
+        if let Some(record) = record {
+            self.bytes += record.raw.get().len();
+            self.records.insert(record.index, record);
+        }
         self.posts.push(post);
     }
 
@@ -146,13 +154,13 @@ impl Filling {
     }
 
     fn into_batch(self) -> Batch {
-        let Self { mut posts, wrong, .. } = self;
+        let Self { mut posts, wrong, records, .. } = self;
         // Stable, so of equal ids the last one in the document is the last one here.
         posts.sort_by_key(|post| post.id);
         posts.reverse();
         posts.dedup_by_key(|post| post.id);
         posts.reverse();
-        Batch { posts, wrong }
+        Batch { posts, wrong, records }
     }
 }
 
@@ -182,7 +190,7 @@ mod tests {
 
     fn pieces(document: &[u8]) -> (Vec<Batch>, End) {
         let (sender, mut receiver) = mpsc::channel(100);
-        read_body(document, &sender);
+        read_body(document, false, &sender);
         drop(sender);
         let mut batches = Vec::new();
         while let Some(piece) = receiver.blocking_recv() {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::ProgressBar;
 use shared::{
     archive::S3Archive,
     aws,
@@ -16,8 +17,10 @@ use tracing::{error, info};
 use crate::{
     bell::{BellSettings, SqsBell},
     connect::DatabaseSettings,
+    follow::Follower,
     migrate::migrate,
     run::{PaceSettings, Transformer},
+    skip::Skip,
     table::PostgresTable,
 };
 
@@ -67,9 +70,19 @@ struct RunSettings {
     #[command(flatten)]
     database: DatabaseSettings,
     #[command(flatten)]
+    follow: FollowSettings,
+    #[command(flatten)]
     pace: PaceSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Clone, Debug)]
+struct FollowSettings {
+    /// Objects to do without, as in 17,40-52: for one that kills the process each time, or that is missing for good. The
+    /// ledger says that they were skipped
+    #[arg(long, env = "SKIP", value_name = "SEQUENCES", default_value = "", hide_default_value = true)]
+    skip: Skip,
 }
 
 #[derive(Args, Debug)]
@@ -106,13 +119,10 @@ async fn run(settings: RunSettings) -> anyhow::Result<()> {
     let config = aws::config().await;
     let ArchiveSettings { stream, archive_bucket } = settings.archive;
     info!(version = VERSION, %stream, archive_bucket, schema = %settings.database.database_schema, "transformer starts");
-    let transformer = Transformer::new(
-        S3Archive::new(aws::s3(&config), archive_bucket, stream.clone()),
-        SqsBell::new(aws::sqs(&config), settings.bell),
-        PostgresTable::new(settings.database, stream.clone()),
-        stream,
-        status,
-    );
+    let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream.clone());
+    let table = PostgresTable::new(settings.database, stream.clone());
+    let follower = Follower::new(archive, table, settings.follow.skip, ProgressBar::hidden());
+    let transformer = Transformer::new(follower, SqsBell::new(aws::sqs(&config), settings.bell), stream, status);
     run_until_drained(|shutdown| transformer.run(settings.pace, shutdown)).await;
     info!("transformer ends");
     Ok(())

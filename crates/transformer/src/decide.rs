@@ -8,7 +8,7 @@ use shared::{
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{fault::Fault, run::FollowError};
+use crate::{fault::Fault, follow::FollowError};
 
 /// Where the database stands: the last object applied, as its ledger has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +17,17 @@ pub struct Position {
     pub sequence: Sequence,
     /// The archive that the number counts in.
     pub archive_id: Uuid,
-    /// What the next object must name as its `previous`.
-    pub observation: Uuid,
+    /// What the next object must name as its `previous`; unknown after a missing object was skipped.
+    pub observation: Option<Uuid>,
     /// The digest of the object.
-    pub sha256: Sha256,
+    pub sha256: Option<Sha256>,
 }
 
 impl Position {
     /// Where the database stands after it has applied the object.
     pub fn after(sequence: Sequence, metadata: &Metadata) -> Self {
         let Metadata { archive_id, observation, sha256, .. } = *metadata;
-        Self { sequence, archive_id, observation, sha256 }
+        Self { sequence, archive_id, observation: Some(observation), sha256: Some(sha256) }
     }
 }
 
@@ -94,7 +94,7 @@ pub enum Hold {
     /// There is a hole.
     #[error(
         "the object at sequence {missing} is missing, and the archive goes on to {end}: bring it back (a versioned bucket has it \
-         under a delete marker)"
+         under a delete marker), or do without it with SKIP={missing}"
     )]
     ObjectMissing {
         /// The hole.
@@ -110,8 +110,9 @@ pub fn check_position(position: &Position, there: &Metadata) -> Result<(), Hold>
     if there.archive_id != ours {
         return Err(Hold::AnotherArchive { sequence, found: there.archive_id, ours });
     }
-    if (there.observation, there.sha256) != (position.observation, position.sha256) {
-        return Err(Hold::Rewritten { sequence, found: there.observation, ours: position.observation });
+    let (Some(ours), Some(sha256)) = (position.observation, position.sha256) else { return Ok(()) };
+    if (there.observation, there.sha256) != (ours, sha256) {
+        return Err(Hold::Rewritten { sequence, found: there.observation, ours });
     }
     Ok(())
 }
@@ -123,10 +124,10 @@ pub fn check_next(position: Option<&Position>, there: &Metadata) -> Result<(), H
     if there.archive_id != position.archive_id {
         return Err(Hold::AnotherArchive { sequence, found: there.archive_id, ours: position.archive_id });
     }
-    if there.previous != Some(position.observation) {
-        return Err(Hold::Forked { sequence, found: there.previous, ours: position.observation });
+    match position.observation {
+        Some(ours) if there.previous != Some(ours) => Err(Hold::Forked { sequence, found: there.previous, ours }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Why the next object is not there.
@@ -158,9 +159,10 @@ pub fn state_after(fault: &FollowError) -> State {
         FollowError::Hold(_) | FollowError::Archive(ArchiveError::Foreign { .. } | ArchiveError::NoBucket { .. }) => {
             State::Holding(why)
         }
-        FollowError::Archive(ArchiveError::Refused { .. } | ArchiveError::Failed { .. }) | FollowError::Bell(_) => {
-            State::Waiting(why)
-        }
+        FollowError::Archive(
+            ArchiveError::Refused { .. } | ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. },
+        )
+        | FollowError::Bell(_) => State::Waiting(why),
         FollowError::Table(error) => match error.fault() {
             Fault::Dependency => State::Waiting(why),
             Fault::Record | Fault::Operator | Fault::Unknown => State::Holding(why),

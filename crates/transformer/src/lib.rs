@@ -8,11 +8,16 @@
 //! command   the command line: which command, its settings, the exit code
 //! run       the loop, and the only file that knows the order of the steps:
 //!   bell      long poll for pointers; delete
-//!   decide    what the archive and the position say together: apply, wait, or hold for a person
+//!   follow    from the position to the end of the archive, object by object
+//!     decide    what the archive and the position say together: apply, wait, or hold for a person
+//!     skip      what a person does without
+//!     prefetch  objects on their way ahead of the one that is applied
 //!   batch     an object's body, on a thread of its own, to batches:
 //!     record    bytes to records
 //!     post      a record to a post, or the reason why not
 //!   table     the transaction: lock, batches, ledger, position, commit
+//!     write     a batch into the tables
+//!     copy      posts in the form that COPY reads
 //!     connect   one connection, its settings and deadlines
 //!     fault     whose fault an error is
 //! migrate   makes and upgrades the tables
@@ -20,14 +25,19 @@
 //!
 //! There is no HTTP client here but the AWS SDK's, and S3 is reached through `shared::archive` alone.
 
-pub mod batch;
-pub mod bell;
 pub mod command;
-pub mod connect;
+pub mod run;
+pub mod bell;
+pub mod follow;
 pub mod decide;
+pub mod skip;
+pub mod prefetch;
+pub mod batch;
+pub mod record;
+pub mod post;
+pub mod table;
+pub mod write;
+pub mod copy;
+pub mod connect;
 pub mod fault;
 pub mod migrate;
-pub mod post;
-pub mod record;
-pub mod run;
-pub mod table;

@@ -18,6 +18,8 @@ const RAW_LIMIT_BYTES: usize = 64 * 1024;
 /// A row of `posts`, as the observation gives it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Post {
+    /// Its place in the document, from 0.
+    pub index: u64,
     /// `id`, a 64-bit integer.
     pub id: i64,
     /// `userId`, a 64-bit integer.
@@ -46,18 +48,28 @@ pub struct WrongRecord {
 impl Post {
     /// Reads a record.
     pub fn from_record(record: &Record) -> Result<Self, WrongRecord> {
-        let raw = record.raw.get();
-        serde_json::from_str(raw).map_err(|error| WrongRecord {
-            index: record.index,
-            id: serde_json::from_str(raw).ok().map(|Id { id }| id),
-            reason: without_place(&error.to_string()),
-            raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
-        })
+        match serde_json::from_str(record.raw.get()) {
+            Ok(Fields(post)) => Ok(Self { index: record.index, ..post }),
+            Err(error) => Err(WrongRecord::new(record, without_place(&error.to_string()))),
+        }
     }
 
     /// Roughly what the post takes in memory and on the wire.
     pub fn size_bytes(&self) -> usize {
         size_of::<Self>() + self.title.len() + self.body.len() + self.extra.as_ref().map_or(0, String::len)
+    }
+}
+
+impl WrongRecord {
+    /// Sets a record aside.
+    pub fn new(record: &Record, reason: String) -> Self {
+        let raw = record.raw.get();
+        Self {
+            index: record.index,
+            id: serde_json::from_str(raw).ok().map(|Id { id }| id),
+            reason,
+            raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
+        }
     }
 }
 
@@ -72,10 +84,13 @@ struct Id {
     id: i64,
 }
 
-impl<'de> Deserialize<'de> for Post {
+/// A post that does not know its place yet.
+struct Fields(Post);
+
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Not derived: a derived struct takes an array too, and `flatten` loses the raw text of numbers.
-        deserializer.deserialize_map(PostVisitor)
+        deserializer.deserialize_map(PostVisitor).map(Self)
     }
 }
 
@@ -108,6 +123,7 @@ impl<'de> Visitor<'de> for PostVisitor {
         }
         let missing = |name| A::Error::custom(format!("`{name}` is missing"));
         Ok(Post {
+            index: 0,
             id: id.ok_or_else(|| missing("id"))?,
             user_id: user_id.ok_or_else(|| missing("userId"))?,
             title: title.ok_or_else(|| missing("title"))?,
@@ -171,6 +187,7 @@ mod tests {
         assert_eq!(
             post(json),
             Ok(Post {
+                index: 3,
                 id: i64::MIN,
                 user_id: 1,
                 title: "té".into(),

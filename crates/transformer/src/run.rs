@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use clap::Args;
 use shared::{
-    archive::{Archive, ArchiveError, Object},
-    object::{Metadata, Sequence, StreamName},
+    archive::Archive,
+    object::StreamName,
     pointer::Pointer,
     settings::parse_duration,
     shutdown::Shutdown,
     telemetry::{State, Status, chain},
 };
-use thiserror::Error;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::{
-    bell::{Bell, BellError, LONGEST_WAIT, Ring},
-    decide::{Absence, Hold, Position, absence, check_next, check_position, next_after, state_after},
-    table::{Counts, Outcome, Table, TableError},
+    bell::{Bell, LONGEST_WAIT, Ring},
+    decide::state_after,
+    follow::{FollowError, Followed, Follower, Goal},
+    table::Table,
 };
 
 /// The first pause after a fault; each further one is twice as long.
@@ -37,9 +37,6 @@ const HOLD_PAUSE: Duration = Duration::from_mins(1);
 /// How often to look whether another transformer is still at work.
 const STAND_BY_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often an object is read whose bytes are not those that were archived, before it is written off.
-const READS: u32 = 3;
-
 /// How often.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct PaceSettings {
@@ -48,38 +45,11 @@ pub struct PaceSettings {
     pub catch_up_interval: Duration,
 }
 
-/// Why following came to a stop.
-#[derive(Debug, Error)]
-pub enum FollowError {
-    /// The archive's side.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// The database's side.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The queue's side.
-    #[error(transparent)]
-    Bell(#[from] BellError),
-    /// A person's.
-    #[error(transparent)]
-    Hold(#[from] Hold),
-}
-
-/// How far following came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Followed {
-    /// As far as was asked.
-    ToTheEnd,
-    /// Another transformer has the stream.
-    Busy,
-}
-
 /// One stream's transformer.
 #[derive(Debug)]
 pub struct Transformer<A, B, T> {
-    archive: A,
+    follower: Follower<A, T>,
     bell: B,
-    table: T,
     stream: StreamName,
     status: Status,
     /// A queue that fails is not well again because the archive is.
@@ -88,23 +58,24 @@ pub struct Transformer<A, B, T> {
 
 impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
     /// A transformer that knows nothing yet.
-    pub fn new(archive: A, bell: B, table: T, stream: StreamName, status: Status) -> Self {
-        Self { archive, bell, table, stream, status, is_deaf: false }
+    pub fn new(follower: Follower<A, T>, bell: B, stream: StreamName, status: Status) -> Self {
+        Self { follower, bell, stream, status, is_deaf: false }
     }
 
     /// Follows the archive until the daemon drains.
     pub async fn run(mut self, pace: PaceSettings, mut shutdown: Shutdown) {
         let mut faults = 0;
         while !shutdown.is_draining() {
-            let pause = match self.look_and_listen(pace, &mut shutdown).await {
-                Ok(Followed::ToTheEnd) => {
+            let mut step = self.look_and_listen(pace, &mut shutdown).await;
+            if matches!(step, Ok(Followed::Busy)) {
+                step = self.stand_by().await;
+            }
+            let pause = match step {
+                Ok(Followed::ToTheGoal) => {
                     faults = 0;
                     continue;
                 }
-                Ok(Followed::Busy) => {
-                    self.status.set(State::StandingBy);
-                    STAND_BY_PAUSE.min(pace.catch_up_interval)
-                }
+                Ok(Followed::Busy) => STAND_BY_PAUSE.min(pace.catch_up_interval),
                 Err(fault) => {
                     let state = state_after(&fault);
                     let is_held = matches!(state, State::Holding(_));
@@ -121,7 +92,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
     /// Looks at the archive, and listens to the queue until it is time to look again. Whatever fails ends both, so that
     /// after the pause comes a look.
     async fn look_and_listen(&mut self, pace: PaceSettings, shutdown: &mut Shutdown) -> Result<Followed, FollowError> {
-        if self.look(shutdown).await? == Followed::Busy {
+        if self.follower.look(Goal::End, shutdown).await? == Followed::Busy {
             return Ok(Followed::Busy);
         }
         if !self.is_deaf {
@@ -139,22 +110,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
                 return Ok(Followed::Busy);
             }
         }
-        Ok(Followed::ToTheEnd)
-    }
-
-    /// The idle look: is the archive still the one that was followed, and is there more of it?
-    async fn look(&mut self, shutdown: &Shutdown) -> Result<Followed, FollowError> {
-        let position = self.table.position().await?;
-        if let Some(position) = &position {
-            match self.archive.head(position.sequence).await? {
-                Some(head) => check_position(position, &head.metadata)?,
-                // An old object may be gone; the next one's `previous` speaks for it. The end may not.
-                None => {
-                    absence(Some(position), self.archive.end().await?)?;
-                }
-            }
-        }
-        self.follow(position, None, shutdown).await
+        Ok(Followed::ToTheGoal)
     }
 
     /// Applies what the messages point to, then deletes them: after COMMIT, never before.
@@ -173,115 +129,29 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
                 }
             }
         }
-        let mut followed = Followed::ToTheEnd;
-        if newest.is_some() {
-            let position = self.table.position().await?;
-            followed = self.follow(position, newest, shutdown).await?;
+        let mut followed = Followed::ToTheGoal;
+        if let Some(newest) = newest {
+            followed = self.follower.follow_bell(newest, shutdown).await?;
         }
-        if is_strange && followed == Followed::ToTheEnd {
-            followed = self.look(shutdown).await?;
+        if is_strange && followed == Followed::ToTheGoal {
+            followed = self.follower.look(Goal::End, shutdown).await?;
         }
         // Undeleted, they come again, when whoever is at work now is done.
-        if followed == Followed::ToTheEnd && !shutdown.is_draining() {
+        if followed == Followed::ToTheGoal && !shutdown.is_draining() {
             self.bell.delete(rings).await;
         }
         Ok(followed)
     }
 
-    /// Applies one object after the other, up to the one that a bell named, or until there is none.
-    async fn follow(
-        &mut self,
-        mut position: Option<Position>,
-        named: Option<Sequence>,
-        shutdown: &Shutdown,
-    ) -> Result<Followed, FollowError> {
-        let mut was_absent = false;
-        while !shutdown.is_draining() {
-            let sequence = next_after(position.as_ref());
-            if named.is_some_and(|named| sequence > named) {
-                break;
-            }
-            let Some(object) = self.archive.get(sequence).await? else {
-                // Without a bell, a look that finds the object at the position need not list: 404 is the end.
-                if position.is_some() && named.is_none() {
-                    break;
-                }
-                match absence(position.as_ref(), self.archive.end().await?)? {
-                    Absence::AtTheEnd => {
-                        if let Some(named) = named {
-                            warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
-                        }
-                        break;
-                    }
-                    Absence::Hole { end } if was_absent => {
-                        return Err(Hold::ObjectMissing { missing: sequence, end }.into());
-                    }
-                    // It may have been appended after the look.
-                    Absence::Hole { .. } => was_absent = true,
-                }
-                continue;
-            };
-            was_absent = false;
-            check_next(position.as_ref(), &object.metadata)?;
-            let metadata = object.metadata.clone();
-            match self.apply(position.as_ref(), sequence, object).await? {
-                Outcome::Applied(_) => position = Some(Position::after(sequence, &metadata)),
-                Outcome::Busy => return Ok(Followed::Busy),
-                Outcome::Moved | Outcome::Broken { .. } | Outcome::WrongBytes { .. } => {
-                    position = self.table.position().await?;
-                }
-            }
+    /// Another transformer has the stream. If it is silent, its place is taken at once.
+    async fn stand_by(&mut self) -> Result<Followed, FollowError> {
+        self.status.set(State::StandingBy);
+        if self.follower.take_over_from_the_silent().await? {
+            info!("ended the transaction of a transformer that was silent");
+            return Ok(Followed::ToTheGoal);
         }
-        Ok(Followed::ToTheEnd)
+        Ok(Followed::Busy)
     }
-
-    /// Applies one object, or writes it off when the fault is its own.
-    async fn apply(
-        &mut self,
-        position: Option<&Position>,
-        sequence: Sequence,
-        object: Object,
-    ) -> Result<Outcome, FollowError> {
-        let metadata = object.metadata.clone();
-        let started = Instant::now();
-        let mut object = Some(object);
-        let mut written_off = None;
-        for read in 1..=READS {
-            let Some(body) = object.take() else { return Ok(Outcome::Moved) };
-            match self.table.apply(position, sequence, body).await? {
-                Outcome::WrongBytes { bytes } => {
-                    warn!(%sequence, observation = %metadata.observation, read, "the bytes are not those that were archived");
-                    let reason = "its bytes are not those that were archived, three times: their SHA-256 is another";
-                    written_off = Some((bytes, reason.to_owned()));
-                    object = self.archive.get(sequence).await?;
-                }
-                Outcome::Broken { bytes, reason } => {
-                    written_off = Some((bytes, reason));
-                    break;
-                }
-                Outcome::Applied(counts) => {
-                    note_applied(sequence, &metadata, counts, started);
-                    return Ok(Outcome::Applied(counts));
-                }
-                outcome @ (Outcome::Busy | Outcome::Moved) => return Ok(outcome),
-            }
-        }
-        let (bytes, reason) = written_off.expect("each read ended with an outcome");
-        let outcome = self.table.quarantine(position, sequence, &metadata, bytes, &reason).await?;
-        if let Outcome::Applied(_) = outcome {
-            warn!(%sequence, observation = %metadata.observation, outcome = "quarantined", reason, "applied");
-        }
-        Ok(outcome)
-    }
-}
-
-fn note_applied(sequence: Sequence, metadata: &Metadata, counts: Counts, started: Instant) {
-    let Counts { records, inserted, updated, quarantined } = counts;
-    let unchanged = records.saturating_sub(inserted + updated + quarantined);
-    info!(
-        %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
-        elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "applied"
-    );
 }
 
 /// Doubles with each fault in a row.

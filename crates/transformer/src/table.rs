@@ -14,10 +14,11 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
-    batch::{self, Batch, End, Piece},
+    batch::{self, End, Piece},
     connect::{DatabaseSettings, connect, within},
     decide::Position,
     fault::{Fault, of_sqlstate},
+    write::{RowSource, Written, write_posts, write_posts_carefully, write_wrong_records},
 };
 
 const UNDEFINED_TABLE: &str = "42P01";
@@ -29,23 +30,41 @@ pub trait Table {
     /// The last object applied, `None` when there is none.
     async fn position(&mut self) -> Result<Option<Position>, TableError>;
 
-    /// Applies the object after `position`, if the table is still there.
+    /// Applies the object after `position`, if the table is still there. `carefully` finds the records that Postgres refuses and sets
+    /// them aside, at the price of a savepoint a batch.
     async fn apply(
         &mut self,
         position: Option<&Position>,
         sequence: Sequence,
         object: Object,
+        carefully: bool,
     ) -> Result<Outcome, TableError>;
 
-    /// Writes the object off, with the reason, and moves past it.
-    async fn quarantine(
+    /// Moves past the object after `position` without its records.
+    async fn write_off(
         &mut self,
         position: Option<&Position>,
         sequence: Sequence,
-        metadata: &Metadata,
-        bytes: u64,
-        reason: &str,
+        loss: &Loss<'_>,
     ) -> Result<Outcome, TableError>;
+
+    /// Ends the transaction that keeps this stream [`Outcome::Busy`] if its client is silent. Whether there was one.
+    async fn end_silent_holder(&mut self) -> Result<bool, TableError>;
+}
+
+/// An object without its records, for the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss<'a> {
+    /// What the object says of itself; `None` for one that is missing.
+    pub metadata: Option<&'a Metadata>,
+    /// The archive, which a missing object cannot name.
+    pub archive_id: Uuid,
+    /// Its length, as far as it was read.
+    pub bytes: Option<u64>,
+    /// `quarantined` or `skipped`.
+    pub outcome: &'static str,
+    /// Why, for a person.
+    pub reason: &'a str,
 }
 
 /// What became of an object.
@@ -80,11 +99,13 @@ pub struct Counts {
     pub inserted: u64,
     /// Changed posts.
     pub updated: u64,
-    /// Records that are no posts.
+    /// Records that are no posts, or that Postgres refuses.
     pub quarantined: u64,
+    /// Posts with fields that no column is there for.
+    pub with_extra: u64,
 }
 
-/// Why the database did not do what was asked. After any of them the connection is made anew.
+/// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
 #[derive(Debug, Error)]
 pub enum TableError {
     /// Postgres answered with an error, or could not be reached.
@@ -131,6 +152,22 @@ pub enum TableError {
 }
 
 impl TableError {
+    /// The code that Postgres gave, if it was Postgres.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => error.code().map(String::from),
+            _ => None,
+        }
+    }
+
+    /// What Postgres said, or what happened instead.
+    pub fn database_message(&self) -> String {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => error.message().to_owned(),
+            other => shared::telemetry::chain(other),
+        }
+    }
+
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
@@ -176,7 +213,7 @@ impl Table for PostgresTable {
         let mut connection = self.take_connection().await?;
         let read = sqlx::query(include_str!("sql/select_position.sql")).fetch_optional(&mut connection);
         let row = match within("read the position in", read).await {
-            Err(error) if sqlstate(&error).as_deref() == Some(UNDEFINED_TABLE) => return Err(self.no_stream()),
+            Err(error) if error.sqlstate().as_deref() == Some(UNDEFINED_TABLE) => return Err(self.no_stream()),
             read => read?.ok_or_else(|| self.no_stream())?,
         };
         self.connection = Some(connection);
@@ -193,26 +230,32 @@ impl Table for PostgresTable {
         position: Option<&Position>,
         sequence: Sequence,
         object: Object,
+        carefully: bool,
     ) -> Result<Outcome, TableError> {
         let mut connection = self.take_connection().await?;
-        let outcome = apply(&mut connection, &self.stream, position, sequence, object).await?;
+        let outcome = apply(&mut connection, &self.stream, position, sequence, object, carefully).await?;
         self.connection = Some(connection);
         Ok(outcome)
     }
 
-    async fn quarantine(
+    async fn write_off(
         &mut self,
         position: Option<&Position>,
         sequence: Sequence,
-        metadata: &Metadata,
-        bytes: u64,
-        reason: &str,
+        loss: &Loss<'_>,
     ) -> Result<Outcome, TableError> {
         let mut connection = self.take_connection().await?;
-        let line = LedgerLine { stream: &self.stream, sequence, metadata, bytes, reason: Some(reason) };
-        let outcome = quarantine(&mut connection, position, &line).await?;
+        let outcome = write_off(&mut connection, &self.stream, position, sequence, loss).await?;
         self.connection = Some(connection);
         Ok(outcome)
+    }
+
+    async fn end_silent_holder(&mut self) -> Result<bool, TableError> {
+        let mut connection = self.take_connection().await?;
+        let end = sqlx::query(include_str!("sql/end_silent_holder.sql")).fetch_all(&mut connection);
+        let ended = within("end a silent holder of the lock in", end).await?;
+        self.connection = Some(connection);
+        Ok(!ended.is_empty())
     }
 }
 
@@ -223,24 +266,32 @@ async fn apply(
     position: Option<&Position>,
     sequence: Sequence,
     object: Object,
+    carefully: bool,
 ) -> Result<Outcome, TableError> {
     let Object { metadata, body, .. } = object;
-    let mut pieces = batch::read(body);
+    let mut pieces = batch::read(body, carefully);
     // The transaction opens when there is something to write: a small object is wholly read before it.
     let mut piece = next_piece(&mut pieces).await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
-    let lock = match lock(&mut transaction, position).await? {
-        Ok(lock) => lock,
+    let mut written_before = match lock(&mut transaction, position).await? {
+        Ok(written) => written,
         Err(outcome) => return roll_back(transaction, outcome).await,
     };
+    let row = RowSource::new(sequence, &metadata);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
         match piece {
-            Piece::Batch(batch) => {
+            Piece::Batch(mut batch) => {
+                if carefully {
+                    write_posts_carefully(&mut transaction, &mut batch, row, &mut written_before).await?;
+                } else {
+                    write_posts(&mut transaction, &batch.posts, row).await?;
+                }
+                write_wrong_records(&mut transaction, &batch.wrong, row).await?;
                 counts.quarantined += batch.wrong.len() as u64;
-                write(&mut transaction, sequence, &metadata, &batch).await?;
+                counts.with_extra += batch.posts.iter().filter(|post| post.extra.is_some()).count() as u64;
             }
             Piece::End(End::Read { sha256, bytes, records, broken }) => {
                 counts.records = records;
@@ -258,26 +309,31 @@ async fn apply(
     if let Some(reason) = broken {
         return roll_back(transaction, Outcome::Broken { bytes, reason }).await;
     }
-    let line = LedgerLine { stream, sequence, metadata: &metadata, bytes, reason: None };
-    let counts = insert_object(&mut transaction, &line, counts, &lock).await?;
+    let line =
+        LedgerLine { stream, sequence, metadata: Some(&metadata), bytes: Some(bytes), outcome: "loaded", reason: None };
+    let counts = insert_object(&mut transaction, &line, counts, written_before).await?;
     // Last, so that everything that this position stands for is written when it is.
-    advance(&mut transaction, sequence, &metadata).await?;
+    advance(&mut transaction, sequence, metadata.archive_id, Some(metadata.observation)).await?;
     within("commit to", transaction.commit()).await?;
     Ok(Outcome::Applied(counts))
 }
 
-async fn quarantine(
+async fn write_off(
     connection: &mut PgConnection,
+    stream: &StreamName,
     position: Option<&Position>,
-    line: &LedgerLine<'_>,
+    sequence: Sequence,
+    loss: &Loss<'_>,
 ) -> Result<Outcome, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
-    let lock = match lock(&mut transaction, position).await? {
-        Ok(lock) => lock,
+    let written_before = match lock(&mut transaction, position).await? {
+        Ok(written) => written,
         Err(outcome) => return roll_back(transaction, outcome).await,
     };
-    let counts = insert_object(&mut transaction, line, Counts::default(), &lock).await?;
-    advance(&mut transaction, line.sequence, line.metadata).await?;
+    let Loss { metadata, archive_id, bytes, outcome, reason } = *loss;
+    let line = LedgerLine { stream, sequence, metadata, bytes, outcome, reason: Some(reason) };
+    let counts = insert_object(&mut transaction, &line, Counts::default(), written_before).await?;
+    advance(&mut transaction, sequence, archive_id, metadata.map(|metadata| metadata.observation)).await?;
     within("commit to", transaction.commit()).await?;
     Ok(Outcome::Applied(counts))
 }
@@ -291,74 +347,32 @@ async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> 
     Ok(outcome)
 }
 
-/// What was so when the lock was taken.
-struct Lock {
-    inserted_before: i64,
-    updated_before: i64,
-}
-
+/// Takes the stream's row, if nobody has it and it says what is expected; answers with what was written before.
 async fn lock(
     transaction: &mut Transaction<'_, Postgres>,
     expected: Option<&Position>,
-) -> Result<Result<Lock, Outcome>, TableError> {
+) -> Result<Result<Written, Outcome>, TableError> {
     let locked = sqlx::query(include_str!("sql/lock_stream.sql")).fetch_one(&mut **transaction);
     let row = match within("lock the stream in", locked).await {
-        Err(error) if sqlstate(&error).as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Err(Outcome::Busy)),
+        Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Err(Outcome::Busy)),
         locked => locked?,
     };
     let read = || -> Result<_, sqlx::Error> {
         let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
-        Ok((
-            found,
-            Lock { inserted_before: row.try_get("inserted_before")?, updated_before: row.try_get("updated_before")? },
-        ))
+        Ok((found, Written::of(&row)?))
     };
-    let (found, lock) = read().map_err(|source| TableError::Sql { doing: "lock the stream in", source })?;
-    let expected =
-        expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), Some(position.observation)));
-    Ok(if found == expected { Ok(lock) } else { Err(Outcome::Moved) })
-}
-
-async fn write(
-    transaction: &mut Transaction<'_, Postgres>,
-    sequence: Sequence,
-    metadata: &Metadata,
-    Batch { posts, wrong }: &Batch,
-) -> Result<(), TableError> {
-    if !posts.is_empty() {
-        let merge = sqlx::query(include_str!("sql/merge_posts.sql"))
-            .bind(column(posts, |post| post.id))
-            .bind(column(posts, |post| post.user_id))
-            .bind(column(posts, |post| post.title.as_str()))
-            .bind(column(posts, |post| post.body.as_str()))
-            .bind(column(posts, |post| post.extra.as_deref()))
-            .bind(metadata.fetched_at.to_string())
-            .bind(to_bigint(sequence.get()));
-        within("merge posts into", merge.execute(&mut **transaction)).await?;
-    }
-    if !wrong.is_empty() {
-        let insert = sqlx::query(include_str!("sql/insert_quarantined_records.sql"))
-            .bind(to_bigint(sequence.get()))
-            .bind(column(wrong, |record| to_bigint(record.index)))
-            .bind(column(wrong, |record| record.id))
-            .bind(column(wrong, |record| record.reason.as_str()))
-            .bind(column(wrong, |record| record.raw.as_slice()));
-        within("quarantine records in", insert.execute(&mut **transaction)).await?;
-    }
-    Ok(())
-}
-
-fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
+    let (found, written) = read().map_err(|source| TableError::Sql { doing: "lock the stream in", source })?;
+    let expected = expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), position.observation));
+    Ok(if found == expected { Ok(written) } else { Err(Outcome::Moved) })
 }
 
 /// What the ledger says of an object.
 struct LedgerLine<'a> {
     stream: &'a StreamName,
     sequence: Sequence,
-    metadata: &'a Metadata,
-    bytes: u64,
-    /// Why it is quarantined, if it is.
+    metadata: Option<&'a Metadata>,
+    bytes: Option<u64>,
+    outcome: &'static str,
     reason: Option<&'a str>,
 }
 
@@ -366,36 +380,37 @@ async fn insert_object(
     transaction: &mut Transaction<'_, Postgres>,
     line: &LedgerLine<'_>,
     counts: Counts,
-    lock: &Lock,
+    written_before: Written,
 ) -> Result<Counts, TableError> {
     let insert = sqlx::query(include_str!("sql/insert_object.sql"))
         .bind(to_bigint(line.sequence.get()))
         .bind(line.sequence.key(line.stream))
-        .bind(line.metadata.sha256.0)
-        .bind(line.metadata.observation)
-        .bind(to_bigint(line.bytes))
-        .bind(line.metadata.fetched_at.to_string())
-        .bind(if line.reason.is_some() { "quarantined" } else { "loaded" })
+        .bind(line.metadata.map(|metadata| metadata.sha256.0))
+        .bind(line.metadata.map(|metadata| metadata.observation))
+        .bind(line.bytes.map(to_bigint))
+        .bind(line.metadata.map(|metadata| metadata.fetched_at.to_string()))
+        .bind(line.outcome)
         .bind(line.reason)
         .bind(to_bigint(counts.records))
         .bind(to_bigint(counts.quarantined))
-        .bind(lock.inserted_before)
-        .bind(lock.updated_before);
+        .bind(to_bigint(counts.with_extra))
+        .bind(written_before.inserted)
+        .bind(written_before.updated);
     let row = within("write the ledger of", insert.fetch_one(&mut **transaction)).await?;
-    let count = |name| row.try_get::<i64, _>(name).map(|count| u64::try_from(count).unwrap_or(0));
-    let read = || Ok(Counts { inserted: count("inserted")?, updated: count("updated")?, ..counts });
-    read().map_err(|source| TableError::Sql { doing: "write the ledger of", source })
+    let written = Written::of(&row).map_err(|source| TableError::Sql { doing: "write the ledger of", source })?;
+    Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
 }
 
 async fn advance(
     transaction: &mut Transaction<'_, Postgres>,
     sequence: Sequence,
-    metadata: &Metadata,
+    archive_id: Uuid,
+    observation: Option<Uuid>,
 ) -> Result<(), TableError> {
     let update = sqlx::query(include_str!("sql/advance_position.sql"))
-        .bind(metadata.archive_id)
+        .bind(archive_id)
         .bind(to_bigint(sequence.get()))
-        .bind(metadata.observation);
+        .bind(observation);
     within("advance the position in", update.execute(&mut **transaction)).await?;
     Ok(())
 }
@@ -403,26 +418,19 @@ async fn advance(
 /// The row as it stands; the caller knows whose it should be.
 fn read_position(row: &PgRow) -> Result<(String, Option<Position>), sqlx::Error> {
     let name = row.try_get("name")?;
-    let number = u64::try_from(row.try_get::<i64, _>("position")?).unwrap_or(0);
+    let number = row.try_get::<i64, _>("position")?.unsigned_abs();
     let Ok(sequence) = Sequence::try_from(number) else { return Ok((name, None)) };
-    // The table's own constraints say that these are there beside a position.
     let position = Position {
         sequence,
+        // The table's own constraint says that it is there beside a position.
         archive_id: row.try_get("archive_id")?,
         observation: row.try_get("previous")?,
-        sha256: Sha256(row.try_get("sha256")?),
+        sha256: row.try_get::<Option<_>, _>("sha256")?.map(Sha256),
     };
     Ok((name, Some(position)))
 }
 
-fn sqlstate(error: &TableError) -> Option<String> {
-    match error {
-        TableError::Sql { source: sqlx::Error::Database(error), .. } => error.code().map(String::from),
-        _ => None,
-    }
-}
-
 /// Postgres has no unsigned integers; ours are far below 2^63.
-fn to_bigint(number: u64) -> i64 {
+pub(crate) fn to_bigint(number: u64) -> i64 {
     i64::try_from(number).expect("sequences, sizes and counts stay below 2^63")
 }

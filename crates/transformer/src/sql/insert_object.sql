@@ -1,10 +1,10 @@
 -- The ledger's line for an object, with what the transaction did to the posts.
 INSERT INTO objects (
-    sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, inserted, updated
+    sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, with_extra, inserted, updated
 )
 VALUES (
-    $1, $2, $3, $4, $5, $6::text::timestamptz, $7, $8, $9, $10,
-    pg_stat_get_xact_tuples_inserted('posts'::regclass) - $11,
-    pg_stat_get_xact_tuples_updated('posts'::regclass) - $12
+    $1, $2, $3, $4, $5, $6::text::timestamptz, $7, $8, $9, $10, $11,
+    pg_stat_get_xact_tuples_inserted('posts'::regclass) - $12,
+    pg_stat_get_xact_tuples_updated('posts'::regclass) - $13
 )
 RETURNING inserted, updated

@@ -1,8 +1,8 @@
 -- Serialises the stream. NOWAIT, because whoever holds the row is at work on just the object that we would wait to apply.
--- The row counts so far belong to this backend, not to this transaction, so they are taken before and after.
+-- The counts of rows belong to this backend, not to this transaction, so they are taken before and after.
 SELECT
     position,
     previous,
-    pg_stat_get_xact_tuples_inserted('posts'::regclass) AS inserted_before,
-    pg_stat_get_xact_tuples_updated('posts'::regclass) AS updated_before
+    pg_stat_get_xact_tuples_inserted('posts'::regclass) AS inserted,
+    pg_stat_get_xact_tuples_updated('posts'::regclass) AS updated
 FROM stream FOR UPDATE NOWAIT

@@ -1,0 +1,282 @@
+//! From the position to the end of the archive: one object after the other, and what to do about each that cannot be applied.
+
+use indicatif::ProgressBar;
+use shared::{
+    archive::{Archive, ArchiveError, Object},
+    object::{Metadata, Sequence},
+    shutdown::Shutdown,
+};
+use thiserror::Error;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    bell::BellError,
+    decide::{Absence, Hold, Position, absence, check_next, check_position, next_after},
+    fault::Fault,
+    prefetch::Prefetch,
+    skip::Skip,
+    table::{Counts, Loss, Outcome, Table, TableError},
+};
+
+/// How often an object is read whose bytes are not those that were archived, before it is written off.
+const READS: u32 = 3;
+
+/// Why following came to a stop.
+#[derive(Debug, Error)]
+pub enum FollowError {
+    /// The archive's side.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The database's side.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The queue's side.
+    #[error(transparent)]
+    Bell(#[from] BellError),
+    /// A person's.
+    #[error(transparent)]
+    Hold(#[from] Hold),
+}
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Until there is no further object.
+    End,
+    /// To the object that a message named, which may be a lie.
+    Bell(Sequence),
+    /// To an object that a person named.
+    To(Sequence),
+}
+
+impl Goal {
+    fn is_passed(self, sequence: Sequence) -> bool {
+        match self {
+            Self::End => false,
+            Self::Bell(last) | Self::To(last) => sequence > last,
+        }
+    }
+}
+
+/// How far following came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// As far as was asked, or as there is.
+    ToTheGoal,
+    /// Another transformer has the stream.
+    Busy,
+}
+
+/// Follows one archive with one table.
+#[derive(Debug)]
+pub struct Follower<A, T> {
+    archive: A,
+    table: T,
+    skip: Skip,
+    /// Hidden, unless somebody watches.
+    progress: ProgressBar,
+}
+
+impl<A: Archive, T: Table> Follower<A, T> {
+    /// A follower that knows nothing yet.
+    pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
+        Self { archive, table, skip, progress }
+    }
+
+    /// The idle look: is the archive still the one that was followed, and is there more of it?
+    pub async fn look(&mut self, goal: Goal, shutdown: &Shutdown) -> Result<Followed, FollowError> {
+        let position = self.table.position().await?;
+        if let Some(position) = &position {
+            match self.archive.head(position.sequence).await? {
+                Some(head) => check_position(position, &head.metadata)?,
+                // An old object may be gone; the next one's `previous` speaks for it. The end may not.
+                None => {
+                    absence(Some(position), self.archive.end().await?)?;
+                }
+            }
+        }
+        self.follow(position, goal, shutdown).await
+    }
+
+    /// Applies what a message points to, and what is before it.
+    pub async fn follow_bell(&mut self, named: Sequence, shutdown: &Shutdown) -> Result<Followed, FollowError> {
+        let position = self.table.position().await?;
+        self.follow(position, Goal::Bell(named), shutdown).await
+    }
+
+    /// Ends the transaction of a transformer that vanished or froze, if that is what keeps this one from work.
+    pub async fn take_over_from_the_silent(&mut self) -> Result<bool, FollowError> {
+        Ok(self.table.end_silent_holder().await?)
+    }
+
+    async fn follow(
+        &mut self,
+        mut position: Option<Position>,
+        goal: Goal,
+        shutdown: &Shutdown,
+    ) -> Result<Followed, FollowError> {
+        let Self { archive, table, skip, progress } = self;
+        let mut ahead = Prefetch::new(&*archive);
+        // How far it is worth to read ahead: known once there is more than one object to catch up with.
+        let mut end = None;
+        let mut was_absent = false;
+        while !shutdown.is_draining() {
+            let sequence = next_after(position.as_ref());
+            if goal.is_passed(sequence) {
+                break;
+            }
+            let (outcome, next) = if skip.contains(sequence) {
+                let Some(outcome) = skip_object(archive, table, position.as_ref(), sequence).await? else { break };
+                (outcome, None)
+            } else {
+                let Some(object) = ahead.get(sequence, end.unwrap_or(sequence)).await? else {
+                    match read_absence(archive, position.as_ref(), goal).await? {
+                        Absence::AtTheEnd => break,
+                        Absence::Hole { end } if was_absent => {
+                            return Err(Hold::ObjectMissing { missing: sequence, end }.into());
+                        }
+                        // It may have been appended after the look.
+                        Absence::Hole { .. } => was_absent = true,
+                    }
+                    continue;
+                };
+                was_absent = false;
+                check_next(position.as_ref(), &object.metadata)?;
+                let next = Position::after(sequence, &object.metadata);
+                (apply(archive, table, &mut ahead, position.as_ref(), sequence, object).await?, Some(next))
+            };
+            position = match outcome {
+                Outcome::Busy => return Ok(Followed::Busy),
+                Outcome::Applied(_) => {
+                    if end.is_none() && !goal.is_passed(sequence.next()) {
+                        end = archive.end().await?;
+                        progress.set_length(end.map_or(0, Sequence::get));
+                    }
+                    progress.set_position(sequence.get());
+                    if next.is_some() { next } else { table.position().await? }
+                }
+                Outcome::Moved | Outcome::Broken { .. } | Outcome::WrongBytes { .. } => table.position().await?,
+            };
+        }
+        Ok(Followed::ToTheGoal)
+    }
+}
+
+/// What it means that the next object is not there.
+async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal: Goal) -> Result<Absence, FollowError> {
+    // After a look that found the object at the position, 404 is the end: an idle stream costs two requests a look.
+    if position.is_some() && goal == Goal::End {
+        return Ok(Absence::AtTheEnd);
+    }
+    let absence = absence(position, archive.end().await?)?;
+    if let (Goal::Bell(named), Absence::AtTheEnd) = (goal, absence) {
+        warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
+    }
+    Ok(absence)
+}
+
+/// Applies one object, or writes it off when the fault is its own.
+async fn apply<A: Archive, T: Table>(
+    archive: &A,
+    table: &mut T,
+    ahead: &mut Prefetch<'_, A>,
+    position: Option<&Position>,
+    sequence: Sequence,
+    object: Object,
+) -> Result<Outcome, FollowError> {
+    let started = Instant::now();
+    let metadata = object.metadata.clone();
+    let (mut object, mut reads, mut carefully) = (Some(object), 1, false);
+    let (bytes, reason) = loop {
+        let Some(body) = object.take() else { return Ok(Outcome::Moved) };
+        let outcome = tokio::select! {
+            // Never dropped before it is done, because the other branch never is.
+            outcome = table.apply(position, sequence, body, carefully) => outcome,
+            never = ahead.advance() => match never {},
+        };
+        match outcome {
+            Ok(Outcome::WrongBytes { bytes }) => {
+                warn!(%sequence, observation = %metadata.observation, reads, "the bytes are not those that were archived");
+                if reads == READS {
+                    break (
+                        bytes,
+                        format!("its bytes are not those that were archived, {READS} times: their SHA-256 is another"),
+                    );
+                }
+                reads += 1;
+            }
+            Ok(Outcome::Broken { bytes, reason }) => break (bytes, reason),
+            Ok(outcome) => {
+                if let Outcome::Applied(counts) = outcome {
+                    note_applied(sequence, &metadata, counts, started);
+                }
+                return Ok(outcome);
+            }
+            Err(error) if error.fault() == Fault::Record && !carefully => {
+                warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record");
+                carefully = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        object = archive.get(sequence).await?;
+    };
+    let loss = Loss {
+        metadata: Some(&metadata),
+        archive_id: metadata.archive_id,
+        bytes: Some(bytes),
+        outcome: "quarantined",
+        reason: &reason,
+    };
+    let outcome = table.write_off(position, sequence, &loss).await?;
+    if let Outcome::Applied(_) = outcome {
+        warn!(%sequence, observation = %metadata.observation, outcome = loss.outcome, reason, "applied");
+    }
+    Ok(outcome)
+}
+
+/// Moves past an object that a person does without, whether it is there or not. `None` beyond the end of the archive.
+async fn skip_object(
+    archive: &impl Archive,
+    table: &mut impl Table,
+    position: Option<&Position>,
+    sequence: Sequence,
+) -> Result<Option<Outcome>, FollowError> {
+    let head = match archive.head(sequence).await {
+        // One that cannot be read is as good as none.
+        Err(ArchiveError::Foreign { .. }) => None,
+        head => head?,
+    };
+    let archive_id = match (&head, position) {
+        (Some(head), _) => head.metadata.archive_id,
+        (None, position) => {
+            let Some(end) = archive.end().await?.filter(|end| *end >= sequence) else { return Ok(None) };
+            match (position, archive.head(end).await?) {
+                (Some(position), _) => position.archive_id,
+                (None, Some(end)) => end.metadata.archive_id,
+                (None, None) => return Ok(None),
+            }
+        }
+    };
+    let loss = Loss {
+        metadata: head.as_ref().map(|head| &head.metadata),
+        archive_id,
+        bytes: head.as_ref().map(|head| head.bytes),
+        outcome: "skipped",
+        reason: if head.is_some() { "SKIP names it" } else { "SKIP names it, and it is missing" },
+    };
+    let outcome = table.write_off(position, sequence, &loss).await?;
+    if let Outcome::Applied(_) = outcome {
+        warn!(%sequence, outcome = loss.outcome, reason = loss.reason, "applied");
+    }
+    Ok(Some(outcome))
+}
+
+fn note_applied(sequence: Sequence, metadata: &Metadata, counts: Counts, started: Instant) {
+    let Counts { records, inserted, updated, quarantined, with_extra } = counts;
+    let unchanged = records.saturating_sub(inserted + updated + quarantined);
+    info!(
+        %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
+        with_extra, elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "applied"
+    );
+}
