@@ -8,6 +8,7 @@ use serde_json::json;
 use shared::{
     archive::{Archive, Head},
     object::{Sequence, StreamName},
+    settings::parse_sequence,
 };
 
 /// HEAD requests under way at once: S3 answers one in some 20 ms, so this lists a few hundred objects a second.
@@ -25,11 +26,6 @@ pub struct ListSettings {
     /// Writes a JSON object a line instead of a table
     #[arg(long)]
     pub json: bool,
-}
-
-fn parse_sequence(text: &str) -> Result<Sequence, String> {
-    let number: u64 = text.parse().map_err(|_| "a sequence is a whole number".to_owned())?;
-    Sequence::try_from(number).map_err(|error| error.to_string())
 }
 
 /// Writes the objects in their order; one that is missing inside the archive is a line that says so.

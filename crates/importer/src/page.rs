@@ -107,6 +107,11 @@ impl Paging {
     }
 }
 
+/// Whether a page has a link to another one after it.
+pub fn has_next(links: &[String]) -> bool {
+    target(links, "next").is_some()
+}
+
 /// The target of the first link with the relation. Relations are compared as RFC 8288 says: words, in any case.
 fn target<'a>(lines: &'a [String], relation: &str) -> Option<&'a str> {
     let links = lines.iter().flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));

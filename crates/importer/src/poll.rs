@@ -23,7 +23,7 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
-    page::{PageError, Paging, Signs, Turn},
+    page::{PageError, Paging, Signs, Turn, has_next},
     retry::{parse_retry_after, pause_after},
     spool::{Spool, SpoolError, Spooled},
 };
@@ -292,7 +292,14 @@ impl Api {
         };
         let headers = response.headers().clone();
         let status = response.status();
+        let links: Vec<String> =
+            headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
         if status == StatusCode::NOT_MODIFIED {
+            let is_asked_for = *validators != Validators::default();
+            if is_asked_for && has_next(&links) {
+                // The only page became the first of several, and is the same for all that.
+                return Box::pin(self.exchange(url, &Validators::default(), spool)).await;
+            }
             return Ok(None);
         }
         if status.is_redirection() {
@@ -317,7 +324,7 @@ impl Api {
             return Err(PollError::NotTheData { url: shown, fault });
         }
         let signs = Signs {
-            links: headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect(),
+            links,
             total: text(&headers, &HeaderName::from_static("x-total-count")),
             is_empty: is_empty(&spooled),
         };
@@ -337,7 +344,7 @@ impl Api {
         let chunks = response.bytes_stream().map(move |chunk| {
             let chunk = chunk.map_err(|error| io::Error::other(error.without_url()))?;
             received += chunk.len() as u64;
-            if received > most { Err(io::Error::other("longer than MAX_BODY on the wire")) } else { Ok(chunk) }
+            if received > most { Err(io::Error::other(SpoolError::TooLong { max_bytes: most })) } else { Ok(chunk) }
         });
         Box::pin(chunks)
     }

@@ -84,7 +84,7 @@ impl Spool {
         file.seek(SeekFrom::Start(self.end)).await.map_err(disk)?;
         let (mut hasher, mut bytes, mut beginning) = (sha2::Sha256::new(), 0, Vec::new());
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|source| SpoolError::Broken { bytes, source })?;
+            let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
             bytes += chunk.len() as u64;
             if self.end + bytes > self.max_bytes {
                 return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
@@ -98,6 +98,11 @@ impl Spool {
         self.end += bytes;
         Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning })
     }
+}
+
+/// The sender counts what comes over the wire, which only he sees, and says so with our own error.
+fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
+    source.downcast().unwrap_or_else(|source| SpoolError::Broken { bytes, source })
 }
 
 #[cfg(test)]

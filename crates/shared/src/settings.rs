@@ -17,7 +17,7 @@ use clap::{
 use jiff::SignedDuration;
 use url::Url;
 
-use crate::object::StreamName;
+use crate::object::{Sequence, StreamName};
 
 /// What both daemons must know.
 #[derive(Args, Clone, Debug)]
@@ -159,6 +159,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "a duration is longer than nothing".to_owned())
+}
+
+/// A whole number from 1 to 999999999999.
+pub fn parse_sequence(text: &str) -> Result<Sequence, String> {
+    let number: u64 = text.parse().map_err(|_| "a sequence is a whole number".to_owned())?;
+    Sequence::try_from(number).map_err(|error| error.to_string())
 }
 
 /// An absolute http or https URL.

@@ -3,15 +3,18 @@
 //! A future of the database is never raced or aborted and then used again: whoever misses a deadline or sees an error
 //! drops the connection, and the server rolls back.
 
-use std::{fs, future::Future, io, path::PathBuf, str::FromStr, time::Duration};
+use std::{fs, future::Future, io, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::{ConnectOptions, Executor, PgConnection, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions, Executor, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 use tokio::time::timeout;
 use url::Url;
 
-use crate::table::TableError;
+use crate::{table::TableError, token::rds_token};
 
 /// No answer for this long means that nobody is there: longer than the server lets a statement run.
 const DEADLINE: Duration = Duration::from_secs(75);
@@ -41,12 +44,47 @@ pub struct DatabaseSettings {
     /// A file that holds what DATABASE_URL would; read again for each connection
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
     pub database_url_file: Option<PathBuf>,
+    /// How to prove who we are: with the address's `password`, or with a token from `iam` that is made anew for each connection
+    /// (RDS; the SDK's own variables say whose)
+    #[arg(long, env = "DATABASE_AUTH", value_name = "HOW", value_enum, default_value_t = DatabaseAuth::Password)]
+    pub database_auth: DatabaseAuth,
+    /// Talks to a database on another host without checking its certificate. Without this flag sslmode is verify-full there; the
+    /// authority's certificate is named in the address, as in `?sslrootcert=/etc/ssl/rds.pem`
+    #[arg(long, env = "ALLOW_PLAINTEXT", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub allow_plaintext: bool,
     /// Schema that holds this stream's tables: a-z, 0-9 and _, at most 63
     #[arg(long, env = "DATABASE_SCHEMA", value_name = "NAME", default_value = "public")]
     pub database_schema: SchemaName,
 }
 
+/// How to prove who we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DatabaseAuth {
+    /// With the password in the address.
+    Password,
+    /// With an RDS IAM token.
+    Iam,
+}
+
 impl DatabaseSettings {
+    /// How to connect, with secrets read and TLS decided.
+    async fn options(&self) -> Result<PgConnectOptions, TableError> {
+        let url = self.url()?;
+        let mut options = PgConnectOptions::from_str(url.expose_secret())
+            .map_err(|source| TableError::Sql { doing: "read the address of", source })?;
+        if is_elsewhere(&options) && !self.allow_plaintext {
+            if let Some(why) = exposure(url.expose_secret(), false) {
+                return Err(TableError::Exposed { why });
+            }
+            options = options.ssl_mode(PgSslMode::VerifyFull);
+        }
+        if self.database_auth == DatabaseAuth::Iam {
+            let token = rds_token(options.get_host(), options.get_port(), options.get_username()).await;
+            options = options.password(token.map_err(TableError::Token)?.expose_secret());
+        }
+        Ok(options.application_name("transformer").disable_statement_logging())
+    }
+
     fn url(&self) -> Result<SecretString, TableError> {
         match (&self.database_url, &self.database_url_file) {
             (Some(url), _) => Ok(url.clone()),
@@ -94,12 +132,30 @@ fn parse_database_url(text: &str) -> Result<SecretString, String> {
     Ok(SecretString::from(text))
 }
 
+/// An address that allows less than a checked certificate on another host, without the word that allows it.
+pub fn exposure(url: &str, allow_plaintext: bool) -> Option<String> {
+    let options = PgConnectOptions::from_str(url).ok()?;
+    let says_less = Url::parse(url)
+        .ok()?
+        .query_pairs()
+        .any(|(name, value)| matches!(&*name, "sslmode" | "ssl-mode") && value != "verify-full");
+    (says_less && is_elsewhere(&options) && !allow_plaintext).then(|| {
+        "DATABASE_URL (--database-url) asks for less than sslmode=verify-full on another host\nwhoever sits between could be the database: \
+         name the authority's certificate with sslrootcert, or say --allow-plaintext"
+            .to_owned()
+    })
+}
+
+/// Whether others can see the connection.
+fn is_elsewhere(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    options.get_socket().is_none() && !host.starts_with('/') && !is_loopback
+}
+
 /// Opens a connection whose unqualified names mean the stream's schema.
 pub async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, TableError> {
-    let options = PgConnectOptions::from_str(settings.url()?.expose_secret())
-        .map_err(|source| TableError::Sql { doing: "read DATABASE_URL", source })?
-        .application_name("transformer")
-        .disable_statement_logging();
+    let options = settings.options().await?;
     let mut connection = within("connect to", options.connect()).await?;
     // Checked when it was made: a name of [a-z0-9_] needs no quoting rules.
     let search_path = format!("SET search_path = \"{}\"", settings.database_schema);
@@ -129,6 +185,22 @@ mod tests {
             assert!(parse_database_url(wrong).is_err(), "{wrong}");
         }
         assert!(parse_database_url("postgres://me:pw@localhost:5432/posts").is_ok());
+    }
+
+    #[test]
+    fn another_host_is_only_talked_to_with_its_certificate_checked() {
+        for (url, allow, expected) in [
+            ("postgres://me@db.example.org/posts", false, None),
+            ("postgres://me@db.example.org/posts?sslmode=verify-full", false, None),
+            ("postgres://me@db.example.org/posts?sslmode=require", false, Some(())),
+            ("postgres://me@db.example.org/posts?sslmode=disable", false, Some(())),
+            ("postgres://me@db.example.org/posts?sslmode=disable", true, None),
+            ("postgres://me@127.0.0.1/posts?sslmode=disable", false, None),
+            ("postgres://me@[::1]/posts?sslmode=disable", false, None),
+            ("postgres://me@localhost/posts?sslmode=disable", false, None),
+        ] {
+            assert_eq!(exposure(url, allow).map(|_| ()), expected, "{url}");
+        }
     }
 
     #[test]

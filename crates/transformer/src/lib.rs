@@ -19,8 +19,12 @@
 //!     write     a batch into the tables
 //!     copy      posts in the form that COPY reads
 //!     connect   one connection, its settings and deadlines
+//!     token     RDS IAM tokens
 //!     fault     whose fault an error is
-//! migrate   makes and upgrades the tables
+//! migrate     makes and upgrades the tables
+//! audit       the archive against the ledger
+//! quarantine  what is not among the posts, and why
+//! check       looks whether everything is reachable, permitted and durable
 //! ```
 //!
 //! There is no HTTP client here but the AWS SDK's, and S3 is reached through `shared::archive` alone.
@@ -39,5 +43,9 @@ pub mod table;
 pub mod write;
 pub mod copy;
 pub mod connect;
+pub mod token;
 pub mod fault;
 pub mod migrate;
+pub mod audit;
+pub mod quarantine;
+pub mod check;

@@ -4,5 +4,6 @@ use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    Box::pin(transformer::command::execute(shared::settings::parse_or_exit(|_| Vec::new()))).await
+    use transformer::command::{contradictions, execute};
+    Box::pin(execute(shared::settings::parse_or_exit(contradictions))).await
 }

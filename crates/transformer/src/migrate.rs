@@ -12,8 +12,9 @@ use crate::connect::{DatabaseSettings, connect};
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
 
-/// Brings the schema to this release, and makes it the home of `stream` if it is nobody's yet.
-pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName) -> anyhow::Result<()> {
+/// Brings the schema to this release, makes it the home of `stream` if it is nobody's yet, and lets `grant_to` run the
+/// transformer on it.
+pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName, grant_to: Option<&str>) -> anyhow::Result<()> {
     let schema = &settings.database_schema;
     let mut connection = connect(settings).await?;
     let mut transaction = connection.begin().await?;
@@ -34,6 +35,15 @@ pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName) -> anyhow
         found == name,
         "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
     );
+    if let Some(role) = grant_to {
+        let grants =
+            sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).fetch_all(&mut *transaction).await?;
+        for grant in grants {
+            // Quoted by the server, which knows how.
+            transaction.execute(AssertSqlSafe::<String>(grant)).await?;
+        }
+        info!(role, "the role may run the transformer and nothing else");
+    }
     transaction.commit().await?;
     info!(%schema, %stream, migrations = migrations.iter().count(), "the tables are those of this release");
     Ok(())

@@ -132,6 +132,15 @@ pub enum TableError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// The address asks for less than TLS with a checked certificate.
+    #[error("{why}")]
+    Exposed {
+        /// What to do.
+        why: String,
+    },
+    /// There is no token to connect with.
+    #[error("could not make an IAM token for the database")]
+    Token(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The body stopped on its way from S3.
     #[error("the object's body broke off on its way from S3")]
     BrokeOff(#[source] io::Error),
@@ -175,8 +184,10 @@ impl TableError {
                 of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
             }
             // Sockets, TLS, protocol: the next connection may do better.
-            Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } => Fault::Dependency,
-            Self::NoStream { .. } | Self::OtherStream { .. } => Fault::Operator,
+            Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } | Self::Token(_) => {
+                Fault::Dependency
+            }
+            Self::NoStream { .. } | Self::OtherStream { .. } | Self::Exposed { .. } => Fault::Operator,
         }
     }
 }

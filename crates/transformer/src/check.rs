@@ -1,0 +1,120 @@
+//! `transformer check`: is everything that the transformer needs reachable, permitted and durable?
+//!
+//! It changes nothing: a message that it receives comes again after its visibility has run out.
+
+use std::{fmt::Display, io::Write, time::Duration};
+
+use shared::{archive::Archive, telemetry::chain};
+use sqlx::{PgConnection, Row};
+
+use crate::{
+    bell::Bell,
+    connect::within,
+    decide::{Position, check_position},
+    table::{Table, TableError},
+};
+
+/// The first release with MERGE.
+const OLDEST_SERVER: i32 = 150_000;
+
+/// Writes a line a dependency. Whether all is well.
+pub async fn check(
+    connection: Result<PgConnection, TableError>,
+    table: &mut impl Table,
+    archive: &impl Archive,
+    bell: &impl Bell,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let mut is_well = true;
+    let mut tell = |what: &str, result: &Result<String, String>| {
+        is_well &= result.is_ok();
+        let (word, text) = match result {
+            Ok(text) => ("ok", text),
+            Err(text) => ("PROBLEM", text),
+        };
+        writeln!(out, "{what:<8}  {word:<7}  {text}")
+    };
+    match connection {
+        Err(error) => tell("server", &Err(chain(&error)))?,
+        Ok(mut connection) => {
+            for (what, result) in
+                look_at_server(&mut connection).await.unwrap_or_else(|error| vec![("server", Err(chain(&error)))])
+            {
+                tell(what, &result)?;
+            }
+        }
+    }
+    let position = table.position().await;
+    tell("position", &position.as_ref().map(describe).map_err(|error| chain(error)))?;
+    tell("archive", &look_at_archive(archive, position.ok().flatten().as_ref()).await)?;
+    let received = bell.receive(Duration::ZERO).await;
+    tell("queue", &received.map(|_| "it may be received from".to_owned()).map_err(|error| chain(&error)))?;
+    Ok(is_well)
+}
+
+type Finding = (&'static str, Result<String, String>);
+
+async fn look_at_server(connection: &mut PgConnection) -> Result<Vec<Finding>, TableError> {
+    const DOING: &str = "ask for the settings of";
+    let row = within(DOING, sqlx::query(include_str!("sql/select_server.sql")).fetch_one(connection)).await?;
+    let read = || -> Result<_, sqlx::Error> {
+        Ok((
+            row.try_get::<i32, _>("version")?,
+            row.try_get::<String, _>("fsync")?,
+            row.try_get::<String, _>("synchronous_commit")?,
+            row.try_get::<Vec<String>, _>("lacking")?,
+        ))
+    };
+    let (version, fsync, synchronous_commit, lacking) =
+        read().map_err(|source| TableError::Sql { doing: DOING, source })?;
+    let shown = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
+    let is_durable = fsync == "on" && synchronous_commit != "off";
+    Ok(vec![
+        ("server", if version >= OLDEST_SERVER { Ok(shown) } else { Err(format!("{shown}: MERGE needs 15 or newer")) }),
+        (
+            "durable",
+            answer(is_durable, "a commit survives a crash", || {
+                format!(
+                    "fsync is {fsync} and synchronous_commit {synchronous_commit}: after a crash commits may be gone, and rows with them"
+                )
+            }),
+        ),
+        (
+            "rights",
+            answer(lacking.is_empty(), "the role has what it needs", || {
+                format!("the role lacks {}: run `transformer migrate --grant-to ROLE`", lacking.join(", "))
+            }),
+        ),
+    ])
+}
+
+fn answer(is_well: bool, well: &str, problem: impl FnOnce() -> String) -> Result<String, String> {
+    if is_well { Ok(well.to_owned()) } else { Err(problem()) }
+}
+
+fn describe(position: &Option<Position>) -> String {
+    match position {
+        Some(position) => format!("sequence {} of archive {}", position.sequence, position.archive_id),
+        None => "nothing is applied yet".to_owned(),
+    }
+}
+
+async fn look_at_archive(archive: &impl Archive, position: Option<&Position>) -> Result<String, String> {
+    let text = |error: &dyn Display| error.to_string();
+    let Some(end) = archive.end().await.map_err(|error| chain(&error))? else {
+        return if position.is_some() {
+            Err("it is empty, and the table is not: see the position".to_owned())
+        } else {
+            Ok("it is empty".to_owned())
+        };
+    };
+    // A missing object reads 403 without s3:ListBucket, so this asks for both rights at once.
+    archive.head(end.next()).await.map_err(|error| chain(&error))?;
+    if let Some(position) = position
+        && let Some(head) = archive.head(position.sequence).await.map_err(|error| chain(&error))?
+    {
+        check_position(position, &head.metadata).map_err(|hold| text(&hold))?;
+    }
+    let pending = end.get().saturating_sub(position.map_or(0, |position| position.sequence.get()));
+    Ok(format!("it ends at sequence {end}, {pending} objects above the position"))
+}
