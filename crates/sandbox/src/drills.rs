@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A hundred posts take seconds; a million, a restore and a busy machine get their time.
-const HEAL_DEADLINE: Duration = Duration::from_secs(120);
+const HEAL_DEADLINE: Duration = Duration::from_mins(2);
 
 /// Both ends are on loopback; rendering a million posts takes the API a second or two.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ const BACK_UP_EVERY: Duration = Duration::from_secs(20);
 const KEPT_BACKUPS: usize = 4;
 
 /// How far back a restore should go: far enough to have missed something, near enough for a person to remember what.
-const RESTORED_AGE: Duration = Duration::from_secs(60);
+const RESTORED_AGE: Duration = Duration::from_mins(1);
 
 /// How long the queue keeps a message back while it waits to be purged; longer than the importer's poll, far below SQS's limit of 900 s.
 const HELD_BACK_SECS: &str = "60";
@@ -179,7 +179,11 @@ async fn change_and_kill(sandbox: &Sandbox, client: &Client, daemon: &Daemon) ->
     let pid = daemon.kill().with_context(|| format!("the {} has no process to kill right now", daemon.name()))?;
     tell(sandbox, &format!("sent SIGKILL to the {} (process {pid})", daemon.name()));
     // Its last answer must not be taken for that of the next one.
-    until("it is gone", || async { Ok(ensure!(daemon.pid() != Some(pid), "the process is still there")) }).await
+    let is_gone = || async {
+        ensure!(daemon.pid() != Some(pid), "the process is still there");
+        Ok(())
+    };
+    until("it is gone", is_gone).await
 }
 
 /// The transformer hears within milliseconds, so a purge alone would come too late: the queue is told to hold messages back, which makes the
@@ -212,11 +216,15 @@ impl Backups {
     /// Backs the database up every 20 s, for ever.
     pub async fn keep(&self, sandbox: &Sandbox) {
         let mut due = interval(BACK_UP_EVERY);
+        let mut has_failed = false;
         loop {
             due.tick().await;
-            if let Err(error) = self.take(sandbox).await {
+            let taken = self.take(sandbox).await;
+            // A database that stays away is told of once.
+            if let Some(error) = taken.as_ref().err().filter(|_| !has_failed) {
                 tell(sandbox, &format!("a backup has failed: {error:#}"));
             }
+            has_failed = taken.is_err();
         }
     }
 
@@ -251,7 +259,7 @@ impl Backups {
         let (position, end) = (chosen.position, sandbox.end().await?);
         tell(
             sandbox,
-            &format!("restored: with the rows the position had gone back to {position}, and the archive goes on to {end}"),
+            &format!("restored: the position has gone back to {position} with the rows, the archive goes on to {end}"),
         );
         Ok(())
     }

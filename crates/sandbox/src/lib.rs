@@ -43,7 +43,8 @@ mod posts_api;
 mod sandbox;
 mod settings;
 
-// The command.
+// The commands.
+pub mod bench;
 pub mod drills;
 mod env_file;
 pub mod page;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::ExitCode};
 use clap::{Parser, Subcommand};
 use sandbox::{
     Events, Posts, PostsApi,
+    bench::{BenchSettings, bench},
     run::{RunSettings, run},
 };
 
@@ -20,6 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure how fast the transformer loads, beside straight COPY; with `cargo run --release`
+    Bench(BenchSettings),
     /// Serve the posts API alone, until the process is ended
     PostsApi {
         /// Address to listen at
@@ -36,6 +39,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.command {
         None => run(&arguments.run).await,
+        Some(Command::Bench(settings)) => bench(&settings).await.map(|()| ExitCode::SUCCESS),
         Some(Command::PostsApi { listen, posts }) => serve_posts(listen, posts).await,
     };
     ended.unwrap_or_else(|error| {

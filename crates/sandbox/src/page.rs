@@ -142,7 +142,7 @@ async fn look_on(page: Arc<Page>) {
         // Whatever happens from here on is a reason to look again.
         events = events.resubscribe();
         let is_watched = page.look.receiver_count() > 0;
-        page.look.send_replace(if is_watched { page.look().await } else { Value::Null });
+        page.look.send_replace(if is_watched { Box::pin(page.look()).await } else { Value::Null });
         sleep(LOOK_PAUSE).await;
         // Only that something happened matters, or that nothing did.
         let _ = timeout(LOOK_EVERY, events.recv()).await;

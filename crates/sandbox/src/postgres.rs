@@ -169,6 +169,11 @@ impl Postgres {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// The folder with the server's programs, for a cluster of one's own.
+    pub fn programs(&self) -> &Path {
+        &self.programs.folder
+    }
+
     /// "PostgreSQL 15.18".
     pub fn version(&self) -> &str {
         &self.programs.version

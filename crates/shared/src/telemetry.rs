@@ -57,12 +57,15 @@ pub fn log_to_stderr(settings: &TelemetrySettings) {
     }
 }
 
-/// An error and its causes in one line, for the one place that logs it.
+/// An error and its causes in one line, for the one place that logs it. Some libraries repeat the cause in their own text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        line = format!("{line}: {error}");
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
         cause = error.source();
     }
     line
