@@ -44,13 +44,16 @@ async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
         let shows = format!("{} === '100' && {} === '{position}'", text_of("rows"), text_of("position"));
         browser.wait_for(&shows).await?;
     }
-    browser.wait_for("document.getElementById('whole').textContent === 'all is applied, both daemons are ready'").await?;
+    browser
+        .wait_for("document.getElementById('whole').textContent === 'all is applied, both daemons are ready'")
+        .await?;
 
     for (name, width, height, scheme) in
         [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 390, 844, "light")]
     {
         browser.look_like(width, height, scheme).await?;
-        let overflow = browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth").await?;
+        let overflow =
+            browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth").await?;
         assert_eq!(overflow, 0, "nothing sticks out at a width of {width}");
         let picture = browser.picture().await?;
         tokio::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png")), picture).await?;
@@ -116,7 +119,12 @@ impl Browser {
         let mut command = Command::new("sh");
         command.args(["-c", r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null"#, program]);
         command.args(["--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic"]);
-        command.args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+        command.args([
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).env("HOME", profile.path());
         let stderr = std::fs::File::create(profile.path().join("stderr"))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
@@ -166,14 +174,16 @@ impl Browser {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size).await?;
         self.call("Emulation.setScrollbarsHidden", json!({"hidden": true})).await?;
-        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        self.call("Emulation.setEmulatedMedia", features).await?;
+        // Without motion a picture is not of something half faded.
+        let features = [("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")];
+        let features = features.map(|(name, value)| json!({"name": name, "value": value}));
+        self.call("Emulation.setEmulatedMedia", json!({"features": features})).await?;
         Ok(())
     }
 
     /// The whole page as a PNG, when nothing lights up any more.
     async fn picture(&mut self) -> Result<Vec<u8>> {
-        self.wait_for("!document.querySelector('.lit, .passed, .hurt') && document.getAnimations().length === 0").await?;
+        self.wait_for("!document.querySelector('.lit, .hurt')").await?;
         let parameters = json!({"format": "png", "captureBeyondViewport": true});
         let answer = self.call("Page.captureScreenshot", parameters).await?;
         Ok(BASE64_STANDARD.decode(answer["data"].as_str().unwrap_or_default())?)
