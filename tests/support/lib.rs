@@ -1,15 +1,25 @@
 //! What several tests need: the one world that they share, and hands to do in it what people and accidents do.
 
-use std::{sync::Arc, time::Duration};
+pub mod author;
+pub mod cluster;
+pub mod faulty_api;
+pub mod proxy;
+pub mod tap;
+
+use std::{path::Path, process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
-use sandbox::{Daemon, Progress, Sandbox, Setup, World};
+use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier, VersioningConfiguration};
+use sandbox::{Daemon, Event, Progress, Sandbox, Setup, World};
 use shared::{
     archive::Archive,
     object::{Metadata, Sequence},
 };
-use tokio::sync::OnceCell;
+use tokio::{
+    process::Command,
+    sync::{OnceCell, broadcast::Receiver},
+    time::timeout,
+};
 
 /// How long anything may take that takes milliseconds: the machine that runs this may be busy with the other tests.
 pub const SOON: Duration = Duration::from_mins(1);
@@ -25,6 +35,88 @@ pub async fn start(setup: Setup) -> Result<Sandbox> {
     let mut settings = vec![("POLL_INTERVAL", "200ms"), ("CATCH_UP_INTERVAL", "1s")];
     settings.extend(setup.settings);
     Sandbox::start(&world().await, Setup { settings, ..setup }).await
+}
+
+/// A stream whose daemons do not run.
+pub async fn start_nothing() -> Result<Sandbox> {
+    start(Setup { posts: 3, importer: false, transformer: false, ..Setup::default() }).await
+}
+
+/// Runs a command of the importer to its end, with settings on top of the stream's.
+pub async fn importer(sandbox: &Sandbox, settings: &[(&'static str, &str)], arguments: &[&str]) -> Result<Output> {
+    let mut command = command(sandbox, &sandbox.world().programs().importer, settings, arguments);
+    Ok(command.output().await?)
+}
+
+/// Runs a command of the transformer to its end, with settings on top of the stream's.
+pub async fn transformer(sandbox: &Sandbox, settings: &[(&'static str, &str)], arguments: &[&str]) -> Result<Output> {
+    Ok(transformer_command(sandbox, settings, arguments).output().await?)
+}
+
+/// A command of the transformer that does not run yet.
+pub fn transformer_command(sandbox: &Sandbox, settings: &[(&'static str, &str)], arguments: &[&str]) -> Command {
+    command(sandbox, &sandbox.world().programs().transformer, settings, arguments)
+}
+
+fn command(sandbox: &Sandbox, program: &Path, settings: &[(&'static str, &str)], arguments: &[&str]) -> Command {
+    let mut all = sandbox.settings().clone();
+    all.set(&[("LOG_FORMAT", "json")]);
+    all.set(settings);
+    let mut command = sandbox.world().program(program, &all);
+    command.args(arguments);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
+/// What a command wrote, for a snapshot: its exit code, its stdout, and what it logged from warnings on. What is another with each
+/// run has a name in its place.
+pub fn told(sandbox: &Sandbox, output: &Output, names: &[(&str, &str)]) -> String {
+    let mut text = format!("exit code {}\n", output.status.code().unwrap_or(-1));
+    text.push_str(&String::from_utf8_lossy(&output.stdout));
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(line) if line["level"] == "INFO" || line["level"] == "DEBUG" => {}
+            Ok(line) => {
+                let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+                text.push_str(&format!("{} {}\n  {}\n", word("level"), word("message"), word("why")));
+            }
+            Err(_) => text.push_str(&format!("{line}\n")),
+        }
+    }
+    let (queue, folder) = (sandbox.queue_url(), sandbox.world().folder().to_string_lossy());
+    let ours = [
+        (queue, "http://AWS/QUEUE.fifo"),
+        (sandbox.world().localstack().endpoint(), "http://AWS"),
+        (sandbox.bucket(), "BUCKET"),
+        (&folder, "FOLDER"),
+    ];
+    for (value, name) in names.iter().chain(&ours) {
+        text = text.replace(value, name);
+    }
+    let words = text.split_inclusive([' ', '\n']).map(|word| {
+        let (bare, end) = word.split_at(word.trim_end_matches([' ', '\n']).len());
+        let name = match bare {
+            _ if bare.parse::<uuid::Uuid>().is_ok() => "00000000-0000-0000-0000-000000000000",
+            _ if bare.parse::<jiff::Timestamp>().is_ok() => "2026-01-01T00:00:00Z",
+            bare => bare,
+        };
+        format!("{name}{end}")
+    });
+    words.collect()
+}
+
+/// Waits for a log line of a daemon, and answers with its fields. Subscribe before what causes it.
+pub async fn logged(events: &mut Receiver<Event>, who: &str, message: &str) -> Result<Event> {
+    let wait = async {
+        loop {
+            let event = events.recv().await?;
+            if event.who == who && event.message == message {
+                return Ok(event);
+            }
+        }
+    };
+    timeout(SOON, wait).await.with_context(|| format!("{who} never logged {message:?}"))?
 }
 
 /// Changes the title of a post at the API.
@@ -86,6 +178,13 @@ where
     Ok(value)
 }
 
+/// Runs statements in the stream's database, as its owner.
+pub async fn execute(sandbox: &Sandbox, statements: &str) -> Result<()> {
+    let mut connection = sandbox.connect().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&mut connection).await?;
+    Ok(())
+}
+
 /// The ledger is dense, in order and knows each object once; each object continues the one before; the posts are the API's.
 pub async fn assert_whole(sandbox: &Sandbox) -> Result<()> {
     sandbox.settled(SOON).await?;
@@ -117,6 +216,14 @@ pub async fn second(sandbox: &Sandbox, name: &'static str) -> Result<Daemon> {
     let daemon = Daemon::new(name, program, settings, &logs, sandbox.events().clone(), sandbox.world().clone());
     daemon.start();
     Ok(daemon)
+}
+
+/// For two importers that race: LocalStack 4.4 locks a key *and version*, so that in a versioned bucket, as the sandbox's are, two
+/// conditional PUTs at the same moment can both succeed. In S3 they cannot.
+pub async fn suspend_versioning(sandbox: &Sandbox) -> Result<()> {
+    let suspended = VersioningConfiguration::builder().status(BucketVersioningStatus::Suspended).build();
+    sandbox.s3().put_bucket_versioning().bucket(sandbox.bucket()).versioning_configuration(suspended).send().await?;
+    Ok(())
 }
 
 /// Sends a message to the stream's queue, as anybody could.

@@ -2,11 +2,9 @@
 //!
 //! A ring that is lost costs time and no data, so a failed one stops nothing: the newest pointer is sent with the next poll.
 
-use aws_sdk_sqs::{
-    Client, error::SdkError, operation::send_message_batch::SendMessageBatchError, types::SendMessageBatchRequestEntry,
-};
+use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use clap::Args;
-use shared::pointer::Pointer;
+use shared::{aws, pointer::Pointer};
 use thiserror::Error;
 use url::Url;
 
@@ -35,12 +33,12 @@ pub trait Bell {
 #[derive(Debug, Error)]
 pub enum BellError {
     /// The request failed.
-    #[error("SendMessageBatch to {queue_url} failed: check QUEUE_URL and that the role may sqs:SendMessage")]
+    #[error("SendMessageBatch to {queue_url}, which the role must be allowed to sqs:SendMessage, failed")]
     Failed {
         /// The queue.
         queue_url: Url,
         /// What came back.
-        source: Box<SdkError<SendMessageBatchError>>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The request succeeded, and entries in it did not.
     #[error("{queue_url} did not take {entries} of the messages ({code})")]
@@ -104,7 +102,7 @@ impl SqsBell {
                     Err(BellError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
                 }
             },
-            Err(source) => Err(BellError::Failed { queue_url, source: Box::new(source) }),
+            Err(source) => Err(BellError::Failed { queue_url, source: aws::reason(source) }),
         }
     }
 }

@@ -130,7 +130,7 @@ pub trait Source {
 #[derive(Debug, Error)]
 pub enum PollError {
     /// No connection, or none that lasted until the headers.
-    #[error("GET {url} got no answer")]
+    #[error("GET {url} got no answer (is it right in SOURCE_URL, and may this machine reach it?)")]
     NoAnswer {
         /// What was asked.
         url: String,
@@ -158,7 +158,9 @@ pub enum PollError {
         to: String,
     },
     /// An encoding that was not asked for.
-    #[error("the answer to GET {url} is encoded as `{encoding}`, and only gzip was offered")]
+    #[error(
+        "the answer to GET {url} is encoded as `{encoding}`, and only gzip was asked for: have the server send gzip or plain bytes"
+    )]
     Encoded {
         /// What was asked.
         url: String,
@@ -177,7 +179,7 @@ pub enum PollError {
     #[error(transparent)]
     Spool(SpoolError),
     /// The body cannot be the data.
-    #[error("the answer to GET {url} is no JSON collection: it {fault}")]
+    #[error("the answer to GET {url}, which should be a JSON array, {fault}: set SOURCE_URL to where the data is")]
     NotTheData {
         /// What was asked.
         url: String,
@@ -433,6 +435,7 @@ fn hint(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ": put the API's key or token into SOURCE_HEADER_FILE",
         StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
+        StatusCode::TOO_MANY_REQUESTS => ": raise POLL_INTERVAL",
         _ => "",
     }
 }

@@ -42,7 +42,7 @@ pub enum SpoolError {
         source: io::Error,
     },
     /// The answer is longer than allowed.
-    #[error("the answer is longer than MAX_BODY ({max_bytes} bytes)")]
+    #[error("it is longer than MAX_BODY ({max_bytes} bytes): raise that, if so much is expected")]
     TooLong {
         /// The limit.
         max_bytes: u64,

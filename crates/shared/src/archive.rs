@@ -22,7 +22,10 @@ use http_body_util::StreamBody;
 use thiserror::Error;
 use tracing::debug;
 
-use crate::object::{Metadata, MetadataError, Sequence, StreamName, prefix};
+use crate::{
+    aws,
+    object::{Metadata, MetadataError, Sequence, StreamName, prefix},
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -180,7 +183,7 @@ impl S3Archive {
             Some(403) => {
                 ArchiveError::Refused { operation, bucket, key, code: error.code().unwrap_or("403").to_owned() }
             }
-            _ => ArchiveError::Failed { operation, bucket, key, source: error.into() },
+            _ => ArchiveError::Failed { operation, bucket, key, source: aws::reason(error) },
         }
     }
 

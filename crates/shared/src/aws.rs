@@ -1,16 +1,21 @@
 //! The AWS clients, and every default of the SDK that is not left to chance.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
     timeout::TimeoutConfig,
 };
-use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::{
+    config::{RequestChecksumCalculation, ResponseChecksumValidation},
+    error::{ProvideErrorMetadata, SdkError},
+};
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
+
+use crate::telemetry::chain;
 
 /// S3 closes an idle connection after about 20 seconds and the SDK would keep it for 90; a request on one that was just
 /// closed fails for nothing (aws-sdk-rust issues 1106, 1417, 827).
@@ -63,4 +68,35 @@ pub fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
 /// SQS.
 pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::new(config)
+}
+
+/// What came back, for people. The SDK's own errors say "unhandled error" and their text twice.
+pub fn reason<E>(error: SdkError<E>) -> Box<dyn Error + Send + Sync>
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    match (error.code(), error.raw_response()) {
+        (Some(code), _) => {
+            let message = error.message().map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
+            format!("{code}{message}{}", remedy(code)).into()
+        }
+        (None, Some(response)) => format!("the answer has status {}", response.status().as_u16()).into(),
+        // No credentials, no name, no connection, no answer in time: the causes tell which.
+        (None, None) => {
+            let why = chain(&error);
+            format!("no answer; see to AWS_ENDPOINT_URL, AWS_REGION, credentials and network: {why}").into()
+        }
+    }
+}
+
+/// What to do about the codes that new users meet.
+fn remedy(code: &str) -> &'static str {
+    match code {
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" => "; set AWS_REGION to the region that the bucket is in",
+        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => "; renew the credentials",
+        "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" => {
+            "; create the queue, or correct QUEUE_URL or AWS_REGION"
+        }
+        _ => "",
+    }
 }

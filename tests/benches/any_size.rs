@@ -1,0 +1,97 @@
+//! What a body costs the importer: its peak memory for a response of 1 GiB, and how long a PUT takes around the sizes at which clients
+//! change their ways (64 KiB, where a body no longer fits one write, and 1 MiB).
+//!
+//! `cargo bench -p tests --bench any_size`, on Linux. It needs 3 GiB of disk in the temporary folder.
+
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use sandbox::{Progress, Sandbox, Setup, World};
+use support::faulty_api::{Answer, FaultyApi};
+use tokio::time::sleep;
+
+const GIB: u64 = 1 << 30;
+const KIB: usize = 1 << 10;
+
+/// What the importer may take at most, whatever the size of the response.
+const GOAL_KIB: u64 = 64 << 10;
+
+#[tokio::main(flavor = "multi_thread")]
+async fn main() -> Result<()> {
+    let world = World::start(&Progress::default()).await?;
+    let setup = Setup { posts: 3, importer: false, transformer: false, ..Setup::default() };
+    for bytes in [1 << 20, GIB] {
+        peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes).await?;
+    }
+    for bytes in [64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB] {
+        put_times(&Sandbox::start(&world, setup.clone()).await?, bytes).await?;
+    }
+    world.stop().await
+}
+
+/// Fetches and archives a response of so many bytes.
+async fn peak_memory(sandbox: &Sandbox, bytes: u64) -> Result<()> {
+    let api = FaultyApi::saying([Answer::posts(bytes)]).await?;
+    let mut settings = sandbox.settings().clone();
+    settings.set(&[("SOURCE_URL", &api.url())]);
+    let mut once = sandbox.world().program(&sandbox.world().programs().importer, &settings);
+    once.arg("once").stderr(Stdio::null());
+    let begun = Instant::now();
+    let mut child = tokio::process::Command::from(once).kill_on_drop(true).spawn()?;
+    let pid = child.id().context("it runs")?;
+    let mut peak_kib = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        // The kernel keeps the peak, so looks may be rare.
+        peak_kib = peak_kib.max(peak_of(pid).unwrap_or_default());
+        sleep(Duration::from_millis(20)).await;
+    };
+    ensure!(status.success() && sandbox.end().await? == 1, "the importer ended with {status}");
+    let (mib, seconds) = (bytes >> 20, begun.elapsed().as_secs_f64());
+    println!("a response of {mib:>4} MiB: peak memory {:>5.1} MiB, {seconds:>5.1} s in all", as_mib(peak_kib));
+    ensure!(peak_kib < GOAL_KIB, "the goal is less than {} MiB", GOAL_KIB >> 10);
+    Ok(())
+}
+
+fn peak_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+fn as_mib(kib: u64) -> f64 {
+    Duration::from_secs(kib).as_secs_f64() / 1024.0
+}
+
+/// Lets the daemon append twenty bodies of so many bytes, and takes its own times.
+async fn put_times(sandbox: &Sandbox, bytes: usize) -> Result<()> {
+    let mut number = 0;
+    let api = FaultyApi::start(move |_| {
+        number += 1;
+        let begun = format!(r#"[{{"id":{number:09},"body":""#);
+        Answer::ok(format!("{begun}{}\"}}]", "x".repeat(bytes - begun.len() - 3)))
+    })
+    .await?;
+    let mut events = sandbox.events().subscribe();
+    sandbox.importer.restart_with(&[("SOURCE_URL", &api.url()), ("POLL_INTERVAL", "20ms")]).await?;
+    let mut times = Vec::new();
+    // The first ones also pay for the connection.
+    while times.len() < 23 {
+        let event = events.recv().await?;
+        if event.message == "appended" {
+            ensure!(event.number("bytes") == Some(bytes as u64), "another size");
+            times.push(event.number("append_ms").context("how long it took")?);
+        }
+    }
+    sandbox.importer.terminate().await?;
+    let mut times = times.split_off(3);
+    times.sort_unstable();
+    println!("a PUT of {bytes:>8} bytes: median {:>3} ms, {} to {} ms", times[10], times[0], times[19]);
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Typical mistakes of a new user, each with the words that the importer has for it: what was tried, where, what came back, and
+//! what to do.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use sandbox::Sandbox;
+use support::{
+    faulty_api::{Answer, FaultyApi},
+    importer, start_nothing, told,
+};
+
+/// `importer once`, as a snapshot.
+async fn once(sandbox: &Sandbox, settings: &[(&'static str, &str)], names: &[(&str, &str)]) -> Result<String> {
+    let output = importer(sandbox, settings, &["once"]).await?;
+    Ok(told(sandbox, &output, names))
+}
+
+/// `importer once` with an API that answers so.
+async fn with_api(sandbox: &Sandbox, answer: Answer, settings: &[(&'static str, &str)]) -> Result<String> {
+    let api = FaultyApi::saying([answer]).await?;
+    let url = api.url();
+    let mut all = vec![("SOURCE_URL", url.as_str())];
+    all.extend_from_slice(settings);
+    once(sandbox, &all, &[(&url, "http://API/posts")]).await
+}
+
+/// `importer once` with an S3 that answers so.
+async fn with_s3(sandbox: &Sandbox, status: u16, code: &str, message: &str) -> Result<String> {
+    let error = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let s3 = FaultyApi::saying([Answer::ok(error).with_status(status)]).await?;
+    let url = s3.url().replace("/posts", "");
+    once(sandbox, &[("AWS_ENDPOINT_URL_S3", &url)], &[(&url, "http://S3")]).await
+}
+
+#[tokio::test]
+async fn the_api_is_not_what_was_thought() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let page = Answer::ok("<!DOCTYPE html>\n<html><head><title>Log in</title></head></html>");
+    insta::assert_snapshot!("api_html", with_api(&sandbox, page, &[]).await?);
+    insta::assert_snapshot!("api_empty", with_api(&sandbox, Answer::ok(""), &[]).await?);
+    insta::assert_snapshot!("api_404", with_api(&sandbox, Answer::status(404), &[]).await?);
+    insta::assert_snapshot!("api_401", with_api(&sandbox, Answer::status(401), &[]).await?);
+    let busy = Answer::status(429).with("Retry-After", 3600);
+    insta::assert_snapshot!("api_429", with_api(&sandbox, busy, &[]).await?);
+    let long = with_api(&sandbox, Answer::posts(10_001), &[("MAX_BODY", "10000")]).await?;
+    insta::assert_snapshot!("api_too_long", long);
+    let circle = Answer::status(302).with("Location", "/posts");
+    insta::assert_snapshot!("api_endless_redirect", with_api(&sandbox, circle, &[]).await?);
+    let away = Answer::status(301).with("Location", "https://www.example.org/posts");
+    insta::assert_snapshot!("api_redirect_away", with_api(&sandbox, away, &[]).await?);
+    let packed = Answer::ok("[]").with("Content-Encoding", "br");
+    insta::assert_snapshot!("api_encoding", with_api(&sandbox, packed, &[]).await?);
+    assert_eq!(sandbox.end().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_api_is_not_where_it_was_thought() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let said = once(&sandbox, &[("SOURCE_URL", "https://api.invalid/posts")], &[]).await?;
+    // The rest is the name server's, in words that differ.
+    let said = said.split("lookup address").next().context("split gives one at least")?.to_owned();
+    insta::assert_snapshot!("api_no_such_host", said);
+    let plain = once(&sandbox, &[("SOURCE_URL", "http://api.example.org/posts?token=s3cret")], &[]).await?;
+    insta::assert_snapshot!("api_http", plain);
+    // Port 9 is reserved for a service that nobody runs.
+    insta::assert_snapshot!("api_refused", once(&sandbox, &[("SOURCE_URL", "http://127.0.0.1:9/posts")], &[]).await?);
+    insta::assert_snapshot!("api_header_file", once(&sandbox, &[("SOURCE_HEADER_FILE", "/no/such/file")], &[]).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn there_is_no_room_for_an_answer() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    insta::assert_snapshot!("spool_missing", once(&sandbox, &[("SPOOL_DIR", "/no/such/folder")], &[]).await?);
+
+    // A disk that is full answers as a file does that must not grow: with an error to a write.
+    let api = FaultyApi::saying([Answer::posts(1 << 20)]).await?;
+    let mut settings = sandbox.settings().clone();
+    settings.set(&[("SOURCE_URL", &api.url()), ("LOG_FORMAT", "json")]);
+    let mut shell = sandbox.world().program(Path::new("sh"), &settings);
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" once"]).arg(&sandbox.world().programs().importer);
+    let output = tokio::process::Command::from(shell).kill_on_drop(true).output().await?;
+    let spool = sandbox.logs().join("spool");
+    let names = [(&*api.url(), "http://API/posts"), (&*spool.to_string_lossy(), "SPOOL")];
+    insta::assert_snapshot!("spool_full", told(&sandbox, &output, &names));
+    assert_eq!(sandbox.end().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_archive_is_not_there_or_not_ours() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    insta::assert_snapshot!("bucket_missing", once(&sandbox, &[("ARCHIVE_BUCKET", "no-such-bucket")], &[]).await?);
+    let no_keys = [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_EC2_METADATA_DISABLED", "true")];
+    insta::assert_snapshot!("no_credentials", once(&sandbox, &no_keys, &[]).await?);
+    insta::assert_snapshot!("s3_refused", once(&sandbox, &[("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")], &[]).await?);
+    // What LocalStack never says, in the words of S3.
+    insta::assert_snapshot!("no_list_bucket", with_s3(&sandbox, 403, "AccessDenied", "Access Denied").await?);
+    let elsewhere = "The bucket you are attempting to access must be addressed using the specified endpoint.";
+    insta::assert_snapshot!("wrong_region", with_s3(&sandbox, 301, "PermanentRedirect", elsewhere).await?);
+    let malformed = "The authorization header is malformed; the region 'us-east-1' is wrong; expecting 'eu-central-1'";
+    let said = with_s3(&sandbox, 400, "AuthorizationHeaderMalformed", malformed).await?;
+    insta::assert_snapshot!("wrong_region_in_the_signature", said);
+    let expired = with_s3(&sandbox, 400, "ExpiredToken", "The provided token has expired.").await?;
+    insta::assert_snapshot!("expired_credentials", expired);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_queue_is_not_there_or_none_of_the_right_kind() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let missing = sandbox.queue_url().replace(".fifo", "-missing.fifo");
+    let said = once(&sandbox, &[("QUEUE_URL", &missing)], &[(&missing, "http://AWS/MISSING.fifo")]).await?;
+    insta::assert_snapshot!("queue_missing", said);
+    let standard = "http://sqs.us-east-1.localhost/000000000000/posts";
+    insta::assert_snapshot!("queue_not_fifo", once(&sandbox, &[("QUEUE_URL", standard)], &[]).await?);
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! A collection of several pages is one snapshot: whole, in order, and archived once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use anyhow::Result;
+use sandbox::{Sandbox, Setup};
+use shared::{
+    object::{Metadata, Sha256},
+    pointer::Pointer,
+};
+use support::{
+    SOON,
+    faulty_api::{Answer, FaultyApi, Request},
+    importer, logged, metadata,
+    proxy::{Proxy, Way},
+    retitle, start, start_nothing,
+};
+
+/// A stream whose posts come in pages of `limit`. It polls when it is told to.
+async fn in_pages(posts: u64, limit: u64, transformer: bool) -> Result<(Sandbox, String)> {
+    let sandbox = start(Setup { posts, importer: false, transformer, ..Setup::default() }).await?;
+    let url = format!("{}?_page=1&_limit={limit}", sandbox.api.url());
+    Ok((sandbox, url))
+}
+
+/// One poll, and its exit code.
+async fn once(sandbox: &Sandbox, settings: &[(&'static str, &str)]) -> Result<(Option<i32>, String)> {
+    let output = importer(sandbox, settings, &["once"]).await?;
+    Ok((output.status.code(), String::from_utf8(output.stderr)?))
+}
+
+/// Everything that the objects from `first` on say of themselves.
+async fn all_metadata(sandbox: &Sandbox, first: u64) -> Result<Vec<Metadata>> {
+    let mut all = Vec::new();
+    for sequence in first..=sandbox.end().await? {
+        all.push(metadata(sandbox, sequence).await?);
+    }
+    Ok(all)
+}
+
+/// The objects are the pages of one whole snapshot.
+fn assert_snapshot(objects: &[Metadata], first: u64) {
+    let digests: Vec<_> = objects.iter().map(|page| page.sha256).collect();
+    for (page, number) in objects.iter().zip(1..) {
+        assert_eq!((page.page, page.snapshot.get()), (number, first));
+        assert_eq!(page.last_page, number as usize == objects.len(), "page {number}");
+        assert_eq!(page.snapshot_sha256, Sha256::of_pages(&digests));
+        assert_eq!((&page.etag, &page.last_modified), (&None, &None), "a page of many has no validator");
+    }
+}
+
+/// The number that a query gives to `_page`, 1 if it gives none.
+fn page_of(request: &Request) -> usize {
+    request.query.split('&').find_map(|pair| pair.strip_prefix("_page=")?.parse().ok()).unwrap_or(1)
+}
+
+fn next(page: usize) -> String {
+    format!("<?_page={page}>; rel=\"next\"")
+}
+
+#[tokio::test]
+async fn a_paged_collection_is_archived_page_by_page_and_applied() -> Result<()> {
+    let (sandbox, url) = in_pages(95, 25, true).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &url)]).await?;
+    sandbox.settled(SOON).await?;
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 4);
+    assert_snapshot(&pages, 1);
+    assert!(pages[2].source_url.ends_with("?_page=3&_limit=25"), "{}", pages[2].source_url);
+    for (number, expected) in [(1, 25), (4, 20)] {
+        let posts: Vec<serde_json::Value> = serde_json::from_slice(&sandbox.body(number).await?)?;
+        assert_eq!(posts.len(), expected);
+    }
+
+    retitle(&sandbox, 90, "on the last page");
+    sandbox.settled(SOON).await?;
+    assert_snapshot(&all_metadata(&sandbox, 5).await?, 5);
+    support::assert_whole(&sandbox).await
+}
+
+#[tokio::test]
+async fn the_queue_is_told_of_every_page_and_of_nothing_when_nothing_changed() -> Result<()> {
+    let (sandbox, url) = in_pages(95, 8, false).await?;
+    let settings = [("SOURCE_URL", url.as_str())];
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(0));
+    let mut told = Vec::new();
+    while told.len() < 12 {
+        let request = sandbox.sqs().receive_message().queue_url(sandbox.queue_url()).max_number_of_messages(10);
+        for message in request.wait_time_seconds(10).send().await?.messages() {
+            told.push(Pointer::decode(message.body().unwrap_or_default(), sandbox.stream())?.sequence.get());
+            let receipt = message.receipt_handle().unwrap_or_default();
+            sandbox.sqs().delete_message().queue_url(sandbox.queue_url()).receipt_handle(receipt).send().await?;
+        }
+    }
+    assert_eq!(told, (1..=12).collect::<Vec<_>>(), "more than a batch takes, in order");
+    for _ in 0..2 {
+        assert_eq!(once(&sandbox, &settings).await?.0, Some(3));
+    }
+    assert_eq!(sandbox.end().await?, 12);
+    support::queue_is_empty(&sandbox).await
+}
+
+#[tokio::test]
+async fn numbered_pages_without_links_end_with_an_empty_one() -> Result<()> {
+    let api = FaultyApi::start(|request| match page_of(request) {
+        page @ 1..=3 => Answer::ok(format!(r#"[{{"id":{page}}}]"#)).with("ETag", "\"same for all\""),
+        _ => Answer::ok(" [ ]\n"),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    let settings = [("SOURCE_URL", &*api.url()), ("PAGE_PARAMETER", "_page")];
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(0));
+    let asked: Vec<_> = api.seen().iter().map(|request| request.query.clone()).collect();
+    assert_eq!(asked, ["", "_page=2", "_page=3", "_page=4"]);
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 3, "the empty page is no part of it");
+    assert_snapshot(&pages, 1);
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn links_that_lead_in_a_circle_or_away_archive_nothing() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let circle = FaultyApi::start(|request| Answer::ok("[{}]").with("Link", next(page_of(request) % 3 + 1))).await?;
+    let source = format!("{}?_page=1", circle.url());
+    let (code, said) = once(&sandbox, &[("SOURCE_URL", &source)]).await?;
+    assert_eq!((code, circle.seen().len()), (Some(1), 3), "{said}");
+    assert!(said.contains("its links lead in a circle"), "{said}");
+
+    let other = FaultyApi::saying([Answer::ok("[]")]).await?;
+    let away = format!("<{}?_page=2>; rel=next", other.url());
+    let api = FaultyApi::saying([Answer::ok("[{}]").with("Link", away)]).await?;
+    let (code, said) = once(&sandbox, &[("SOURCE_URL", &api.url())]).await?;
+    assert_eq!((code, other.seen().len()), (Some(1), 0), "{said}");
+    assert!(said.contains("on another origin"), "{said}");
+    assert_eq!(sandbox.end().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collection_that_changes_while_it_is_paged_is_fetched_again() -> Result<()> {
+    let asked = AtomicUsize::new(0);
+    // A post arrives between the first page and the second.
+    let api = FaultyApi::start(move |request| {
+        let total = if asked.fetch_add(1, SeqCst) == 0 { 2 } else { 3 };
+        let page = page_of(request);
+        let answer = Answer::ok(format!(r#"[{{"id":{page},"of":{total}}}]"#)).with("X-Total-Count", total);
+        if page < total { answer.with("Link", next(page + 1)) } else { answer }
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    let (code, said) = once(&sandbox, &[("SOURCE_URL", &api.url())]).await?;
+    assert_eq!((code, api.seen().len()), (Some(0), 5), "{said}");
+    assert!(said.contains("the collection changed while it was paged"), "{said}");
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 3);
+    assert_snapshot(&pages, 1);
+    assert_eq!(sandbox.body(1).await?, br#"[{"id":1,"of":3}]"#);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_that_fails_is_asked_for_again_and_the_snapshot_goes_on() -> Result<()> {
+    let asked = AtomicUsize::new(0);
+    let api = FaultyApi::start(move |request| match (page_of(request), asked.fetch_add(1, SeqCst)) {
+        (2, 1) => Answer::ok("[{\"id\":2}]").broken_after(4),
+        (2, 2) => Answer::status(503),
+        (3, _) => Answer::ok("[{\"id\":3}]"),
+        (page, _) => Answer::ok(format!("[{{\"id\":{page}}}]")).with("Link", next(page + 1)),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    assert_eq!(once(&sandbox, &[("SOURCE_URL", &api.url())]).await?.0, Some(0));
+    assert_eq!((api.seen().len(), sandbox.end().await?), (5, 3));
+    assert_eq!(sandbox.body(2).await?, b"[{\"id\":2}]", "nothing is left of the try that broke off");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_that_a_kill_cut_is_followed_by_a_whole_one() -> Result<()> {
+    let (sandbox, url) = in_pages(80, 2, true).await?;
+    // Slow enough that the kill comes between two pages.
+    let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;
+    s3.set(Way::Delay(std::time::Duration::from_millis(5)));
+    let mut events = sandbox.events().subscribe();
+    sandbox.importer.restart_with(&[("SOURCE_URL", &url), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
+    logged(&mut events, "importer", "appended").await?;
+    sandbox.importer.kill_and_wait().await?;
+    sandbox.settled(SOON).await?;
+    let all = all_metadata(&sandbox, 1).await?;
+    let cut = all.len() - 40;
+    assert!((1..40).contains(&cut), "{cut} pages were archived before the kill");
+    assert!(all[..cut].iter().all(|page| page.snapshot.get() == 1 && !page.last_page), "the first snapshot has no end");
+    assert_snapshot(&all[cut..], cut as u64 + 1);
+    support::assert_whole(&sandbox).await
+}
+
+#[tokio::test]
+async fn a_second_page_is_noticed_though_the_first_one_is_the_same() -> Result<()> {
+    type Signs = fn(Answer, is_there: bool) -> Answer;
+    let ways: [(&str, &[(&'static str, &str)], Signs); 3] = [
+        ("a total", &[], |answer, more| {
+            let answer = answer.with("X-Total-Count", 1 + u8::from(more));
+            if more { answer.with("Link", next(2)) } else { answer }
+        }),
+        ("numbered pages", &[("PAGE_PARAMETER", "_page")], |answer, _| answer),
+        // A server that sees the first page unchanged says so, and in the same breath where the second is.
+        ("a link alone", &[], |answer, more| if more { answer.with("Link", next(2)) } else { answer }),
+    ];
+    for (name, settings, signs) in ways {
+        let is_grown = Arc::new(AtomicUsize::new(0));
+        let api = FaultyApi::start({
+            let is_grown = is_grown.clone();
+            move |request| match (page_of(request), is_grown.load(SeqCst) == 1) {
+                (1, more) if request.header("if-none-match") == Some("\"first\"") => signs(Answer::status(304), more),
+                (1, more) => signs(Answer::ok(r#"[{"id":1}]"#).with("ETag", "\"first\""), more),
+                (2, true) => Answer::ok(r#"[{"id":2}]"#),
+                (_, _) => Answer::ok("[]"),
+            }
+        })
+        .await?;
+        let sandbox = start_nothing().await?;
+        let mut all = vec![("SOURCE_URL", api.url())];
+        all.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let all: Vec<_> = all.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(once(&sandbox, &all).await?.0, Some(0), "{name}");
+        assert_eq!(once(&sandbox, &all).await?.0, Some(3), "{name}");
+        is_grown.store(1, SeqCst);
+        assert_eq!(once(&sandbox, &all).await?.0, Some(0), "{name}");
+        assert_snapshot(&all_metadata(&sandbox, 2).await?, 2);
+        assert_eq!(sandbox.end().await?, 3, "{name}");
+    }
+    Ok(())
+}
