@@ -1,6 +1,6 @@
 //! Wrong settings end a daemon with exit code 2 and one message that lists all of them; the help explains each.
 
-use std::process::Output;
+use std::{collections::BTreeSet, process::Output};
 
 use anyhow::Result;
 use support::world;
@@ -53,5 +53,23 @@ async fn the_version_names_the_revision() -> Result<()> {
         let version = told(&run(program, &[], &["--version"]).await?);
         assert!(version.starts_with(&format!("exit code 0\n{program} 0.1.0 (")), "{version}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_readme_knows_every_setting_and_no_other() -> Result<()> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
+    let mut in_help = BTreeSet::new();
+    for program in ["importer", "transformer"] {
+        let help = told(&run(program, &[], &["--help"]).await?);
+        in_help
+            .extend(help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next().map(str::to_owned)));
+    }
+    let rows =
+        readme.lines().filter(|line| line.starts_with("| `") && line.contains("| both |") | line.contains("er |"));
+    let names = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let is_variable = |name: &&str| name.len() > 3 && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let in_readme: BTreeSet<String> = names.filter(is_variable).map(str::to_owned).collect();
+    assert_eq!(in_readme, in_help);
     Ok(())
 }
