@@ -1,21 +1,25 @@
 //! What a body costs the importer: its peak memory for a response of 1 GiB, and how long a PUT takes around the sizes at which clients
 //! change their ways (64 KiB, where a body no longer fits one write, and 1 MiB).
 //!
-//! `cargo bench -p tests --bench any_size`, on Linux. It needs 3 GiB of disk in the temporary folder.
+//! `cargo bench -p tests --bench any_size`, on Linux. It needs 3 GiB of disk in the temporary folder. The PUTs are also timed on a second
+//! S3 server, if it is there: `cargo install s3s-fs --version 0.14.1 --features binary --locked --root target/s3s-fs`.
 
 use std::{
     fs,
+    net::TcpListener,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use sandbox::{Progress, Sandbox, Setup, World};
+use sandbox::{Progress, Sandbox, Settings, Setup, World};
 use support::faulty_api::{Answer, FaultyApi};
 use tokio::time::sleep;
 
 const GIB: u64 = 1 << 30;
 const KIB: usize = 1 << 10;
+const PUT_BYTES: [usize; 4] = [64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB];
 
 /// What the importer may take at most, whatever the size of the response.
 const GOAL_KIB: u64 = 64 << 10;
@@ -27,10 +31,32 @@ async fn main() -> Result<()> {
     for bytes in [1 << 20, GIB] {
         peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes).await?;
     }
-    for bytes in [64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB] {
-        put_times(&Sandbox::start(&world, setup.clone()).await?, bytes).await?;
+    for bytes in PUT_BYTES {
+        put_times(&Sandbox::start(&world, setup.clone()).await?, bytes, "LocalStack", &[]).await?;
+    }
+    let other = world.place().target.join("s3s-fs/bin/s3s-fs");
+    if other.is_file() {
+        for bytes in PUT_BYTES {
+            put_times_on(&other, &Sandbox::start(&world, setup.clone()).await?, bytes).await?;
+        }
+    } else {
+        println!("SKIPPED: no second S3 server, {} is not there", other.display());
     }
     world.stop().await
+}
+
+/// `s3s-fs`, with the bucket of this stream in it.
+async fn put_times_on(program: &Path, sandbox: &Sandbox, bytes: usize) -> Result<()> {
+    let root = sandbox.logs().join("s3s-fs");
+    fs::create_dir_all(root.join(sandbox.bucket()))?;
+    // Free until somebody takes it in the next milliseconds.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut server = sandbox.world().program(program, &Settings::new());
+    server.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", "test", "--secret-key", "test"]);
+    server.arg(&root).stdout(Stdio::null()).stderr(Stdio::null());
+    let _server = tokio::process::Command::from(server).kill_on_drop(true).spawn()?;
+    let endpoint = format!("http://127.0.0.1:{port}");
+    put_times(sandbox, bytes, "s3s-fs", &[("AWS_ENDPOINT_URL_S3", &endpoint)]).await
 }
 
 /// Fetches and archives a response of so many bytes.
@@ -70,7 +96,7 @@ fn as_mib(kib: u64) -> f64 {
 }
 
 /// Lets the daemon append twenty bodies of so many bytes, and takes its own times.
-async fn put_times(sandbox: &Sandbox, bytes: usize) -> Result<()> {
+async fn put_times(sandbox: &Sandbox, bytes: usize, s3: &str, settings: &[(&'static str, &str)]) -> Result<()> {
     let mut number = 0;
     let api = FaultyApi::start(move |_| {
         number += 1;
@@ -79,7 +105,9 @@ async fn put_times(sandbox: &Sandbox, bytes: usize) -> Result<()> {
     })
     .await?;
     let mut events = sandbox.events().subscribe();
-    sandbox.importer.restart_with(&[("SOURCE_URL", &api.url()), ("POLL_INTERVAL", "20ms")]).await?;
+    let url = api.url();
+    let all = [&[("SOURCE_URL", url.as_str()), ("POLL_INTERVAL", "20ms")], settings].concat();
+    sandbox.importer.restart_with(&all).await?;
     let mut times = Vec::new();
     // The first ones also pay for the connection.
     while times.len() < 23 {
@@ -92,6 +120,6 @@ async fn put_times(sandbox: &Sandbox, bytes: usize) -> Result<()> {
     sandbox.importer.terminate().await?;
     let mut times = times.split_off(3);
     times.sort_unstable();
-    println!("a PUT of {bytes:>8} bytes: median {:>3} ms, {} to {} ms", times[10], times[0], times[19]);
+    println!("a PUT of {bytes:>8} bytes to {s3:<10}: median {:>3} ms, {} to {} ms", times[10], times[0], times[19]);
     Ok(())
 }

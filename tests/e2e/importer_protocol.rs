@@ -111,6 +111,93 @@ async fn a_lost_answer_at_any_other_call_costs_nothing_but_time() -> Result<()> 
     assert_whole(&world.sandbox).await
 }
 
+/// An HTTP answer, as S3 or SQS might give it.
+fn http(status: &str, kind: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn s3_error(status: &str, code: &str) -> String {
+    http(
+        status,
+        "application/xml",
+        &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>so</Message></Error>"),
+    )
+}
+
+#[tokio::test]
+async fn whatever_s3_answers_to_an_append_the_object_is_there_once() -> Result<()> {
+    let world = proxied(Setup::default()).await?;
+    world.start_importer().await?;
+    world.sandbox.settled(SOON).await?;
+    // Worse than in life: each time the object was written, and the answer says that it was not. As often as it takes to
+    // make not only a request fail, but the whole poll.
+    for (round, (status, code)) in [
+        ("409 Conflict", "ConditionalRequestConflict"),
+        ("503 Slow Down", "SlowDown"),
+        ("500 Internal Server Error", "InternalError"),
+        ("400 Bad Request", "ExpiredToken"),
+        ("403 Forbidden", "AccessDenied"),
+        ("404 Not Found", "NoSuchBucket"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (before, count) = (world.s3.lost(), 5);
+        world.s3.replace_answers("PUT /", count, &s3_error(status, code));
+        retitle(&world.sandbox, 1, &format!("round {round}"));
+        // A refused poll is followed by one that finds the object there, and has nothing more to write.
+        world.sandbox.wait_until("it is told", SOON, async || Ok(world.s3.lost() > before)).await?;
+        world.sandbox.settled(SOON).await?;
+        assert_eq!(world.sandbox.end().await?, 2 + round as u64, "{code}");
+        world.s3.replace_answers("PUT /", 0, "");
+    }
+    assert_eq!(world.sandbox.importer.restarts(), 0);
+    assert_written_once(&world.sandbox).await?;
+    assert_whole(&world.sandbox).await
+}
+
+#[tokio::test]
+async fn credentials_that_expire_are_waited_out_and_a_refusal_is_no_empty_archive() -> Result<()> {
+    let world = proxied(Setup::default()).await?;
+    world.start_importer().await?;
+    world.sandbox.settled(SOON).await?;
+    for (status, code, state) in
+        [("400 Bad Request", "ExpiredToken", "waiting"), ("403 Forbidden", "AccessDenied", "holding")]
+    {
+        world.s3.replace_answers("HEAD /", u64::MAX, &s3_error(status, code));
+        let what = format!("the importer is {state}");
+        let is_told = async || Ok(readiness(&world.sandbox.importer).await?.1.starts_with(state));
+        world.sandbox.wait_until(what, SOON, is_told).await?;
+        let end = world.sandbox.end().await?;
+        retitle(&world.sandbox, 1, code);
+        world.s3.replace_answers("HEAD /", 0, "");
+        end_is(&world.sandbox, end + 1).await?;
+    }
+    assert_whole(&world.sandbox).await
+}
+
+#[tokio::test]
+async fn a_pointer_that_the_queue_did_not_take_is_sent_again() -> Result<()> {
+    // The idle look is an hour away, so that only the bell can tell.
+    let world = proxied(Setup { settings: vec![("CATCH_UP_INTERVAL", "1h")], ..Setup::default() }).await?;
+    world.start_importer().await?;
+    world.sandbox.settled(SOON).await?;
+    let refused =
+        r#"{"Successful":[],"Failed":[{"Id":"0","SenderFault":false,"Code":"InternalFailure","Message":"so"}]}"#;
+    // More than a poll tries.
+    world.sqs.replace_answers("POST /", 5, &http("200 OK", "application/x-amz-json-1.0", refused));
+    retitle(&world.sandbox, 1, "rung at last");
+    world.lost(&world.sqs, 5).await?;
+    assert_whole(&world.sandbox).await?;
+    let told = world.sandbox.importer.log_lines();
+    let why = told.iter().find_map(|line| line["why"].as_str()).unwrap_or_default();
+    assert!(why.contains("did not take 1 of the messages (InternalFailure)"), "{why}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_connection_that_was_closed_while_it_was_idle_or_in_use_is_made_anew() -> Result<()> {
     let world = proxied(Setup::default()).await?;

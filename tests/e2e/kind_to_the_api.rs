@@ -4,13 +4,13 @@ use std::{fs, sync::Mutex, time::Duration};
 
 use anyhow::Result;
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
-use sandbox::Sandbox;
+use sandbox::{Sandbox, Signal};
 use support::{
     SOON,
     faulty_api::{Answer, FaultyApi, Request},
     importer, logged, metadata,
     proxy::{Proxy, Way},
-    start_nothing,
+    second, start_nothing,
 };
 
 const POSTS: &str = r#"[{"userId":1,"id":1,"title":"a","body":"b"}]"#;
@@ -138,6 +138,35 @@ async fn an_answer_that_comes_in_drips_or_breaks_off_is_archived_whole_or_not_at
     let sandbox = polling(&api).await?;
     asked(&sandbox, &api, 8).await?;
     assert_eq!((sandbox.end().await?, sandbox.body(1).await?), (1, POSTS.into()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn polls_do_not_overlap_and_those_that_were_missed_are_not_made_up_for() -> Result<()> {
+    let pause = Duration::from_millis(10);
+    let slow = FaultyApi::saying([Answer::ok(POSTS).dripping(pause)]).await?;
+    let sandbox = polling(&slow).await?;
+    asked(&sandbox, &slow, 4).await?;
+    let at_least = pause * u32::try_from(POSTS.len())?;
+    for pair in slow.seen().windows(2) {
+        assert!(pair[1].at - pair[0].at >= at_least, "the answer takes longer than the interval");
+    }
+
+    // Suspended for ten intervals, which another importer counts.
+    let api = FaultyApi::saying([Answer::ok(POSTS)]).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &api.url())]).await?;
+    asked(&sandbox, &api, 1).await?;
+    let clock = FaultyApi::saying([Answer::ok(POSTS)]).await?;
+    sandbox.importer.signal(Signal::STOP);
+    let other = second(&sandbox, "importer").await?;
+    other.restart_with(&[("SOURCE_URL", &clock.url())]).await?;
+    asked(&sandbox, &clock, 10).await?;
+    let before = api.seen().len();
+    sandbox.importer.signal(Signal::CONT);
+    asked(&sandbox, &api, before + 5).await?;
+    let seen = &api.seen()[before..];
+    // Four intervals are 800 ms, each may be a tenth shorter, and each request late by itself.
+    assert!(seen[4].at - seen[0].at > Duration::from_millis(400), "five polls in {:?}", seen[4].at - seen[0].at);
     Ok(())
 }
 

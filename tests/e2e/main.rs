@@ -1,8 +1,11 @@
 //! The promises, kept by real processes: one module a promise.
 
 mod archive_is_truth;
+mod audit;
 mod bad_records;
+mod database;
 mod deploy_is_true;
+mod holes;
 mod importer_commands;
 mod importer_errors;
 mod importer_protocol;
@@ -12,10 +15,15 @@ mod nothing_is_lost;
 mod once_in_order;
 mod page;
 mod paging;
+mod plans;
 mod queue_proof;
+mod rebuild;
 mod real_jsonplaceholder;
 mod restore_proof;
 mod sandbox_ends_whole;
+mod skip;
+mod stand_by;
 mod settings_teach;
 mod traceable;
+mod transformer_commands;
 mod whose_fault;

@@ -201,8 +201,9 @@ async fn a_snapshot_that_a_kill_cut_is_followed_by_a_whole_one() -> Result<()> {
 
 #[tokio::test]
 async fn a_second_page_is_noticed_though_the_first_one_is_the_same() -> Result<()> {
-    type Signs = fn(Answer, is_there: bool) -> Answer;
-    let ways: [(&str, &[(&'static str, &str)], Signs); 3] = [
+    /// Its name, its settings, and what an answer says of a second page, if there is one.
+    type Way = (&'static str, &'static [(&'static str, &'static str)], fn(Answer, bool) -> Answer);
+    let ways: [Way; 3] = [
         ("a total", &[], |answer, more| {
             let answer = answer.with("X-Total-Count", 1 + u8::from(more));
             if more { answer.with("Link", next(2)) } else { answer }

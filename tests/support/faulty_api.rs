@@ -93,6 +93,7 @@ impl Answer {
 
     /// With one more header.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a reference")]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.to_owned(), value.to_string()));
         self

@@ -72,18 +72,10 @@ fn command(sandbox: &Sandbox, program: &Path, settings: &[(&'static str, &str)],
 /// What a command wrote, for a snapshot: its exit code, its stdout, and what it logged from warnings on. What is another with each
 /// run has a name in its place.
 pub fn told(sandbox: &Sandbox, output: &Output, names: &[(&str, &str)]) -> String {
+    let log = String::from_utf8_lossy(&output.stderr);
     let mut text = format!("exit code {}\n", output.status.code().unwrap_or(-1));
     text.push_str(&String::from_utf8_lossy(&output.stdout));
-    for line in String::from_utf8_lossy(&output.stderr).lines() {
-        match serde_json::from_str::<serde_json::Value>(line) {
-            Ok(line) if line["level"] == "INFO" || line["level"] == "DEBUG" => {}
-            Ok(line) => {
-                let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-                text.push_str(&format!("{} {}\n  {}\n", word("level"), word("message"), word("why")));
-            }
-            Err(_) => text.push_str(&format!("{line}\n")),
-        }
-    }
+    text.extend(log.lines().filter_map(for_people));
     let (queue, folder) = (sandbox.queue_url(), sandbox.world().folder().to_string_lossy());
     let ours = [
         (queue, "http://AWS/QUEUE.fifo"),
@@ -104,6 +96,14 @@ pub fn told(sandbox: &Sandbox, output: &Output, names: &[(&str, &str)]) -> Strin
         format!("{name}{end}")
     });
     words.collect()
+}
+
+/// A log line from warnings on, or a line that is none.
+fn for_people(line: &str) -> Option<String> {
+    let Ok(fields) = serde_json::from_str::<serde_json::Value>(line) else { return Some(format!("{line}\n")) };
+    let field = |name: &str| fields[name].as_str().unwrap_or_default();
+    let is_quiet = matches!(field("level"), "INFO" | "DEBUG");
+    (!is_quiet).then(|| format!("{} {}\n  {}\n", field("level"), field("message"), field("why")))
 }
 
 /// Waits for a log line of a daemon, and answers with its fields. Subscribe before what causes it.

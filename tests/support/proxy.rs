@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -55,10 +55,20 @@ pub struct Proxy {
 struct Shared {
     target: String,
     orders: watch::Sender<Orders>,
-    /// The beginning or any other part of requests whose answers are to be lost, and how many.
-    trap: Mutex<Option<(Vec<u8>, u64)>>,
+    trap: Mutex<Option<Trap>>,
     lost: AtomicU64,
     sent: AtomicU64,
+}
+
+/// For requests whose answers are not to come through.
+#[derive(Debug)]
+struct Trap {
+    /// What such a request contains.
+    pattern: Vec<u8>,
+    /// How many are still to come.
+    count: u64,
+    /// What the client gets, which is nothing for a lost answer.
+    answer: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,10 +115,16 @@ impl Proxy {
     /// The next `count` requests that contain `pattern` reach the server, and their answers are lost: when an answer comes it
     /// is swallowed and the connection reset. (An interim answer, HTTP status 100, is passed on.)
     pub fn lose_answers(&self, pattern: &str, count: u64) {
-        *self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner) = Some((pattern.into(), count));
+        self.replace_answers(pattern, count, "");
     }
 
-    /// How many answers were lost so far.
+    /// The same, but the client gets this in the answer's place before the connection is closed.
+    pub fn replace_answers(&self, pattern: &str, count: u64, answer: &str) {
+        let trap = Trap { pattern: pattern.into(), count, answer: answer.into() };
+        *self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(trap);
+    }
+
+    /// How many answers were lost or replaced so far.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(SeqCst)
     }
@@ -166,16 +182,16 @@ async fn carry(mut client: TcpStream, shared: Arc<Shared>) {
         let mut server = TcpStream::connect(&shared.target).await?;
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let loses = AtomicBool::new(false);
-        let up = pump(from_client, to_server, &shared, &loses, true);
-        tokio::try_join!(up, pump(from_server, to_client, &shared, &loses, false)).map(|_| ())
+        let trapped = Mutex::default();
+        let up = pump(from_client, to_server, &shared, &trapped, true);
+        tokio::try_join!(up, pump(from_server, to_client, &shared, &trapped, false)).map(|_| ())
     };
     let carried = tokio::select! {
         // Dropping either only drops bytes, which is what a cut does.
         _ = cut => Err(cut_off()),
         carried = carried => carried,
     };
-    if carried.is_err() {
+    if carried.is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
         // Closing then resets.
         let _ = client.set_zero_linger();
     }
@@ -186,7 +202,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     shared: &Shared,
-    loses: &AtomicBool,
+    trapped: &Mutex<Option<Vec<u8>>>,
     is_up: bool,
 ) -> io::Result<()> {
     let (mut buffer, mut total, mut tail) = (vec![0; 16 * 1024], 0, Vec::new());
@@ -196,18 +212,24 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
-        if is_up && shared.springs_trap(&mut tail, chunk) {
-            loses.store(true, SeqCst);
-        } else if !is_up && loses.load(SeqCst) && !chunk.starts_with(b"HTTP/1.1 100") {
-            shared.lost.fetch_add(1, SeqCst);
-            return Err(cut_off());
+        if is_up {
+            if let Some(answer) = shared.springs_trap(&mut tail, chunk) {
+                *trapped.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+            }
+        } else if !chunk.starts_with(b"HTTP/1.1 100") {
+            let instead = trapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(answer) = instead {
+                shared.lost.fetch_add(1, SeqCst);
+                to.write_all(&answer).await?;
+                return Err(if answer.is_empty() { cut_off() } else { io::ErrorKind::UnexpectedEof.into() });
+            }
         }
         let way = shared.orders.borrow().way;
         match way {
             Way::BlackHole => continue,
             Way::Delay(delay) => sleep(delay).await,
             Way::Rate(bytes) => {
-                sleep(Duration::from_secs(read as u64) / u32::try_from(bytes).unwrap_or(u32::MAX)).await
+                sleep(Duration::from_secs(read as u64) / u32::try_from(bytes).unwrap_or(u32::MAX)).await;
             }
             Way::Reset | Way::Refuse => return Err(cut_off()),
             Way::Pass | Way::CutAfter { .. } => {}
@@ -229,15 +251,18 @@ async fn pump(
 }
 
 impl Shared {
-    /// Whether the pattern ends in this chunk. `tail` is what a pattern may have begun with in the one before.
-    fn springs_trap(&self, tail: &mut Vec<u8>, chunk: &[u8]) -> bool {
+    /// What the answer is to be, if the pattern ends in this chunk. `tail` is what it may have begun with in the one before.
+    fn springs_trap(&self, tail: &mut Vec<u8>, chunk: &[u8]) -> Option<Vec<u8>> {
         let mut trap = self.trap.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((pattern, count)) = trap.as_mut().filter(|(_, count)| *count > 0) else { return false };
+        let Trap { pattern, count, answer } = trap.as_mut().filter(|trap| trap.count > 0)?;
         tail.extend_from_slice(chunk);
-        let is_there = tail.windows(pattern.len()).any(|window| window == pattern);
-        *count -= u64::from(is_there);
-        tail.drain(..tail.len().saturating_sub(if is_there { 0 } else { pattern.len() - 1 }));
-        is_there
+        if tail.windows(pattern.len()).any(|window| window == pattern) {
+            *count -= 1;
+            tail.clear();
+            return Some(answer.clone());
+        }
+        tail.drain(..tail.len().saturating_sub(pattern.len() - 1));
+        None
     }
 }
 

@@ -102,7 +102,7 @@ impl SqsBell {
                     Err(BellError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
                 }
             },
-            Err(source) => Err(BellError::Failed { queue_url, source: aws::reason(source) }),
+            Err(source) => Err(BellError::Failed { queue_url, source: aws::reason(&source) }),
         }
     }
 }

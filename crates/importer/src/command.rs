@@ -162,7 +162,7 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
             info!("nothing new");
             Ok(ExitCode::from(FOUND))
         }
-        None => anyhow::bail!("it was told to end before it was done"),
+        Some(Outcome::Drained) | None => anyhow::bail!("it was told to end before it was done"),
     }
 }
 

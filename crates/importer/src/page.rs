@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use thiserror::Error;
 use url::Url;
 
+use crate::poll::public_url;
+
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
 
@@ -101,7 +103,7 @@ impl Paging {
             (None, None) => return Ok(Turn::End),
         };
         if self.seen.contains(&next) {
-            return Err(PageError::Circle { from: page.to_string(), next: next.to_string() });
+            return Err(PageError::Circle { from: public_url(page), next: public_url(&next) });
         }
         if self.seen.len() >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Next(next)) }
     }
@@ -114,8 +116,8 @@ pub fn has_next(links: &[String]) -> bool {
 
 /// The target of the first link with the relation. Relations are compared as RFC 8288 says: words, in any case.
 fn target<'a>(lines: &'a [String], relation: &str) -> Option<&'a str> {
-    let links = lines.iter().flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
-    links.into_iter().find(|(_, parameters)| has_relation(parameters, relation)).map(|(target, _)| target)
+    let found = lines.iter().flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
+    found.into_iter().find(|(_, parameters)| has_relation(parameters, relation)).map(|(target, _)| target)
 }
 
 fn has_relation(parameters: &str, relation: &str) -> bool {
@@ -128,9 +130,9 @@ fn has_relation(parameters: &str, relation: &str) -> bool {
 }
 
 fn resolve(page: &Url, next: &str) -> Result<Url, PageError> {
-    let (from, next) = (page.to_string(), next.to_owned());
-    let Ok(url) = page.join(&next) else { return Err(PageError::Unreadable { from, next }) };
-    if url.origin() == page.origin() { Ok(url) } else { Err(PageError::OtherOrigin { from, next }) }
+    let from = public_url(page);
+    let Ok(url) = page.join(next) else { return Err(PageError::Unreadable { from, next: next.to_owned() }) };
+    if url.origin() == page.origin() { Ok(url) } else { Err(PageError::OtherOrigin { from, next: public_url(&url) }) }
 }
 
 /// The page with the next number; the first has 1 unless its address says otherwise.
@@ -167,7 +169,7 @@ mod tests {
     fn links_of_every_spelling_are_followed() {
         for link in [
             r#"<http://api/posts?_page=2>; rel="next""#,
-            r#"<?_page=2>;rel=next"#,
+            "<?_page=2>;rel=next",
             r#"<http://api/posts?_page=1>; rel="first", </posts?_page=2>; title="a, b"; REL="Next""#,
             r#"<http://api/posts?_page=2>; rel="prefetch next""#,
         ] {

@@ -47,7 +47,7 @@ const SNAPSHOTS: u32 = 3;
 pub struct PollSettings {
     /// The collection to poll: an address that answers with a JSON array. Pages behind `Link: rel=next` are followed. https, unless
     /// the host is this machine or --allow-http is given
-    #[arg(long, env = "SOURCE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_http_url)]
+    #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true, value_parser = shared::settings::parse_http_url)]
     pub source_url: Url,
     /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
     /// from its value in SOURCE_URL, until a page is empty
@@ -304,8 +304,9 @@ impl Api {
             }
             return Ok(None);
         }
-        if status.is_redirection() {
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             let to = text(&headers, &LOCATION).unwrap_or_default();
+            let to = url.join(&to).map_or(to, |to| public_url(&to));
             return Err(PollError::Redirected { url: shown, to });
         }
         if status != StatusCode::OK {
@@ -441,8 +442,8 @@ fn hint(status: StatusCode) -> &'static str {
 }
 
 /// The address without user, password and the values of parameters whose names say that they are secret.
-fn public_url(url: &Url) -> String {
-    const SECRET: [&str; 7] = ["key", "token", "secret", "passw", "auth", "sig", "credential"];
+pub(crate) fn public_url(url: &Url) -> String {
+    const SECRET: [&str; 8] = ["key", "token", "secret", "pass", "pwd", "auth", "sig", "credential"];
     let mut shown = url.clone();
     // Both fail only for addresses without a host, which http does not have.
     let _ = shown.set_username("");

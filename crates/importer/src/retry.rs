@@ -16,6 +16,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// A server that asks for a longer pause is not waited for: the poll has failed, and the next one comes later.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// No server silences an importer for longer, whatever it says.
+const LONGEST_ASKED: Duration = Duration::from_hours(1);
+
 /// How long to wait before trying again, `None` when that is of no use. `tries` have been made.
 pub fn pause_after(error: &PollError, tries: u32, dice: &mut fastrand::Rng) -> Option<Duration> {
     if tries >= TRIES || !is_transient(error) {
@@ -59,11 +62,11 @@ fn is_transient(error: &PollError) -> bool {
 pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_ASKED));
     }
     let date = rfc2822::parse(value).ok()?.timestamp();
     let wait: SignedDuration = date.duration_since(now);
-    Some(wait.try_into().unwrap_or_default())
+    Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST_ASKED))
 }
 
 #[cfg(test)]
@@ -119,12 +122,13 @@ mod tests {
         let mut dice = fastrand::Rng::with_seed(1);
         assert_eq!(pause_after(&status(429, Some(20)), 1, &mut dice), Some(Duration::from_secs(20)));
         assert_eq!(pause_after(&status(429, Some(3600)), 1, &mut dice), None);
-        assert_eq!(asked_pause(&status(429, Some(3600))), Some(Duration::from_secs(3600)));
+        assert_eq!(asked_pause(&status(429, Some(3600))), Some(Duration::from_hours(1)));
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         for (value, seconds) in [
             ("120", Some(120)),
             ("Thu, 01 Jan 2026 00:01:00 GMT", Some(60)),
             ("Wed, 31 Dec 2025 00:00:00 GMT", Some(0)),
+            ("18446744073709551615", Some(3600)),
             ("soon", None),
             ("-1", None),
         ] {

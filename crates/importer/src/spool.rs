@@ -4,7 +4,8 @@
 
 use std::{
     fs::File,
-    io::{self, SeekFrom},
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,9 +13,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::Digest;
-use shared::{archive::Upload, object::Sha256};
+use shared::{archive::Upload, object::Sha256, telemetry};
 use thiserror::Error;
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::task::spawn_blocking;
 
 /// How much of a body is kept to say what it begins with.
 const BEGINNING_BYTES: usize = 200;
@@ -80,20 +81,22 @@ impl Spool {
         B: Stream<Item = io::Result<Bytes>> + Unpin,
     {
         let disk = |source| SpoolError::Disk { dir: self.dir.clone(), source };
-        let mut file = tokio::fs::File::from_std(self.file.try_clone().map_err(disk)?);
-        file.seek(SeekFrom::Start(self.end)).await.map_err(disk)?;
         let (mut hasher, mut bytes, mut beginning) = (sha2::Sha256::new(), 0, Vec::new());
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
+            telemetry::beat();
+            let offset = self.end + bytes;
             bytes += chunk.len() as u64;
             if self.end + bytes > self.max_bytes {
                 return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
             }
             hasher.update(&chunk);
             beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
-            file.write_all(&chunk).await.map_err(disk)?;
+            let file = self.file.clone();
+            // At its place and awaited, so that no write of a body that was given up lands in the next one.
+            let written = spawn_blocking(move || file.write_all_at(&chunk, offset)).await;
+            written.expect("writing a file does not panic").map_err(disk)?;
         }
-        file.flush().await.map_err(disk)?;
         let upload = Upload { file: self.file.clone(), offset: self.end, bytes };
         self.end += bytes;
         Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning })
@@ -107,8 +110,6 @@ fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use futures_util::stream;
 
     use super::*;

@@ -3,7 +3,12 @@
 //! The transformer is the real program: it reads the object from S3, hashes, parses, loads, writes ledger and position. Rounds
 //! are interleaved and medians are shown, so that a machine that drifts does not decide.
 
-use std::{fs, io::Write, process::Stdio, time::{Duration, Instant}};
+use std::{
+    fs,
+    io::Write,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -129,7 +134,9 @@ impl Transformer<'_> {
         let (log, peak_bytes) = self.run(&["once", "--to", &to.to_string()]).await?;
         let applied = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let applied = applied.filter(|line| line["message"] == "applied").last();
-        let elapsed_ms = applied.and_then(|line| line["elapsed_ms"].as_u64()).with_context(|| format!("nothing was applied:\n{log}"))?;
+        let elapsed_ms = applied
+            .and_then(|line| line["elapsed_ms"].as_u64())
+            .with_context(|| format!("nothing was applied:\n{log}"))?;
         let wal_bytes = wal_position(connection).await? - before;
         Ok(Run { took: Duration::from_millis(elapsed_ms), peak_bytes, wal_bytes })
     }
@@ -173,7 +180,8 @@ fn peak_memory(status: &str) -> Option<u64> {
 }
 
 async fn wal_position(connection: &mut PgConnection) -> Result<u64> {
-    let position: i64 = sqlx::query_scalar("SELECT (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(connection).await?;
+    let position: i64 =
+        sqlx::query_scalar("SELECT (pg_current_wal_lsn() - '0/0')::bigint").fetch_one(connection).await?;
     Ok(position.unsigned_abs())
 }
 
@@ -191,7 +199,9 @@ async fn ready_made_rows(connection: &mut PgConnection, schema: &str) -> Result<
 
 /// The limit: nothing is read, hashed, parsed or compared.
 async fn straight_copy(connection: &mut PgConnection, schema: &str, rows: &[u8]) -> Result<Run> {
-    connection.execute(AssertSqlSafe(format!("CREATE TABLE {schema}.straight (LIKE {schema}.posts INCLUDING ALL)"))).await?;
+    connection
+        .execute(AssertSqlSafe(format!("CREATE TABLE {schema}.straight (LIKE {schema}.posts INCLUDING ALL)")))
+        .await?;
     connection.execute("CHECKPOINT").await?;
     let before = wal_position(connection).await?;
     let began = Instant::now();
@@ -222,7 +232,8 @@ fn show(rounds: &Rounds, settings: &BenchSettings) -> Result<()> {
         let of = |value: fn(&[Run; 4], usize) -> f64| median(rounds.iter().map(|round| value(round, number)).collect());
         let seconds = of(|round, number| round[number].took.as_secs_f64());
         let ratio = of(|round, number| round[0].took.as_secs_f64() / round[number].took.as_secs_f64());
-        let peak = of(|round, number| round[number].peak_bytes.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 20)));
+        let peak =
+            of(|round, number| round[number].peak_bytes.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 20)));
         let wal = of(|round, number| round[number].wal_bytes as f64 / 1e6);
         let rate = settings.posts as f64 / seconds;
         writeln!(out, "{name:<22}  {rate:>10.0}  {ratio:>7.2}  {peak:>8.1}  {wal:>8.1}")?;

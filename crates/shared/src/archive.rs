@@ -155,23 +155,25 @@ impl S3Archive {
         Self { client, bucket, stream }
     }
 
-    /// The last folder or object name below `prefix`, counting only three-digit ones: other people's files in
-    /// the bucket are not the archive.
-    async fn last_group(&self, prefix: &str) -> Result<Option<String>, ArchiveError> {
+    /// The last three-digit folder or object below `prefix`: other people's files in the bucket are not the archive.
+    async fn last_group(&self, prefix: &str, is_leaf: bool) -> Result<Option<String>, ArchiveError> {
         let mut pages =
             self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/").into_paginator().send();
         let mut last = None;
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.error("ListObjectsV2", prefix, error))?;
+            let page = page.map_err(|error| self.error("ListObjectsV2", prefix, &error))?;
             let folders = page.common_prefixes().iter().filter_map(|folder| folder.prefix());
             let objects = page.contents().iter().filter_map(|object| object.key());
-            let groups = folders.chain(objects).filter_map(|name| name.get(prefix.len()..)?.split(['/', '.']).next());
-            last = last.max(groups.filter(|group| is_group(group)).max().map(str::to_owned));
+            let folders = folders.filter_map(|folder| folder.get(prefix.len()..)?.strip_suffix('/'));
+            let objects = objects.filter_map(|object| object.get(prefix.len()..)?.strip_suffix(".json"));
+            // Folders of objects hold no folders, and the others no objects.
+            let groups: Vec<_> = if is_leaf { objects.collect() } else { folders.collect() };
+            last = last.max(groups.into_iter().filter(|group| is_group(group)).max().map(str::to_owned));
         }
         Ok(last)
     }
 
-    fn error<E>(&self, operation: &'static str, key: &str, error: SdkError<E>) -> ArchiveError
+    fn error<E>(&self, operation: &'static str, key: &str, error: &SdkError<E>) -> ArchiveError
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
@@ -221,8 +223,8 @@ impl Archive for S3Archive {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
         let mut name = prefix(&self.stream);
         // Three folders, then the object in the last of them.
-        for _ in 0..4 {
-            let Some(group) = self.last_group(&name).await? else { return Ok(None) };
+        for is_leaf in [false, false, false, true] {
+            let Some(group) = self.last_group(&name, is_leaf).await? else { return Ok(None) };
             name = format!("{name}{group}/");
         }
         let key = format!("{}.json", name.trim_end_matches('/'));
@@ -237,7 +239,7 @@ impl Archive for S3Archive {
                 Ok(Some(Head { metadata, bytes: length(head.content_length()) }))
             }
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(self.error("HeadObject", &key, error)),
+            Err(error) => Err(self.error("HeadObject", &key, &error)),
         }
     }
 
@@ -252,7 +254,7 @@ impl Archive for S3Archive {
                 Ok(Some(Object { metadata, bytes, body: body.into_body() }))
             }
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(self.error("GetObject", &key, error)),
+            Err(error) => Err(self.error("GetObject", &key, &error)),
         }
     }
 
@@ -285,7 +287,7 @@ impl Archive for S3Archive {
             Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
                 Ok(Append::Taken)
             }
-            Err(error) => Err(self.error("PutObject", &key, error)),
+            Err(error) => Err(self.error("PutObject", &key, &error)),
         }
     }
 }

@@ -33,7 +33,7 @@ const STALL_GRACE_PERIOD: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 3;
 
 /// Region, credentials and endpoint as the SDK finds them (`AWS_*`, profile, instance role), and our own choices for the rest.
-/// The region falls back to `us-east-1`, so that a custom endpoint needs none.
+/// With an endpoint of one's own the region falls back to `us-east-1`, since it means nothing there.
 pub async fn config() -> SdkConfig {
     let http = Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -48,7 +48,7 @@ pub async fn config() -> SdkConfig {
         .stalled_stream_protection(stalls)
         .load()
         .await;
-    if loaded.region().is_some() {
+    if loaded.region().is_some() || loaded.endpoint_url().is_none() {
         return loaded;
     }
     loaded.into_builder().region(Region::from_static("us-east-1")).build()
@@ -71,19 +71,20 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
 }
 
 /// What came back, for people. The SDK's own errors say "unhandled error" and their text twice.
-pub fn reason<E>(error: SdkError<E>) -> Box<dyn Error + Send + Sync>
+pub fn reason<E>(error: &SdkError<E>) -> Box<dyn Error + Send + Sync>
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     match (error.code(), error.raw_response()) {
         (Some(code), _) => {
-            let message = error.message().map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
+            let message =
+                error.message().map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
             format!("{code}{message}{}", remedy(code)).into()
         }
         (None, Some(response)) => format!("the answer has status {}", response.status().as_u16()).into(),
         // No credentials, no name, no connection, no answer in time: the causes tell which.
         (None, None) => {
-            let why = chain(&error);
+            let why = chain(error);
             format!("no answer; see to AWS_ENDPOINT_URL, AWS_REGION, credentials and network: {why}").into()
         }
     }

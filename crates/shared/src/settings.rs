@@ -151,14 +151,14 @@ pub fn has_password(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url))
 }
 
-/// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing.
+/// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing, and at most a week.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_hours(7 * 24);
+
     let parsed: SignedDuration =
         text.parse().map_err(|_| "a duration is a number with its unit, as in 500ms, 2s, 1m, 1h".to_owned())?;
-    Duration::try_from(parsed)
-        .ok()
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "a duration is longer than nothing".to_owned())
+    let duration = Duration::try_from(parsed).ok().filter(|duration| !duration.is_zero() && *duration <= LONGEST);
+    duration.ok_or_else(|| "a duration is longer than nothing, and at most a week".to_owned())
 }
 
 /// A whole number from 1 to 999999999999.
@@ -200,7 +200,7 @@ mod tests {
         for (text, millis) in [("500ms", 500), ("2s", 2_000), ("1m", 60_000), ("1h 30m", 5_400_000)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "2", "2x", "0s", "-1s"] {
+        for text in ["", "2", "2x", "0s", "-1s", "8d", "999999999h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

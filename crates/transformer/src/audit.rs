@@ -9,13 +9,17 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use sha2::Digest;
 use shared::{
-    archive::{Archive, Head},
+    archive::{Archive, ArchiveError, Head},
     object::{Sequence, Sha256},
 };
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{connect::within, decide::Position, table::to_bigint};
+use crate::{
+    connect::within,
+    decide::{Position, absence},
+    table::to_bigint,
+};
 
 /// Requests under way at once: S3 answers one in some 20 ms, so this looks at a few hundred objects a second.
 const CONCURRENCY: usize = 16;
@@ -58,8 +62,10 @@ pub enum What {
     Missing,
     /// Up to the position, and not in the ledger.
     NotInTheLedger,
-    /// Above the position, and in the ledger.
-    AbovePosition,
+    /// The position, and the archive ends before it.
+    EndBelowPosition,
+    /// Not one of ours, or of a later release.
+    Foreign,
     /// Another observation than the one that was applied.
     WrittenAnew,
     /// Of another archive than the position.
@@ -77,7 +83,10 @@ impl fmt::Display for What {
                 "is missing from the bucket: bring it back, a versioned bucket has it under a delete marker"
             }
             Self::NotInTheLedger => "is below the position and not in the ledger: rebuild into a new DATABASE_SCHEMA",
-            Self::AbovePosition => "is in the ledger and above the position: rebuild into a new DATABASE_SCHEMA",
+            Self::EndBelowPosition => {
+                "is the position, and the archive ends before it: was the bucket emptied or swapped?"
+            }
+            Self::Foreign => "says nothing of itself that this release understands",
             Self::WrittenAnew => "was written anew after it was applied: bring its old version back",
             Self::OtherArchive => "belongs to another archive: was the bucket swapped?",
             Self::ChainBroken => "does not continue the object before it: was the archive forked?",
@@ -99,25 +108,34 @@ pub async fn audit(
     let mut report = Report { position: at, end: end.map_or(0, Sequence::get), ..Report::default() };
     let last = report.end.max(at);
     progress.set_length(last);
+    if absence(position, end).is_err() {
+        report.problems.push(Problem { sequence: at, what: What::EndBelowPosition });
+    }
     let looks = stream::iter(1..=last).map(async |number| {
         let sequence = Sequence::try_from(number)?;
-        let head = archive.head(sequence).await?;
+        let head = match archive.head(sequence).await {
+            Err(ArchiveError::Foreign { .. }) => return Ok((sequence, None, Some(What::Foreign))),
+            head => head?,
+        };
         let is_damaged = deep && head.is_some() && !has_its_bytes(archive, sequence).await?;
-        anyhow::Ok((sequence, head, is_damaged))
+        anyhow::Ok((sequence, head, is_damaged.then_some(What::OtherBytes)))
     });
     let mut looks = Box::pin(looks.buffered(CONCURRENCY));
-    let mut lines = Ledger { connection: ledger, lines: VecDeque::new(), next: 1 };
+    let mut lines = Ledger { connection: ledger, lines: VecDeque::new(), next: 1, position: at };
     let mut before = None;
-    while let Some((sequence, head, is_damaged)) = looks.try_next().await? {
+    while let Some((sequence, head, damage)) = looks.try_next().await? {
         let line = lines.take(sequence.get()).await?;
         count(&mut report, line.as_ref(), sequence.get() > at);
         let archive_id = position.map(|position| position.archive_id);
-        let wrong = judge(sequence.get() <= at, line.as_ref(), head.as_ref(), before, archive_id);
+        let is_skipped = line.as_ref().is_some_and(|line| line.outcome == "skipped");
+        let wrong = match damage {
+            Some(What::Foreign) => (!is_skipped).then_some(What::Foreign),
+            damage => judge(sequence.get() <= at, line.as_ref(), head.as_ref(), before, archive_id).or(damage),
+        };
         match wrong {
             // Nothing older is there either.
             Some(What::Missing) if before.is_none() && line.is_some() => report.gone += 1,
             Some(what) => report.problems.push(Problem { sequence: sequence.get(), what }),
-            None if is_damaged => report.problems.push(Problem { sequence: sequence.get(), what: What::OtherBytes }),
             None => {}
         }
         before = head
@@ -158,7 +176,6 @@ fn judge(
     let is_skipped = line.is_some_and(|line| line.outcome == "skipped");
     match (line, head) {
         (None, _) if is_below => return Some(What::NotInTheLedger),
-        (Some(_), _) if !is_below => return Some(What::AbovePosition),
         (_, None) => return (!is_skipped).then_some(What::Missing),
         _ => {}
     }
@@ -191,13 +208,17 @@ struct Ledger<'a> {
     lines: VecDeque<Line>,
     /// The first sequence that is not among the lines read so far.
     next: u64,
+    /// Lines above it were written after the audit began.
+    position: u64,
 }
 
 impl Ledger<'_> {
     /// The line of the object, for sequences that only rise.
     async fn take(&mut self, sequence: u64) -> anyhow::Result<Option<Line>> {
         if self.lines.is_empty() && self.next <= sequence {
-            let select = sqlx::query(include_str!("sql/select_ledger.sql")).bind(to_bigint(sequence));
+            let select = sqlx::query(include_str!("sql/select_ledger.sql"))
+                .bind(to_bigint(sequence))
+                .bind(to_bigint(self.position));
             let rows = within("read the ledger of", select.fetch_all(&mut *self.connection)).await?;
             self.lines = rows.iter().map(read_line).collect::<Result<_, _>>()?;
             self.next = self.lines.back().map_or(u64::MAX, |line| line.sequence + 1);
@@ -276,7 +297,6 @@ mod tests {
             (true, Some(&loaded), None, before, ours, Some(What::Missing)),
             (false, None, None, before, ours, Some(What::Missing)),
             (true, None, Some(&there), before, ours, Some(What::NotInTheLedger)),
-            (false, Some(&loaded), Some(&there), before, ours, Some(What::AbovePosition)),
             (true, Some(&damaged), Some(&there), before, ours, Some(What::WrittenAnew)),
             (true, Some(&loaded), Some(&head(43, 41)), before, ours, Some(What::WrittenAnew)),
             (true, Some(&loaded), Some(&there), other, ours, Some(What::ChainBroken)),

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use aws_sdk_sqs::{
     Client,
-    error::SdkError,
-    operation::receive_message::ReceiveMessageError,
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use clap::Args;
+use shared::aws;
 use thiserror::Error;
 use tracing::debug;
 use url::Url;
@@ -54,10 +53,10 @@ pub trait Bell {
 
 /// The queue gave no answer, or a bad one.
 #[derive(Debug, Error)]
-#[error("ReceiveMessage from {queue_url} failed: check QUEUE_URL and that the role may sqs:ReceiveMessage")]
+#[error("ReceiveMessage from {queue_url}, which the role must be allowed to sqs:ReceiveMessage, failed")]
 pub struct BellError {
     queue_url: Url,
-    source: Box<SdkError<ReceiveMessageError>>,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 /// An SQS queue.
@@ -87,7 +86,7 @@ impl Bell for SqsBell {
             .wait_time_seconds(wait_secs);
         match request.send().await {
             Ok(received) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
-            Err(source) => Err(BellError { queue_url: self.queue_url.clone(), source: Box::new(source) }),
+            Err(source) => Err(BellError { queue_url: self.queue_url.clone(), source: aws::reason(&source) }),
         }
     }
 

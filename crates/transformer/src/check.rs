@@ -2,7 +2,7 @@
 //!
 //! It changes nothing: a message that it receives comes again after its visibility has run out.
 
-use std::{fmt::Display, io::Write, time::Duration};
+use std::{io::Write, time::Duration};
 
 use shared::{archive::Archive, telemetry::chain};
 use sqlx::{PgConnection, Row};
@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 use crate::{
     bell::Bell,
     connect::within,
-    decide::{Position, check_position},
+    decide::{Position, absence, check_position},
     table::{Table, TableError},
 };
 
@@ -100,20 +100,17 @@ fn describe(position: &Option<Position>) -> String {
 }
 
 async fn look_at_archive(archive: &impl Archive, position: Option<&Position>) -> Result<String, String> {
-    let text = |error: &dyn Display| error.to_string();
-    let Some(end) = archive.end().await.map_err(|error| chain(&error))? else {
-        return if position.is_some() {
-            Err("it is empty, and the table is not: see the position".to_owned())
-        } else {
-            Ok("it is empty".to_owned())
-        };
+    let end = archive.end().await.map_err(|error| chain(&error))?;
+    absence(position, end).map_err(|hold| hold.to_string())?;
+    let Some(end) = end else {
+        return Ok("it is empty".to_owned());
     };
     // A missing object reads 403 without s3:ListBucket, so this asks for both rights at once.
     archive.head(end.next()).await.map_err(|error| chain(&error))?;
     if let Some(position) = position
         && let Some(head) = archive.head(position.sequence).await.map_err(|error| chain(&error))?
     {
-        check_position(position, &head.metadata).map_err(|hold| text(&hold))?;
+        check_position(position, &head.metadata).map_err(|hold| hold.to_string())?;
     }
     let pending = end.get().saturating_sub(position.map_or(0, |position| position.sequence.get()));
     Ok(format!("it ends at sequence {end}, {pending} objects above the position"))

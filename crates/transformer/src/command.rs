@@ -226,12 +226,14 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let archive = s3_archive(&settings.archive).await;
-    let table = PostgresTable::new(settings.database, settings.archive.stream);
+    let (database, stream) = (settings.database, settings.archive.stream);
+    let table = PostgresTable::new(database.clone(), stream.clone());
     let progress = progress();
     let mut follower = Follower::new(archive, table, settings.follow.skip, progress.clone());
     let goal = settings.to.map_or(Goal::End, Goal::To);
     let followed = run_until_drained(async |mut shutdown| {
-        while follower.look(goal, &shutdown).await? == Followed::Busy {
+        while follower.look(goal, &shutdown).await? == Followed::Busy && !shutdown.is_draining() {
+            follower.take_over_from_the_silent().await?;
             // Nothing is in hand.
             shutdown.race(sleep(BUSY_PAUSE)).await;
         }
@@ -240,7 +242,20 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     let was_cut = followed.await.transpose()?.unwrap_or(true);
     progress.finish_and_clear();
     ensure!(!was_cut, "it was told to end before it was done; it goes on where it was");
+    let reached = table_at(&database, &stream).await?;
+    if let Some(to) = settings.to {
+        ensure!(
+            reached == Some(to),
+            "the position is {}, and --to {to} is not to be reached",
+            reached.map_or(0, Sequence::get)
+        );
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn table_at(database: &DatabaseSettings, stream: &StreamName) -> anyhow::Result<Option<Sequence>> {
+    let position = PostgresTable::new(database.clone(), stream.clone()).position().await?;
+    Ok(position.map(|position| position.sequence))
 }
 
 async fn audit_archive(settings: AuditSettings) -> anyhow::Result<ExitCode> {

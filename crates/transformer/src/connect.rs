@@ -148,7 +148,8 @@ pub fn exposure(url: &str, allow_plaintext: bool) -> Option<String> {
 
 /// Whether others can see the connection.
 fn is_elsewhere(options: &PgConnectOptions) -> bool {
-    let host = options.get_host();
+    // An IPv6 address stands in brackets there.
+    let host = options.get_host().trim_matches(['[', ']']);
     let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     options.get_socket().is_none() && !host.starts_with('/') && !is_loopback
 }

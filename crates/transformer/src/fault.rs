@@ -16,8 +16,8 @@ pub enum Fault {
 /// Reads an SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). `constraint` is the one that was violated.
 pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
     match code {
-        // Two rows with one id cannot come from a batch; the primary key is ours, any other constraint somebody's own.
-        "23505" if constraint == Some("posts_pkey") => Fault::Unknown,
+        // Our own constraints cannot fail by a record: a batch has each id once, the ledger each object. Any other is somebody's own.
+        _ if code.starts_with("23") && constraint.is_some_and(is_ours) => Fault::Unknown,
         // The disk is full; a statement was cancelled; serialization, deadlock, a lock that is held; a replica after a
         // failover; out of memory or connections.
         "53100" | "57014" | "40001" | "40P01" | "55P03" | "25006" | "25P03" | "53200" | "53300" => Fault::Dependency,
@@ -29,6 +29,11 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
             _ => Fault::Unknown,
         },
     }
+}
+
+fn is_ours(constraint: &str) -> bool {
+    constraint == "posts_pkey"
+        || ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
 }
 
 #[cfg(test)]
@@ -51,6 +56,7 @@ mod tests {
             }
         }
         assert_eq!(of_sqlstate("23505", Some("posts_pkey")), Fault::Unknown);
+        assert_eq!(of_sqlstate("23505", Some("objects_observation_key")), Fault::Unknown);
         assert_eq!(of_sqlstate("23505", Some("somebodys_own")), Fault::Record);
     }
 }

@@ -76,24 +76,31 @@ pub struct Follower<A, T> {
     skip: Skip,
     /// Hidden, unless somebody watches.
     progress: ProgressBar,
+    /// The position that a listing has shown to be the end: there a 404 needs no second listing, so an idle look costs two requests.
+    end: Option<Sequence>,
+    /// Whether this process has begun with an object.
+    has_begun: bool,
 }
 
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
     pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
-        Self { archive, table, skip, progress }
+        Self { archive, table, skip, progress, end: None, has_begun: false }
     }
 
     /// The idle look: is the archive still the one that was followed, and is there more of it?
     pub async fn look(&mut self, goal: Goal, shutdown: &Shutdown) -> Result<Followed, FollowError> {
         let position = self.table.position().await?;
         if let Some(position) = &position {
-            match self.archive.head(position.sequence).await? {
-                Some(head) => check_position(position, &head.metadata)?,
+            match self.archive.head(position.sequence).await {
+                // SKIP has moved past an object that says nothing of itself.
+                Err(ArchiveError::Foreign { .. }) if position.observation.is_none() => {}
+                Ok(Some(head)) => check_position(position, &head.metadata)?,
                 // An old object may be gone; the next one's `previous` speaks for it. The end may not.
-                None => {
+                Ok(None) => {
                     absence(Some(position), self.archive.end().await?)?;
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         self.follow(position, goal, shutdown).await
@@ -116,7 +123,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress } = self;
+        let Self { archive, table, skip, progress, end: known_end, has_begun } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far it is worth to read ahead: known once there is more than one object to catch up with.
         let mut end = None;
@@ -131,8 +138,15 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 (outcome, None)
             } else {
                 let Some(object) = ahead.get(sequence, end.unwrap_or(sequence)).await? else {
+                    let at = position.as_ref().map(|position| position.sequence);
+                    if goal == Goal::End && at.is_some() && at == *known_end {
+                        break;
+                    }
                     match read_absence(archive, position.as_ref(), goal).await? {
-                        Absence::AtTheEnd => break,
+                        Absence::AtTheEnd => {
+                            *known_end = at;
+                            break;
+                        }
                         Absence::Hole { end } if was_absent => {
                             return Err(Hold::ObjectMissing { missing: sequence, end }.into());
                         }
@@ -143,6 +157,11 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 };
                 was_absent = false;
                 check_next(position.as_ref(), &object.metadata)?;
+                if !*has_begun {
+                    // An object that kills the process each time is named by the last line before.
+                    info!(%sequence, observation = %object.metadata.observation, bytes = object.bytes, "begins with");
+                    *has_begun = true;
+                }
                 let next = Position::after(sequence, &object.metadata);
                 (apply(archive, table, &mut ahead, position.as_ref(), sequence, object).await?, Some(next))
             };
@@ -165,10 +184,6 @@ impl<A: Archive, T: Table> Follower<A, T> {
 
 /// What it means that the next object is not there.
 async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal: Goal) -> Result<Absence, FollowError> {
-    // After a look that found the object at the position, 404 is the end: an idle stream costs two requests a look.
-    if position.is_some() && goal == Goal::End {
-        return Ok(Absence::AtTheEnd);
-    }
     let absence = absence(position, archive.end().await?)?;
     if let (Goal::Bell(named), Absence::AtTheEnd) = (goal, absence) {
         warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");

@@ -39,6 +39,8 @@ pub mod prefetch;
 pub mod batch;
 pub mod record;
 pub mod post;
+#[cfg(test)]
+mod documents;
 pub mod table;
 pub mod write;
 pub mod copy;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -14,6 +14,9 @@ use crate::record::Record;
 
 /// How much of a wrong record is kept beside its reason; the object holds it whole.
 const RAW_LIMIT_BYTES: usize = 64 * 1024;
+
+/// A reason may quote the value, and that may be long.
+const REASON_LIMIT_CHARS: usize = 500;
 
 /// A row of `posts`, as the observation gives it.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,7 +70,7 @@ impl WrongRecord {
         Self {
             index: record.index,
             id: serde_json::from_str(raw).ok().map(|Id { id }| id),
-            reason,
+            reason: reason.chars().take(REASON_LIMIT_CHARS).collect(),
             raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
         }
     }
@@ -134,10 +137,8 @@ impl<'de> Visitor<'de> for PostVisitor {
 }
 
 /// The value of a field, with the field's name in the error.
-fn value<'de, T: DeserializeOwned, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<T, A::Error> {
-    let raw: Box<RawValue> = fields.next_value()?;
-    serde_json::from_str(raw.get())
-        .map_err(|error| A::Error::custom(format!("`{name}`: {}", without_place(&error.to_string()))))
+fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<T, A::Error> {
+    fields.next_value().map_err(|error| A::Error::custom(format!("`{name}`: {}", without_place(&error.to_string()))))
 }
 
 fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<String, A::Error> {
@@ -175,7 +176,10 @@ fn nul_error<E: serde::de::Error>(name: &str) -> E {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::documents::any_record;
 
     fn post(json: &str) -> Result<Post, WrongRecord> {
         Post::from_record(&Record { index: 3, raw: RawValue::from_string(json.to_owned()).unwrap() })
@@ -249,5 +253,28 @@ mod tests {
     fn the_bytes_of_a_wrong_record_are_capped() {
         let json = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(RAW_LIMIT_BYTES));
         assert_eq!(post(&json).unwrap_err().raw.len(), RAW_LIMIT_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_is_a_post_with_all_its_fields_or_a_wrong_record_with_all_its_bytes(record in any_record()) {
+            let json = record.to_string();
+            match post(&json) {
+                Ok(Post { id, user_id, title, body, extra, .. }) => {
+                    prop_assert!(!title.contains('\0') && !body.contains('\0'));
+                    let mut fields: serde_json::Map<String, Value> =
+                        extra.map(|extra| serde_json::from_str(&extra).unwrap()).unwrap_or_default();
+                    for (name, value) in [("id", id.into()), ("userId", user_id.into()), ("title", title.into()), ("body", body.into())] {
+                        prop_assert_eq!(fields.insert(name.into(), value), None);
+                    }
+                    prop_assert_eq!(Value::Object(fields), record);
+                }
+                Err(wrong) => {
+                    prop_assert!(!wrong.reason.is_empty());
+                    prop_assert_eq!(wrong.id, record.get("id").and_then(Value::as_i64));
+                    prop_assert_eq!(wrong.raw, json.as_bytes());
+                }
+            }
+        }
     }
 }

@@ -14,6 +14,8 @@ use serde::{
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
 /// One element of a document.
 #[derive(Debug)]
 pub struct Record {
@@ -54,15 +56,20 @@ pub fn read_records(mut reader: impl BufRead, take: impl FnMut(Record)) -> Resul
         .map_err(|error| if error.is_io() { DocumentError::Read(error.into()) } else { DocumentError::Broken(error) })
 }
 
-/// Skips a byte order mark and white space; the byte after them stays in the reader.
+/// Skips a byte order mark and white space; the byte after them stays in the reader. Part of a mark is none.
 fn skip_to_content(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
-    let mut may_be_mark = [0xef, 0xbb, 0xbf].into_iter();
-    loop {
-        let Some(&byte) = reader.fill_buf()?.first() else { return Ok(None) };
-        if !byte.is_ascii_whitespace() && may_be_mark.next() != Some(byte) {
-            return Ok(Some(byte));
+    for expected in BYTE_ORDER_MARK {
+        match reader.fill_buf()?.first() {
+            Some(byte) if *byte == expected => reader.consume(1),
+            Some(_) if expected == BYTE_ORDER_MARK[0] => break,
+            byte => return Ok(byte.map(|_| BYTE_ORDER_MARK[0])),
         }
-        reader.consume(1);
+    }
+    loop {
+        match reader.fill_buf()?.first() {
+            Some(byte) if byte.is_ascii_whitespace() => reader.consume(1),
+            byte => return Ok(byte.copied()),
+        }
     }
 }
 
@@ -101,7 +108,16 @@ impl<'de, F: FnMut(Record)> Visitor<'de> for Elements<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
+    use crate::{
+        documents::{Case, Chunks, any_chunking, any_document, cases},
+        post::Post,
+    };
 
     fn records(document: &str) -> Result<Vec<String>, String> {
         let mut records = Vec::new();
@@ -142,5 +158,65 @@ mod tests {
     fn deep_nesting_neither_overflows_nor_fails() {
         let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(records(&deep).unwrap().len(), 1);
+    }
+
+    /// Each record and, if the document is broken, its reason.
+    fn read(reader: impl BufRead) -> (Vec<String>, Option<String>) {
+        let mut records = Vec::new();
+        let read = read_records(reader, |record| records.push(record.raw.get().to_owned()));
+        (records, read.err().map(|error| shared::telemetry::chain(&error)))
+    }
+
+    #[test]
+    fn every_case_of_json_test_suite_ends_as_it_has_to() {
+        for Case { name, bytes } in cases() {
+            let mut records = Vec::new();
+            let read = read_records(&*bytes, |record| records.push(record));
+            match (&name[..2], read) {
+                ("n_", Ok(())) => panic!("{name} is no document"),
+                ("y_", Err(error)) if !matches!(error, DocumentError::NoCollection(_)) => panic!("{name}: {error:?}"),
+                _ => {}
+            }
+            for record in &records {
+                // None is a post, and each says why.
+                assert!(!Post::from_record(record).unwrap_err().reason.is_empty(), "{name}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_gives_its_elements_however_it_is_cut((elements, document) in any_document(), sizes in any_chunking(), capacity in 1..300_usize) {
+            let (records, broken) = read(BufReader::with_capacity(capacity, Chunks::new(&document, sizes)));
+            prop_assert_eq!(broken, None);
+            let records: Vec<Value> = records.iter().map(|record| serde_json::from_str(record).unwrap()).collect();
+            prop_assert_eq!(records, elements);
+        }
+
+        #[test]
+        fn a_document_that_breaks_off_breaks_the_same_however_it_is_cut((_, document) in any_document(), sizes in any_chunking(), at in any::<prop::sample::Index>()) {
+            let document = &document[..at.index(document.len())];
+            let (records, broken) = read(document);
+            prop_assert!(broken.is_some());
+            prop_assert_eq!(read(BufReader::with_capacity(7, Chunks::new(document, sizes))), (records, broken));
+        }
+
+        #[test]
+        fn garbage_is_refused_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+            read_and_type(&garbage);
+        }
+
+        #[test]
+        fn a_damaged_document_is_never_a_panic((_, mut document) in any_document(), damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+            for (at, byte) in damages {
+                let at = at.index(document.len());
+                document[at] = byte;
+            }
+            read_and_type(&document);
+        }
+    }
+
+    fn read_and_type(document: &[u8]) {
+        let _ = read_records(document, |record| drop(Post::from_record(&record)));
     }
 }

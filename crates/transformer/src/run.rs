@@ -54,34 +54,32 @@ pub struct Transformer<A, B, T> {
     status: Status,
     /// A queue that fails is not well again because the archive is.
     is_deaf: bool,
+    /// In a row, and none before the last success, so that the pauses begin short again.
+    faults: u32,
 }
 
 impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
     /// A transformer that knows nothing yet.
     pub fn new(follower: Follower<A, T>, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { follower, bell, stream, status, is_deaf: false }
+        Self { follower, bell, stream, status, is_deaf: false, faults: 0 }
     }
 
     /// Follows the archive until the daemon drains.
     pub async fn run(mut self, pace: PaceSettings, mut shutdown: Shutdown) {
-        let mut faults = 0;
         while !shutdown.is_draining() {
             let mut step = self.look_and_listen(pace, &mut shutdown).await;
             if matches!(step, Ok(Followed::Busy)) {
                 step = self.stand_by().await;
             }
             let pause = match step {
-                Ok(Followed::ToTheGoal) => {
-                    faults = 0;
-                    continue;
-                }
+                Ok(Followed::ToTheGoal) => continue,
                 Ok(Followed::Busy) => STAND_BY_PAUSE.min(pace.catch_up_interval),
                 Err(fault) => {
                     let state = state_after(&fault);
                     let is_held = matches!(state, State::Holding(_));
                     self.status.set(state);
-                    faults += 1;
-                    if is_held { HOLD_PAUSE.min(pace.catch_up_interval) } else { pause_after(faults) }
+                    self.faults += 1;
+                    if is_held { HOLD_PAUSE.min(pace.catch_up_interval) } else { pause_after(self.faults) }
                 }
             };
             // Nothing is in hand.
@@ -105,6 +103,8 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
             let Some(rings) = shutdown.race(self.bell.receive(wait)).await else { break };
             self.is_deaf = rings.is_err();
             let rings = rings?;
+            // After the look, this is the other half of a success.
+            self.faults = 0;
             self.status.set(State::Ready);
             if !rings.is_empty() && self.answer(&rings, shutdown).await? == Followed::Busy {
                 return Ok(Followed::Busy);

@@ -3,14 +3,15 @@
 //! It promises that an object's rows, its ledger line and the position are committed together or not at all, and that what
 //! is committed was verified: the digest comes before COMMIT.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use shared::{
     archive::Object,
     object::{Metadata, Sequence, Sha256, StreamName},
 };
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{Connection, Executor, PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use thiserror::Error;
+use tokio::{sync::mpsc, time::timeout};
 use uuid::Uuid;
 
 use crate::{
@@ -18,11 +19,14 @@ use crate::{
     connect::{DatabaseSettings, connect, within},
     decide::Position,
     fault::{Fault, of_sqlstate},
-    write::{RowSource, Written, write_posts, write_posts_carefully, write_wrong_records},
+    write::{RowSource, Written, in_micros, write_posts, write_posts_carefully, write_wrong_records},
 };
 
 const UNDEFINED_TABLE: &str = "42P01";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// How often the database hears of a transaction whose body is slow.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// How the loop sees the database: the third door to the world. Dropped at any await, the transaction is rolled back.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
@@ -310,7 +314,7 @@ async fn apply(
             }
             Piece::End(End::BrokeOff(error)) => return Err(TableError::BrokeOff(error)),
         }
-        piece = next_piece(&mut pieces).await;
+        piece = next_piece_meanwhile(&mut transaction, &mut pieces).await?;
     };
 
     // The digest is judged first: bytes that are not the archived ones say nothing about the document.
@@ -349,8 +353,22 @@ async fn write_off(
     Ok(Outcome::Applied(counts))
 }
 
-async fn next_piece(pieces: &mut tokio::sync::mpsc::Receiver<Piece>) -> Piece {
+async fn next_piece(pieces: &mut mpsc::Receiver<Piece>) -> Piece {
     pieces.recv().await.expect("the reader sends an end, or it has panicked")
+}
+
+/// The same inside the transaction, where a client that is silent for 20 seconds is taken for one that vanished: a body may be slow.
+async fn next_piece_meanwhile(
+    transaction: &mut Transaction<'_, Postgres>,
+    pieces: &mut mpsc::Receiver<Piece>,
+) -> Result<Piece, TableError> {
+    loop {
+        // Dropped at the time limit, nothing is lost: a channel keeps what is not received.
+        if let Ok(piece) = timeout(SIGN_OF_LIFE, next_piece(pieces)).await {
+            return Ok(piece);
+        }
+        within("keep open a transaction of", transaction.execute("SELECT")).await?;
+    }
 }
 
 async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> Result<Outcome, TableError> {
@@ -399,7 +417,7 @@ async fn insert_object(
         .bind(line.metadata.map(|metadata| metadata.sha256.0))
         .bind(line.metadata.map(|metadata| metadata.observation))
         .bind(line.bytes.map(to_bigint))
-        .bind(line.metadata.map(|metadata| metadata.fetched_at.to_string()))
+        .bind(line.metadata.map(|metadata| in_micros(metadata.fetched_at).to_string()))
         .bind(line.outcome)
         .bind(line.reason)
         .bind(to_bigint(counts.records))

@@ -1,7 +1,10 @@
 //! A batch into the tables: copied where nothing is there to compare with, merged elsewhere.
 
 use jiff::Timestamp;
-use shared::object::{Metadata, Sequence};
+use shared::{
+    object::{Metadata, Sequence},
+    telemetry,
+};
 use sqlx::{Executor, PgConnection, Row, postgres::PgRow};
 
 use crate::{
@@ -31,6 +34,11 @@ impl RowSource {
     }
 }
 
+/// A time as Postgres has it, cut and not rounded: the same in posts and ledger.
+pub fn in_micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).expect("a coarser time is within the range of the finer one")
+}
+
 /// Rows of posts that this backend has written, rolled back or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
@@ -50,6 +58,7 @@ impl Written {
 /// Writes posts that are sorted by id. Measured against straight COPY of all rows at once: copied 0.83 in batches of 4,000, merged
 /// 0.45 where all are new and 0.73 where none has changed.
 pub async fn write_posts(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
+    telemetry::beat();
     let [first, .., last] = posts else { return merge(connection, posts, row).await };
     let look = sqlx::query_scalar(include_str!("sql/select_any_post_between.sql")).bind(first.id).bind(last.id);
     let is_taken: bool = within("look for posts in", look.fetch_one(&mut *connection)).await?;

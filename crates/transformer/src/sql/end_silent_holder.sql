@@ -6,4 +6,9 @@ FROM pg_stat_activity
 WHERE wait_event = 'ClientRead'
     AND state_change < clock_timestamp() - interval '20 seconds'
     AND pid <> pg_backend_pid()
-    AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'stream'::regclass AND mode = 'RowShareLock' AND granted)
+    AND pid IN (
+        SELECT pid FROM pg_locks
+        WHERE relation = 'stream'::regclass AND mode = 'RowShareLock' AND granted
+            -- Databases made from one template share the numbers of their relations.
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )

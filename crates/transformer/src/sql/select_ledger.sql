@@ -1,2 +1,2 @@
--- A page of the ledger, for the audit.
-SELECT sequence, sha256, observation, outcome FROM objects WHERE sequence >= $1 ORDER BY sequence LIMIT 1000
+-- A page of the ledger, for the audit. A live transformer goes on writing above the position that the audit began with.
+SELECT sequence, sha256, observation, outcome FROM objects WHERE sequence BETWEEN $1 AND $2 ORDER BY sequence LIMIT 1000

@@ -1,4 +1,5 @@
--- What the server is, and which rights this role lacks here. (One call for several rights asks for any of them, not for all.)
+-- What the server is, and which rights this role lacks here. (One call for several rights asks for any of them, not for all. Of a
+-- table that is missing nothing is said: that is the position's to tell.)
 SELECT
     current_setting('server_version_num')::integer AS version,
     current_setting('fsync') AS fsync,
@@ -11,5 +12,5 @@ SELECT
             ('posts', 'SELECT'), ('posts', 'INSERT'), ('posts', 'UPDATE'),
             ('quarantined_records', 'SELECT'), ('quarantined_records', 'INSERT')
         ) AS wanted (name, privilege)
-        WHERE NOT has_table_privilege(wanted.name, wanted.privilege)
+        WHERE NOT has_table_privilege(to_regclass(wanted.name), wanted.privilege)
     ) AS lacking

@@ -1,0 +1,308 @@
+//! Postgres for real: TLS that checks, secrets that rotate, answers that never come.
+
+use std::{fs, net::UdpSocket, path::Path, process::Command, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use sandbox::{Sandbox, Setup};
+use support::{
+    SOON,
+    author::{Author, document},
+    cluster::Cluster,
+    execute,
+    proxy::{Proxy, Way},
+    readiness, select, start, transformer,
+};
+
+async fn nothing_runs() -> Result<Sandbox> {
+    start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await
+}
+
+async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
+    let what = format!("object {sequence} is applied");
+    sandbox.wait_until(what, SOON, async || Ok(sandbox.position().await? == sequence)).await
+}
+
+/// An authority and a certificate of its making for `name`, in PEM.
+struct Certificates {
+    authority: std::path::PathBuf,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Certificates {
+    fn make(folder: &Path, name: &str) -> Result<Self> {
+        let authority = name.replace(':', "-");
+        fs::create_dir_all(folder)?;
+        let openssl = |arguments: &str| {
+            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            anyhow::Ok(())
+        };
+        fs::write(folder.join("names"), format!("subjectAltName={name}\n"))?;
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        openssl(&format!("req -x509 {key} -days 2 -subj /CN={authority} -keyout ca.key -out ca.pem"))?;
+        openssl(&format!("req {key} -subj /CN=server -keyout server.key -out server.csr"))?;
+        openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        )?;
+        Ok(Self {
+            authority: folder.join("ca.pem"),
+            certificate: fs::read(folder.join("server.pem"))?,
+            key: fs::read(folder.join("server.key"))?,
+        })
+    }
+}
+
+/// An address of this machine that is not loopback. Nothing is sent.
+fn address_elsewhere() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| address.to_string())
+}
+
+#[tokio::test]
+async fn another_host_is_only_talked_to_with_its_certificate_checked() -> Result<()> {
+    let Some(host) = address_elsewhere() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return Ok(());
+    };
+    let sandbox = nothing_runs().await?;
+    let folder = sandbox.logs().join("tls");
+    let right = match Certificates::make(&folder.join("right"), &format!("IP:{host}")) {
+        Ok(right) => right,
+        Err(why) => {
+            eprintln!("skipped: openssl makes no certificates here: {why:#}");
+            return Ok(());
+        }
+    };
+    let other = Certificates::make(&folder.join("other"), "DNS:db.example.org")?;
+    let serve = async |certificates: &Certificates, ssl: &str| {
+        // The server itself takes what comes, so that it is the client that refuses.
+        let access = b"host all all all trust\n";
+        let files = [("server.pem", &*certificates.certificate), ("server.key", &certificates.key), ("hba", access)];
+        let settings =
+            ["listen_addresses=*", ssl, "hba_file=hba", "ssl_cert_file=../server.pem", "ssl_key_file=../server.key"];
+        Cluster::start(sandbox.world(), &settings, &files).await
+    };
+    let (checked, wrong_name, plain) =
+        tokio::try_join!(serve(&right, "ssl=on"), serve(&other, "ssl=on"), serve(&right, "ssl=off"))?;
+    let url = |cluster: &Cluster, more: &str| {
+        let port = cluster.address().rsplit(':').next().map(str::to_owned).unwrap_or_default();
+        format!("postgres://postgres@{host}:{port}/postgres{more}")
+    };
+    let ours = format!("?sslrootcert={}", right.authority.display());
+    let theirs = format!("?sslrootcert={}", other.authority.display());
+    for (what, url, allow, code, text) in [
+        ("the right authority", url(&checked, &ours), "false", 0, ""),
+        ("the right authority, said aloud", url(&checked, &format!("{ours}&sslmode=verify-full")), "false", 0, ""),
+        ("another authority", url(&checked, &theirs), "false", 1, "invalid peer certificate: UnknownIssuer"),
+        ("no authority named", url(&checked, ""), "false", 1, "invalid peer certificate: UnknownIssuer"),
+        ("another name", url(&wrong_name, &theirs), "false", 1, "certificate not valid for name"),
+        ("a server without TLS", url(&plain, &ours), "false", 1, "server does not support TLS"),
+        ("no TLS asked for", url(&checked, "?sslmode=disable"), "false", 2, "asks for less than sslmode=verify-full"),
+        (
+            "TLS without a check",
+            url(&checked, "?sslmode=require"),
+            "false",
+            2,
+            "asks for less than sslmode=verify-full",
+        ),
+        ("TLS without a check, allowed", url(&checked, "?sslmode=require"), "true", 0, ""),
+        ("no TLS, allowed", url(&plain, "?sslmode=disable"), "true", 0, ""),
+    ] {
+        let settings = [("DATABASE_URL", url.as_str()), ("ALLOW_PLAINTEXT", allow)];
+        let output = transformer(&sandbox, &settings, &["migrate"]).await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{what}: {told}");
+        assert!(told.contains(text), "{what}: {told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_in_a_file_is_read_again_when_it_has_rotated() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let role = format!("filed_{}", select::<String>(&sandbox, "SELECT current_database()::text").await?);
+    let granted = transformer(&sandbox, &[], &["migrate", "--grant-to", &role]).await?;
+    assert!(granted.status.success());
+    let file = sandbox.logs().join("database-url");
+    let rotate = async |password: &str| {
+        execute(&sandbox, &format!("ALTER ROLE {role} PASSWORD '{password}'")).await?;
+        let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
+        execute(&sandbox, &cut).await
+    };
+    let write = |password: &str| {
+        let mut url = url::Url::parse(sandbox.database_url())?;
+        url.set_username(&role).and_then(|()| url.set_password(Some(password))).expect("the URL has a host");
+        // As secrets are put in place: whole, and with a line feed.
+        fs::write(file.with_extension("new"), format!("{url}\n"))?;
+        anyhow::Ok(fs::rename(file.with_extension("new"), &file)?)
+    };
+    rotate("first").await?;
+    write("first")?;
+    let mut settings = sandbox.settings().clone();
+    settings.set(&[("LOG_FORMAT", "json"), ("DATABASE_URL_FILE", &file.to_string_lossy())]);
+    let mut without_url = sandbox::Settings::new();
+    for (name, value) in settings.iter().filter(|(name, _)| *name != "DATABASE_URL") {
+        without_url.set(&[(name, value)]);
+    }
+    let folder = sandbox.logs().join("filed");
+    fs::create_dir_all(&folder)?;
+    let program = &sandbox.world().programs().transformer;
+    let daemon = sandbox::Daemon::new(
+        "transformer",
+        program,
+        without_url,
+        &folder,
+        sandbox.events().clone(),
+        sandbox.world().clone(),
+    );
+    daemon.start();
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=3, "first")).await?;
+    applied(&sandbox, 1).await?;
+
+    rotate("second").await?;
+    let waits = sandbox.wait_until("it waits for the new secret", SOON, async || {
+        Ok(readiness(&daemon).await?.1.contains("password authentication failed"))
+    });
+    waits.await?;
+    author.append(document(1..=3, "second")).await?;
+    write("second")?;
+    applied(&sandbox, 2).await?;
+    assert_eq!(daemon.restarts(), 0);
+    // The old file's session lives on until it is cut, as RDS leaves it.
+    Ok(())
+}
+
+/// A stream whose transformer reaches Postgres through a proxy.
+async fn through_proxy() -> Result<(Sandbox, Proxy)> {
+    let sandbox = nothing_runs().await?;
+    let proxy = Proxy::start(&sandbox.world().postgres().address()).await?;
+    let mut url = url::Url::parse(sandbox.database_url())?;
+    url.set_port(Some(proxy.address().port())).expect("the URL has a host");
+    sandbox.transformer.restart_with(&[("DATABASE_URL", url.as_str())]).await?;
+    Ok((sandbox, proxy))
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_at_any_step_costs_and_repeats_nothing() -> Result<()> {
+    let (sandbox, proxy) = through_proxy().await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=3, "first")).await?;
+    applied(&sandbox, 1).await?;
+    for step in [
+        "SET statement_timeout",
+        "SET search_path",
+        "FROM stream LEFT JOIN objects",
+        "BEGIN",
+        "FOR UPDATE NOWAIT",
+        "SELECT EXISTS",
+        "MERGE INTO posts",
+        "INSERT INTO quarantined_records",
+        "INSERT INTO objects",
+        "UPDATE stream",
+        "COMMIT",
+    ] {
+        let lost = proxy.lost();
+        // On a new connection every statement is sent with its text.
+        proxy.lose_answers(step, 1);
+        proxy.cut();
+        let number = author.append(format!("[7, {}", &document(1..=3, step)[1..])).await?;
+        applied(&sandbox, number).await?;
+        sandbox.wait_until("it is ready", SOON, async || Ok(readiness(&sandbox.transformer).await?.0 == 200)).await?;
+        assert_eq!(proxy.lost(), lost + 1, "{step}");
+        let line: String = {
+            let mut connection = sandbox.connect().await?;
+            let statement = "SELECT concat_ws(' ', outcome, records, inserted, updated, quarantined) FROM objects
+                WHERE sequence = $1";
+            sqlx::query_scalar(statement).bind(i64::try_from(number)?).fetch_one(&mut connection).await?
+        };
+        assert_eq!(line, "loaded 4 0 3 1", "{step}");
+    }
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_is_cut_off_again_and_again_is_found_again() -> Result<()> {
+    let (sandbox, proxy) = through_proxy().await?;
+    let mut author = Author::of(&sandbox).await?;
+    let mut random = fastrand::Rng::with_seed(13);
+    for round in 0..15 {
+        let number = author.append(document(1..=500, &format!("round {round}"))).await?;
+        proxy.set(Way::CutAfter { sent: random.u64(100..60_000), received: u64::MAX });
+        proxy.cut();
+        let cuts = "it has tried, or is through";
+        let before = proxy.sent();
+        sandbox
+            .wait_until(cuts, SOON, async || Ok(proxy.sent() > before || sandbox.position().await? == number))
+            .await?;
+        proxy.set(Way::Pass);
+        proxy.cut();
+        applied(&sandbox, number).await?;
+        sandbox.wait_until("it is ready", SOON, async || Ok(readiness(&sandbox.transformer).await?.0 == 200)).await?;
+    }
+    let dense: bool =
+        select(&sandbox, "SELECT count(*) = 15 AND bool_and(updated + inserted = 500) FROM objects").await?;
+    assert!(dense);
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_never_answers_does_not_keep_the_daemon_from_ending() -> Result<()> {
+    let (sandbox, proxy) = through_proxy().await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=3, "first")).await?;
+    applied(&sandbox, 1).await?;
+    proxy.set(Way::BlackHole);
+    author.append(document(1..=3, "second")).await?;
+    let alive = reqwest::get(format!("{}/healthz", sandbox.transformer.admin_url())).await?;
+    assert_eq!(alive.status().as_u16(), 200);
+    let since = Instant::now();
+    let status = sandbox.transformer.terminate().await?.context("it was running")?;
+    eprintln!("with a database that never answers, SIGTERM took {:.1} s", since.elapsed().as_secs_f32());
+    assert_eq!(status.code(), Some(0));
+    // Nothing of it stays behind.
+    proxy.set(Way::Pass);
+    proxy.cut();
+    sandbox.transformer.start();
+    applied(&sandbox, 2).await
+}
+
+#[tokio::test]
+async fn the_server_bounds_every_session_too() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;
+    // What a trigger sees is what the session has set.
+    execute(
+        &sandbox,
+        "CREATE TABLE seen (name text, value text);
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen SELECT name, current_setting(name) FROM unnest(ARRAY['statement_timeout', 'lock_timeout',
+                'idle_in_transaction_session_timeout', 'tcp_keepalives_idle', 'enable_hashjoin', 'enable_mergejoin',
+                'search_path', 'application_name']) AS name;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER see AFTER INSERT ON objects FOR EACH STATEMENT EXECUTE FUNCTION see();",
+    )
+    .await?;
+    Author::of(&sandbox).await?.append(document(1..=3, "first")).await?;
+    applied(&sandbox, 1).await?;
+    let seen: Vec<String> = select(&sandbox, "SELECT array_agg(name || '=' || value ORDER BY name) FROM seen").await?;
+    assert_eq!(
+        seen,
+        [
+            "application_name=transformer",
+            "enable_hashjoin=off",
+            "enable_mergejoin=off",
+            "idle_in_transaction_session_timeout=2min",
+            "lock_timeout=10s",
+            "search_path=public",
+            "statement_timeout=1min",
+            "tcp_keepalives_idle=30",
+        ]
+    );
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Near the database's own speed: which plans Postgres takes, what is copied and what merged, and that nothing new writes nothing.
+//!
+//! Each test has a cluster of its own, whose log and WAL nobody else writes to.
+
+use anyhow::{Context, Result};
+use sandbox::{Sandbox, Setup};
+use support::{
+    SOON,
+    author::{Author, document},
+    cluster::Cluster,
+    execute, select, start, world,
+};
+
+/// A stream in a cluster with these settings, with its transformer at work.
+async fn follow(settings: &[&str]) -> Result<(Cluster, Sandbox)> {
+    let cluster = Cluster::start(&world().await, settings, &[]).await?;
+    let settings = vec![("DATABASE_URL", cluster.url("postgres").leak() as &str)];
+    let sandbox = start(Setup { posts: 0, importer: false, settings, ..Setup::default() }).await?;
+    Ok((cluster, sandbox))
+}
+
+async fn apply(sandbox: &Sandbox, author: &mut Author<'_>, body: String) -> Result<u64> {
+    let number = author.append(body).await?;
+    let what = format!("object {number} is applied");
+    sandbox.wait_until(what, 2 * SOON, async || Ok(sandbox.position().await? == number)).await?;
+    Ok(number)
+}
+
+#[tokio::test]
+async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
+    let explain =
+        ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "auto_explain.log_analyze=on"];
+    let (cluster, sandbox) = match follow(&explain).await {
+        Ok(followed) => followed,
+        Err(why) if format!("{why:#}").contains("auto_explain") => {
+            eprintln!("skipped: this Postgres has no auto_explain: {why:#}");
+            return Ok(());
+        }
+        Err(why) => return Err(why),
+    };
+    let mut author = Author::of(&sandbox).await?;
+    // The statistics are those of an empty table, as after a first load that autovacuum has not come to yet.
+    execute(&sandbox, "ALTER TABLE posts SET (autovacuum_enabled = off)").await?;
+    execute(&sandbox, "ANALYZE posts").await?;
+    apply(&sandbox, &mut author, document(1..=40_000, "first")).await?;
+    for title in ["first", "second"] {
+        let before = cluster.log()?.len();
+        apply(&sandbox, &mut author, document(1..=40_000, title)).await?;
+        let log = cluster.log()?.split_off(before);
+        let plans: Vec<_> = log.split(" plan:\n").filter(|plan| plan.contains("Merge on posts")).collect();
+        assert!(plans.len() >= 10, "a plan a batch: {}", plans.len());
+        for plan in plans {
+            let plan = plan.split("LOG:").next().unwrap_or_default();
+            assert!(
+                plan.contains("Nested Loop Left Join") && plan.contains("Index Scan using posts_pkey on posts"),
+                "{plan}"
+            );
+            for other in ["Seq Scan on posts", "Hash", "Merge Join", "Materialize"] {
+                assert!(!plan.contains(other), "{other}: {plan}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_unchanged_posts_write_next_to_nothing() -> Result<()> {
+    let (_cluster, sandbox) = follow(&["autovacuum=off", "checkpoint_timeout=1h"]).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let posts = document(1..=100_000, "a title of the usual length, that is some words");
+    apply(&sandbox, &mut author, posts.clone()).await?;
+    let written = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
+    let before: i64 = select(&sandbox, written).await?;
+    apply(&sandbox, &mut author, posts).await?;
+    let bytes = select::<i64>(&sandbox, written).await? - before;
+    eprintln!("100,000 unchanged posts: {bytes} bytes of WAL");
+    assert!(bytes < 200_000, "{bytes} bytes");
+    let counts: String =
+        select(&sandbox, "SELECT concat_ws(' ', records, inserted, updated) FROM objects WHERE sequence = 2").await?;
+    assert_eq!(counts, "100000 0 0");
+    assert_eq!(select::<i64>(&sandbox, "SELECT count(*) FROM posts WHERE sequence = 2").await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_range_without_rows_is_copied_and_any_other_merged() -> Result<()> {
+    let (cluster, sandbox) = follow(&["log_statement=all"]).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let mut read = 0;
+    // A batch is four thousand posts.
+    for (what, ids, copied, merged) in [
+        ("a first load", (1..=8_000).collect::<Vec<i64>>(), 2, 0),
+        ("the same again", (1..=8_000).collect(), 0, 2),
+        ("old and new ones in batches of their own", (4_001..=12_000).collect(), 1, 1),
+        ("old and new ones mixed", (11_000..=14_000).collect(), 0, 1),
+        ("below all others", (-3_000..=0).collect(), 1, 0),
+        ("a gap between others", (20_000..=20_010).chain([30_000]).collect(), 1, 0),
+        ("inside that gap", (20_011..=20_020).collect(), 1, 0),
+        ("around that", vec![20_005, 20_100], 0, 1),
+        ("a single one", vec![50_000], 0, 1),
+        ("nothing", vec![], 0, 0),
+    ] {
+        apply(&sandbox, &mut author, document(ids, "title")).await?;
+        let log = cluster.log()?;
+        let new = log.get(read..).context("the log only grows")?;
+        read = log.len();
+        let counts = (new.matches("COPY posts (").count(), new.matches("MERGE INTO posts").count());
+        assert_eq!(counts, (copied, merged), "{what}");
+    }
+    let by_hand: i64 = select(&sandbox, "SELECT count(*) FROM posts").await?;
+    assert_eq!(by_hand, 14_000 + 3_001 + 12 + 10 + 1 + 1);
+    Ok(())
+}

@@ -1,0 +1,528 @@
+//! Nothing outside an object is ever charged to the object: the table of DESIGN, line by line, on a real Postgres.
+
+use std::{fs, process::Command};
+
+use anyhow::{Result, ensure};
+use aws_sdk_sqs::types::MessageSystemAttributeName::ApproximateReceiveCount;
+use sandbox::{Sandbox, Setup};
+use sha2::Digest;
+use shared::object::{Metadata, Sha256};
+use sqlx::{AssertSqlSafe, Executor};
+use support::{
+    SOON,
+    author::{Author, document},
+    cluster::Cluster,
+    execute, hold_of, metadata,
+    proxy::{Proxy, Way},
+    put, readiness, select, start,
+    tap::Tap,
+    transformer, world,
+};
+
+/// A stream without an importer, whose transformer runs with these settings.
+async fn follow(settings: Vec<(&'static str, &'static str)>) -> Result<Sandbox> {
+    start(Setup { posts: 0, importer: false, settings, ..Setup::default() }).await
+}
+
+/// Makes Postgres refuse post 3 with this error.
+async fn refuse(sandbox: &Sandbox, code: &str, more: &str) -> Result<()> {
+    let trigger = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 3 THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}'{more}; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION refuse();"
+    );
+    execute(sandbox, &trigger).await
+}
+
+async fn accept(sandbox: &Sandbox) -> Result<()> {
+    execute(sandbox, "DROP FUNCTION IF EXISTS refuse CASCADE").await
+}
+
+async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
+    let what = format!("object {sequence} is applied");
+    sandbox.wait_until(what, SOON, async || Ok(sandbox.position().await? == sequence)).await
+}
+
+/// The ledger's line of an object: outcome, records, quarantined.
+async fn line(sandbox: &Sandbox, sequence: u64) -> Result<String> {
+    let statement =
+        format!("SELECT concat_ws(' ', outcome, records, quarantined) FROM objects WHERE sequence = {sequence}");
+    let mut connection = sandbox.connect().await?;
+    Ok(sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&mut connection).await?)
+}
+
+/// All quarantined records: object, index, id and reason.
+async fn quarantine(sandbox: &Sandbox) -> Result<Vec<String>> {
+    let all = "SELECT coalesce(array_agg(concat_ws(' ', sequence, index, id, reason) ORDER BY sequence, index), '{}')
+        FROM quarantined_records";
+    select(sandbox, all).await
+}
+
+/// Waits until the transformer says `word`, `waiting` or `holding`, and why.
+async fn says(sandbox: &Sandbox, word: &str, why: &str) -> Result<()> {
+    let what = format!("the transformer is {word} because of {why:?}");
+    let is_said = sandbox.wait_until(what, SOON, async || {
+        let (status, text) = readiness(&sandbox.transformer).await?;
+        ensure!(status == 503 && text.starts_with(&format!("{word}: ")) && text.contains(why), "{status} {text}");
+        Ok(true)
+    });
+    is_said.await
+}
+
+#[tokio::test]
+async fn a_record_that_postgres_refuses_is_quarantined_and_the_others_load() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    // Data exceptions, program limits, and constraints that are not the primary key.
+    for code in ["22003", "22P02", "22P05", "22021", "54000", "54001", "23502", "23503", "23505", "23514", "23P01"] {
+        refuse(&sandbox, code, "").await?;
+        let number = author.append(document(1..=5, code)).await?;
+        applied(&sandbox, number).await?;
+        accept(&sandbox).await?;
+        assert_eq!(line(&sandbox, number).await?, "loaded 5 1", "{code}");
+        let expected = format!("{number} 2 3 Postgres refuses it: not this one");
+        assert_eq!(quarantine(&sandbox).await?.last(), Some(&expected), "{code}");
+        let titles: Vec<String> = sandbox.rows().await?.into_iter().map(|row| row.title).collect();
+        assert_eq!(titles, [1, 2, 4, 5].map(|id| format!("{code} {id}")), "the others are there");
+    }
+    let raw: Vec<u8> = select(&sandbox, "SELECT raw FROM quarantined_records WHERE sequence = 1").await?;
+    assert_eq!(String::from_utf8(raw)?, r#"{"body":"","id":3,"title":"22003 3","userId":1}"#);
+    // The next observation brings it in.
+    let number = author.append(document(1..=5, "at last")).await?;
+    applied(&sandbox, number).await?;
+    assert_eq!(sandbox.rows().await?.len(), 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_record_is_found_in_a_batch_of_thousands() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    refuse(&sandbox, "22003", "").await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=9_000, "many")).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!(quarantine(&sandbox).await?, ["1 2 3 Postgres refuses it: not this one"]);
+    assert_eq!(sandbox.count().await?, 8_999);
+    let counts: String = select(&sandbox, "SELECT inserted || ' ' || updated FROM objects").await?;
+    assert_eq!(counts, "8999 0", "what was rolled back is not counted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    execute(&sandbox, "CREATE INDEX somebodys_index ON posts (title)").await?;
+    // Too long for an index, and not to be compressed.
+    let mut random = fastrand::Rng::with_seed(7);
+    let long: String = (0..9_000).map(|_| random.alphanumeric()).collect();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let post = |id: i64, title: &str, extra: &str| {
+        format!(r#"{{"id":{id},"userId":1,"title":"{title}","body":"","x":{extra}}}"#)
+    };
+    let document = |title: &str| {
+        let posts = [
+            post(1, title, "1"),
+            post(2, title, "1e999999"),
+            post(3, &long, "1"),
+            post(4, title, &deep),
+            post(5, title, "2"),
+        ];
+        format!("[{}]", posts.join(","))
+    };
+    let mut author = Author::of(&sandbox).await?;
+    // Copied, then merged.
+    for title in ["copied", "merged"] {
+        let number = author.append(document(title)).await?;
+        applied(&sandbox, number).await?;
+        assert_eq!(line(&sandbox, number).await?, "loaded 5 3");
+        assert_eq!(sandbox.rows().await?.iter().map(|row| row.title.as_str()).collect::<Vec<_>>(), [title; 2]);
+    }
+    let reasons = quarantine(&sandbox).await?;
+    assert_eq!(reasons.len(), 6);
+    for (reason, expected) in reasons.iter().zip(
+        [
+            "2 Postgres refuses it: value overflows numeric format",
+            "3 Postgres refuses it: index row requires",
+            "4 Postgres refuses it: stack depth limit exceeded",
+        ]
+        .repeat(2),
+    ) {
+        assert!(reason.contains(expected), "{reason}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn somebodys_own_constraints_cost_records_and_not_the_stream() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    execute(&sandbox, "CREATE UNIQUE INDEX somebodys_own ON posts (user_id, title)").await?;
+    execute(&sandbox, "ALTER TABLE posts ADD CONSTRAINT somebodys_other CHECK (length(title) < 20)").await?;
+    let mut author = Author::of(&sandbox).await?;
+    let post = |id: i64, title: &str| format!(r#"{{"id":{id},"userId":1,"title":"{title}","body":""}}"#);
+    let first = [post(1, "a"), post(2, "a"), post(3, "a title that is far too long"), post(4, "b")];
+    author.append(format!("[{}]", first.join(","))).await?;
+    // Here the batch meets rows, so it is merged and not copied.
+    let second = [post(1, "a"), post(2, "b"), post(4, "c"), post(5, "d")];
+    author.append(format!("[{}]", second.join(","))).await?;
+    applied(&sandbox, 2).await?;
+    let unique = "Postgres refuses it: duplicate key value violates unique constraint \"somebodys_own\"";
+    assert_eq!(
+        quarantine(&sandbox).await?,
+        [
+            format!("1 1 2 {unique}"),
+            "1 2 3 Postgres refuses it: new row for relation \"posts\" violates check constraint \"somebodys_other\""
+                .into(),
+            format!("2 1 2 {unique}"),
+        ]
+    );
+    let rows: Vec<String> = sandbox.rows().await?.iter().map(|row| format!("{} {}", row.id, row.title)).collect();
+    assert_eq!(rows, ["1 a", "4 c", "5 d"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dependency_that_fails_is_waited_for_and_costs_no_record() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    for code in [
+        "57014", "57P01", "57P02", "57P03", "40001", "40P01", "55P03", "25006", "53100", "53200", "53300", "08000",
+        "08003", "08006", "28000", "28P01",
+    ] {
+        refuse(&sandbox, code, "").await?;
+        let number = author.append(document(1..=5, code)).await?;
+        says(&sandbox, "waiting", "not this one").await?;
+        assert_eq!(sandbox.position().await?, number - 1, "{code}");
+        accept(&sandbox).await?;
+        applied(&sandbox, number).await?;
+        assert_eq!(line(&sandbox, number).await?, "loaded 5 0", "{code}");
+    }
+    assert_eq!(quarantine(&sandbox).await?, [""; 0]);
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_only_a_person_can_mend_holds_and_costs_no_record() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let operators = ["42P01", "42501", "42703", "42883", "3D000", "3F000"].map(|code| (code, ""));
+    // The last is ours, the others nobody knows.
+    let unknown = ["P0001", "XX000", "XX001", "0A000", "25P02", "99999", "F0000"].map(|code| (code, ""));
+    let ours = ("23505", ", CONSTRAINT = 'posts_pkey'");
+    for (code, more) in operators.into_iter().chain(unknown).chain([ours]) {
+        refuse(&sandbox, code, more).await?;
+        let number = author.append(document(1..=5, code)).await?;
+        says(&sandbox, "holding", "not this one").await?;
+        assert_eq!(sandbox.position().await?, number - 1, "{code}");
+        accept(&sandbox).await?;
+        applied(&sandbox, number).await?;
+        assert_eq!(line(&sandbox, number).await?, "loaded 5 0", "{code}");
+    }
+    assert_eq!(quarantine(&sandbox).await?, [""; 0]);
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_constraint_that_fails_at_commit_is_told_and_charged_to_nobody() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let deferred = "ALTER TABLE posts ADD CONSTRAINT at_the_end UNIQUE (title) DEFERRABLE INITIALLY DEFERRED";
+    execute(&sandbox, deferred).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let post = |id: i64| format!(r#"{{"id":{id},"userId":1,"title":"the same","body":""}}"#);
+    author.append(format!("[{},{}]", post(1), post(2))).await?;
+    // Which of the records it was is not to be known then.
+    says(&sandbox, "holding", "could not commit to the database").await?;
+    says(&sandbox, "holding", "\"at_the_end\"").await?;
+    assert_eq!((sandbox.position().await?, sandbox.count().await?), (0, 0));
+    assert_eq!(quarantine(&sandbox).await?, [""; 0]);
+    execute(&sandbox, "ALTER TABLE posts DROP CONSTRAINT at_the_end").await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!((line(&sandbox, 1).await?, sandbox.count().await?), ("loaded 2 0".into(), 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_received_while_the_database_fails() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    refuse(&sandbox, "53100", "").await?;
+    author.append(document(1..=5, "first")).await?;
+    says(&sandbox, "waiting", "not this one").await?;
+    // The bell of the first object may have been what brought it here; this one comes when it waits already.
+    author.append(document(1..=5, "second")).await?;
+    let tries = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    let before: i64 = select(&sandbox, tries).await?;
+    let is_trying = sandbox.wait_until("it has tried three times more", SOON, async || {
+        Ok(select::<i64>(&sandbox, tries).await? >= before + 3)
+    });
+    is_trying.await?;
+    let request = sandbox.sqs().receive_message().queue_url(sandbox.queue_url()).max_number_of_messages(10);
+    // The first bell is invisible for some seconds, and with it perhaps the second.
+    let request = request.wait_time_seconds(20);
+    let received = request.message_system_attribute_names(ApproximateReceiveCount).send().await?;
+    let counts: Vec<_> = received.messages().iter().filter_map(|message| message.attributes()).collect();
+    let untouched = counts.iter().filter(|count| count[&ApproximateReceiveCount] == "1").count();
+    assert!(untouched >= 1, "we are the first to receive the second bell: {counts:?}");
+    accept(&sandbox).await?;
+    applied(&sandbox, 2).await
+}
+
+#[tokio::test]
+async fn a_database_that_turns_read_only_is_waited_for() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=5, "before")).await?;
+    applied(&sandbox, 1).await?;
+    // As after a failover that left the connections with the old primary.
+    let alter = |to: &str| {
+        format!(
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {to}', current_database()); END $$;
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'transformer'"
+        )
+    };
+    execute(&sandbox, &alter("on")).await?;
+    author.append(document(1..=5, "after")).await?;
+    says(&sandbox, "waiting", "read-only transaction").await?;
+    assert_eq!(sandbox.position().await?, 1);
+    let mut connection = sandbox.connect().await?;
+    connection.execute("SET default_transaction_read_only = off").await?;
+    connection.execute(AssertSqlSafe(alter("off"))).await?;
+    applied(&sandbox, 2).await?;
+    assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
+    assert_eq!(quarantine(&sandbox).await?, [""; 0]);
+    Ok(())
+}
+
+/// A file system of a fixed size; it goes when this is dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf, megabytes: u32) -> Result<Self> {
+        fs::create_dir_all(&at)?;
+        let disk = Self(at);
+        disk.run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]))?;
+        Ok(disk)
+    }
+
+    fn grow(&self, megabytes: u32) -> Result<()> {
+        self.run(Command::new("mount").args(["-o", &format!("remount,size={megabytes}m")]))
+    }
+
+    fn run(&self, command: &mut Command) -> Result<()> {
+        let output = command.arg(&self.0).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.run(Command::new("umount").arg("--lazy"));
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_really_full_is_waited_for() -> Result<()> {
+    let world = world().await;
+    let cluster = Cluster::start(&world, &[], &[]).await?;
+    let disk = match SmallDisk::mount(cluster.folder().join("disk"), 4) {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("skipped: this machine lets us mount no small disk: {why:#}");
+            return Ok(());
+        }
+    };
+    if let Some((user, group)) = cluster.owner() {
+        std::os::unix::fs::chown(&disk.0, Some(user), Some(group))?;
+    }
+    let sandbox = follow(vec![("DATABASE_URL", cluster.url("postgres").leak())]).await?;
+    execute(&sandbox, &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display())).await?;
+    execute(&sandbox, "ALTER TABLE posts SET TABLESPACE small").await?;
+    let mut author = Author::of(&sandbox).await?;
+    let long = "a title of some length, so that the disk is full before the object ends".repeat(4);
+    author.append(document(1..=5, "fits")).await?;
+    applied(&sandbox, 1).await?;
+    author.append(document(1..=30_000, &long)).await?;
+    says(&sandbox, "waiting", "No space left on device").await?;
+    assert_eq!((sandbox.position().await?, sandbox.count().await?), (1, 5));
+    disk.grow(200)?;
+    applied(&sandbox, 2).await?;
+    assert_eq!((line(&sandbox, 2).await?.as_str(), sandbox.count().await?), ("loaded 30000 0", 30_000));
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_password_that_rotates_is_waited_for() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let role: String = select(&sandbox, "SELECT 'rotating_' || current_database()").await?;
+    let granted = transformer(&sandbox, &[], &["migrate", "--grant-to", &role]).await?;
+    assert!(granted.status.success());
+    execute(&sandbox, &format!("ALTER ROLE {role} PASSWORD 'old'")).await?;
+    let mut url = url::Url::parse(sandbox.database_url())?;
+    url.set_username(&role).and_then(|()| url.set_password(Some("old"))).expect("the URL has a host");
+    sandbox.transformer.restart_with(&[("DATABASE_URL", url.as_str())]).await?;
+    author.append(document(1..=5, "before")).await?;
+    applied(&sandbox, 1).await?;
+
+    let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'");
+    execute(&sandbox, &format!("ALTER ROLE {role} PASSWORD 'new'; {cut}")).await?;
+    author.append(document(1..=5, "after")).await?;
+    says(&sandbox, "waiting", "password authentication failed").await?;
+    execute(&sandbox, &format!("ALTER ROLE {role} PASSWORD 'old'")).await?;
+    applied(&sandbox, 2).await?;
+    assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tables_that_are_missing_hold_with_what_to_do() -> Result<()> {
+    let sandbox = follow(vec![("DATABASE_SCHEMA", "public")]).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=5, "first")).await?;
+    applied(&sandbox, 1).await?;
+    sandbox.transformer.restart_with(&[("DATABASE_SCHEMA", "not_migrated")]).await?;
+    let why = hold_of(&sandbox, &sandbox.transformer).await?;
+    assert!(why.contains("the schema not_migrated holds no stream: run `transformer migrate`"), "{why}");
+    // It sees for itself that somebody did.
+    let migrated = transformer(&sandbox, &[("DATABASE_SCHEMA", "not_migrated")], &["migrate"]).await?;
+    assert!(migrated.status.success());
+    let is_there = "SELECT count(*) FROM not_migrated.posts";
+    sandbox.wait_until("it is loaded there", SOON, async || Ok(select::<i64>(&sandbox, is_there).await? == 5)).await
+}
+
+#[tokio::test]
+async fn the_tables_of_another_stream_hold_with_what_to_do() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    sandbox.transformer.restart_with(&[("STREAM", "albums")]).await?;
+    let why = hold_of(&sandbox, &sandbox.transformer).await?;
+    assert!(why.contains("the tables hold the stream `posts`, and STREAM is `albums`"), "{why}");
+    assert!(why.contains("correct STREAM or DATABASE_SCHEMA"), "{why}");
+    let migrated = transformer(&sandbox, &[("STREAM", "albums")], &["migrate"]).await?;
+    assert_eq!(migrated.status.code(), Some(1), "nor does `migrate` give them away");
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_that_were_damaged_on_their_way_are_read_again() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=50, "WORD")).await?;
+    let tap = Tap::start(sandbox.world().localstack().endpoint(), b'W', 2).await?;
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &tap.url())]).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!(tap.gets(), 3, "twice wrong and once right");
+    assert_eq!(line(&sandbox, 1).await?, "loaded 50 0");
+    assert!(sandbox.rows().await?.iter().all(|row| row.title.starts_with("WORD ")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_that_are_damaged_for_good_cost_their_object() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=50, "WORD")).await?;
+    author.append(document(1..=5, "after")).await?;
+    let tap = Tap::start(sandbox.world().localstack().endpoint(), b'W', 3).await?;
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &tap.url())]).await?;
+    applied(&sandbox, 2).await?;
+    assert_eq!((line(&sandbox, 1).await?, line(&sandbox, 2).await?), ("quarantined 0 0".into(), "loaded 5 0".into()));
+    assert_eq!(sandbox.count().await?, 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_in_the_middle_is_resumed() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let body = document(1..=20_000, "long");
+    author.append(&body).await?;
+    let tap = Tap::start(sandbox.world().localstack().endpoint(), b'W', 0).await?;
+    tap.cut_after(400_000);
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &tap.url())]).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!(line(&sandbox, 1).await?, "loaded 20000 0");
+    // 1.1 MB: twice cut, and nothing is read from its beginning again.
+    assert_eq!((body.len() / 400_000, tap.gets(), tap.ranges()), (2, 3, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wire_that_breaks_for_ever_costs_no_object() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=20_000, "long")).await?;
+    let proxy = Proxy::start(sandbox.world().localstack().endpoint()).await?;
+    proxy.set(Way::CutAfter { sent: u64::MAX, received: 20_000 });
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &proxy.url())]).await?;
+    says(&sandbox, "waiting", "broke off on its way from S3").await?;
+    assert_eq!(sandbox.position().await?, 0);
+    proxy.set(Way::Pass);
+    applied(&sandbox, 1).await?;
+    assert_eq!((line(&sandbox, 1).await?, sandbox.transformer.restarts()), ("loaded 20000 0".into(), 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn s3_that_fails_is_waited_for() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let proxy = Proxy::start(sandbox.world().localstack().endpoint()).await?;
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &proxy.url())]).await?;
+    for (round, way) in [Way::Refuse, Way::Reset].into_iter().enumerate() {
+        proxy.set(way);
+        author.append(document(1..=5, &format!("{round}"))).await?;
+        says(&sandbox, "waiting", "").await?;
+        proxy.set(Way::Pass);
+        applied(&sandbox, author.next() - 1).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn kills_in_the_middle_of_a_good_object_change_nothing() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    // A row takes five milliseconds, the object two seconds.
+    execute(
+        &sandbox,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION slow();",
+    )
+    .await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=400, "slow")).await?;
+    let at_work =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'transformer'
+        AND state = 'active' AND wait_event = 'PgSleep'";
+    for _ in 0..6 {
+        sandbox.wait_until("it is at work", SOON, async || Ok(select::<i64>(&sandbox, at_work).await? > 0)).await?;
+        sandbox.transformer.kill_and_wait().await?;
+        assert_eq!(sandbox.position().await?, 0);
+    }
+    execute(&sandbox, "DROP FUNCTION slow CASCADE").await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!((line(&sandbox, 1).await?, sandbox.count().await?), ("loaded 400 0".into(), 400));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_that_was_written_wrong_loads_when_it_is_mended_in_time() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let right = document(1..=5, "right");
+    author.append(document(1..=5, "first")).await?;
+    let sha256 = Sha256(sha2::Sha256::digest(&right).into());
+    author.append_with("[]", |metadata| metadata.sha256 = sha256).await?;
+    // Nobody has applied it yet, so its bytes may still be put right, under the same metadata.
+    let there: Metadata = metadata(&sandbox, 2).await?;
+    put(&sandbox, sandbox.bucket(), 2, &there, right.as_bytes()).await?;
+    sandbox.transformer.start();
+    applied(&sandbox, 2).await?;
+    assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
+    Ok(())
+}
