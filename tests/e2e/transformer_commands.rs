@@ -57,6 +57,8 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
     let sandbox = nothing_runs().await?;
     let version = sandbox.world().postgres().version().to_owned();
     let other_archive = uuid::Uuid::new_v4();
+    let no_queue = sandbox.queue_url().replace(".fifo", "-none.fifo");
+    let no_queue_name = no_queue.rsplit('/').next().unwrap_or_default().to_owned();
     let check = async |name: &str, settings: &[(&'static str, &str)], code: i32| {
         let output = transformer(&sandbox, settings, &["check"]).await?;
         let ours = match sandbox.end().await? {
@@ -64,7 +66,7 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
             _ => support::metadata(&sandbox, 1).await?.archive_id.to_string(),
         };
         let other = other_archive.to_string();
-        let mut names = vec![(version.as_str(), "PostgreSQL 15.0"), (&other, "OTHER")];
+        let mut names = vec![(version.as_str(), "PostgreSQL 15.0"), (&other, "OTHER"), (no_queue_name.as_str(), "NO_QUEUE")];
         names.extend((!ours.is_empty()).then_some((ours.as_str(), "OURS")));
         let told = without_source_lines(&told(&sandbox, &output, &names));
         assert_eq!(output.status.code(), Some(code), "{name}: {told}");
@@ -94,7 +96,6 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
     let anew = shared::object::Metadata { archive_id: other_archive, ..metadata };
     support::put(&sandbox, &bucket, 1, &anew, b"[]").await?;
     check("other_archive", &[("ARCHIVE_BUCKET", &bucket)], 3).await?;
-    let no_queue = sandbox.queue_url().replace(".fifo", "-none.fifo");
     check("no_queue", &[("QUEUE_URL", &no_queue)], 3).await?;
 
     let database: String = select(&sandbox, "SELECT current_database()::text").await?;

@@ -132,8 +132,8 @@ impl Transformer<'_> {
         connection.execute("CHECKPOINT").await?;
         let before = wal_position(connection).await?;
         let (log, peak_bytes) = self.run(&["once", "--to", &to.to_string()]).await?;
-        let applied = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let applied = applied.filter(|line| line["message"] == "applied").last();
+        let mut applied = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let applied = applied.rfind(|line| line["message"] == "applied");
         let elapsed_ms = applied
             .and_then(|line| line["elapsed_ms"].as_u64())
             .with_context(|| format!("nothing was applied:\n{log}"))?;

@@ -45,7 +45,7 @@ pub async fn check(
         }
     }
     let position = table.position().await;
-    tell("position", &position.as_ref().map(describe).map_err(|error| chain(error)))?;
+    tell("position", &position.as_ref().map(|position| describe(position.as_ref())).map_err(|error| chain(error)))?;
     tell("archive", &look_at_archive(archive, position.ok().flatten().as_ref()).await)?;
     let received = bell.receive(Duration::ZERO).await;
     tell("queue", &received.map(|_| "it may be received from".to_owned()).map_err(|error| chain(&error)))?;
@@ -92,7 +92,7 @@ fn answer(is_well: bool, well: &str, problem: impl FnOnce() -> String) -> Result
     if is_well { Ok(well.to_owned()) } else { Err(problem()) }
 }
 
-fn describe(position: &Option<Position>) -> String {
+fn describe(position: Option<&Position>) -> String {
     match position {
         Some(position) => format!("sequence {} of archive {}", position.sequence, position.archive_id),
         None => "nothing is applied yet".to_owned(),

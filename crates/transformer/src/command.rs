@@ -231,7 +231,7 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     let progress = progress();
     let mut follower = Follower::new(archive, table, settings.follow.skip, progress.clone());
     let goal = settings.to.map_or(Goal::End, Goal::To);
-    let followed = run_until_drained(async |mut shutdown| {
+    let done = run_until_drained(async |mut shutdown| {
         while follower.look(goal, &shutdown).await? == Followed::Busy && !shutdown.is_draining() {
             follower.take_over_from_the_silent().await?;
             // Nothing is in hand.
@@ -239,7 +239,7 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
         }
         anyhow::Ok(shutdown.is_draining())
     });
-    let was_cut = followed.await.transpose()?.unwrap_or(true);
+    let was_cut = done.await.transpose()?.unwrap_or(true);
     progress.finish_and_clear();
     ensure!(!was_cut, "it was told to end before it was done; it goes on where it was");
     let reached = table_at(&database, &stream).await?;

@@ -257,6 +257,8 @@ async fn skip_object(
     position: Option<&Position>,
     sequence: Sequence,
 ) -> Result<Option<Outcome>, FollowError> {
+    // Listed before it is looked at: one that is missing then was not just about to be appended.
+    let Some(end) = archive.end().await?.filter(|end| *end >= sequence) else { return Ok(None) };
     let head = match archive.head(sequence).await {
         // One that cannot be read is as good as none.
         Err(ArchiveError::Foreign { .. }) => None,
@@ -264,14 +266,11 @@ async fn skip_object(
     };
     let archive_id = match (&head, position) {
         (Some(head), _) => head.metadata.archive_id,
-        (None, position) => {
-            let Some(end) = archive.end().await?.filter(|end| *end >= sequence) else { return Ok(None) };
-            match (position, archive.head(end).await?) {
-                (Some(position), _) => position.archive_id,
-                (None, Some(end)) => end.metadata.archive_id,
-                (None, None) => return Ok(None),
-            }
-        }
+        (None, Some(position)) => position.archive_id,
+        (None, None) => match archive.head(end).await? {
+            Some(end) => end.metadata.archive_id,
+            None => return Ok(None),
+        },
     };
     let loss = Loss {
         metadata: head.as_ref().map(|head| &head.metadata),

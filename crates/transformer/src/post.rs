@@ -53,7 +53,7 @@ impl Post {
     pub fn from_record(record: &Record) -> Result<Self, WrongRecord> {
         match serde_json::from_str(record.raw.get()) {
             Ok(Fields(post)) => Ok(Self { index: record.index, ..post }),
-            Err(error) => Err(WrongRecord::new(record, without_place(&error.to_string()))),
+            Err(error) => Err(WrongRecord::new(record, &without_place(&error.to_string()))),
         }
     }
 
@@ -65,7 +65,7 @@ impl Post {
 
 impl WrongRecord {
     /// Sets a record aside.
-    pub fn new(record: &Record, reason: String) -> Self {
+    pub fn new(record: &Record, reason: &str) -> Self {
         let raw = record.raw.get();
         Self {
             index: record.index,

@@ -109,7 +109,6 @@ pub async fn write_posts_carefully(
         match merge(connection, part, row).await {
             Ok(()) => {
                 within("release a savepoint in", connection.execute("RELEASE SAVEPOINT part")).await?;
-                continue;
             }
             Err(error) if error.fault() == Fault::Record => {
                 within("roll back to a savepoint in", connection.execute("ROLLBACK TO SAVEPOINT part")).await?;
@@ -128,7 +127,7 @@ pub async fn write_posts_carefully(
     }
     for (index, reason) in refused {
         let record = batch.records.get(&index).expect("records are kept where batches are written carefully");
-        batch.wrong.push(WrongRecord::new(record, reason));
+        batch.wrong.push(WrongRecord::new(record, &reason));
     }
     Ok(())
 }
