@@ -160,7 +160,6 @@ async fn an_object_missing_inside_the_archive_holds_until_it_is_back() -> Result
 #[tokio::test]
 async fn two_importers_append_one_chain() -> Result<()> {
     let sandbox = start(Setup::default()).await?;
-    support::suspend_versioning(&sandbox).await?;
     let second = support::second(&sandbox, "importer").await?;
     for round in 0..10 {
         retitle(&sandbox, 1, &format!("round {round}"));

@@ -13,7 +13,7 @@ use support::{
     faulty_api::{Answer, FaultyApi},
     importer, logged, metadata,
     proxy::{Proxy, Way},
-    readiness, retitle, second, start, start_nothing, suspend_versioning,
+    readiness, retitle, second, start, start_nothing,
 };
 use tokio::sync::Notify;
 
@@ -365,7 +365,6 @@ async fn a_state_that_a_dead_importer_left_is_not_the_last_word() -> Result<()> 
 #[tokio::test]
 async fn a_second_importer_takes_over_when_the_first_dies() -> Result<()> {
     let sandbox = start(Setup { importer: false, transformer: false, ..Setup::default() }).await?;
-    suspend_versioning(&sandbox).await?;
     sandbox.importer.start();
     let second = second(&sandbox, "importer").await?;
     let mut took = Vec::new();
@@ -387,7 +386,6 @@ async fn a_second_importer_takes_over_when_the_first_dies() -> Result<()> {
 #[tokio::test]
 async fn importers_that_race_append_each_number_once() -> Result<()> {
     let sandbox = start(Setup { importer: false, ..Setup::default() }).await?;
-    suspend_versioning(&sandbox).await?;
     let url = format!("{}?_page=1&_limit=40", sandbox.api.url());
     sandbox.importer.restart_with(&[("SOURCE_URL", &url)]).await?;
     let second = second(&sandbox, "importer").await?;

@@ -66,7 +66,8 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
             _ => support::metadata(&sandbox, 1).await?.archive_id.to_string(),
         };
         let other = other_archive.to_string();
-        let mut names = vec![(version.as_str(), "PostgreSQL 15.0"), (&other, "OTHER"), (no_queue_name.as_str(), "NO_QUEUE")];
+        let mut names =
+            vec![(version.as_str(), "PostgreSQL 15.0"), (&other, "OTHER"), (no_queue_name.as_str(), "NO_QUEUE")];
         names.extend((!ours.is_empty()).then_some((ours.as_str(), "OURS")));
         let told = without_source_lines(&told(&sandbox, &output, &names));
         assert_eq!(output.status.code(), Some(code), "{name}: {told}");

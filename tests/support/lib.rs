@@ -9,7 +9,7 @@ pub mod tap;
 use std::{path::Path, process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier, VersioningConfiguration};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use sandbox::{Daemon, Event, Progress, Sandbox, Setup, World};
 use shared::{
     archive::Archive,
@@ -216,14 +216,6 @@ pub async fn second(sandbox: &Sandbox, name: &'static str) -> Result<Daemon> {
     let daemon = Daemon::new(name, program, settings, &logs, sandbox.events().clone(), sandbox.world().clone());
     daemon.start();
     Ok(daemon)
-}
-
-/// For two importers that race: LocalStack 4.4 locks a key *and version*, so that in a versioned bucket, as the sandbox's are, two
-/// conditional PUTs at the same moment can both succeed. In S3 they cannot.
-pub async fn suspend_versioning(sandbox: &Sandbox) -> Result<()> {
-    let suspended = VersioningConfiguration::builder().status(BucketVersioningStatus::Suspended).build();
-    sandbox.s3().put_bucket_versioning().bucket(sandbox.bucket()).versioning_configuration(suspended).send().await?;
-    Ok(())
 }
 
 /// Sends a message to the stream's queue, as anybody could.

@@ -74,7 +74,7 @@ async fn try_start(python: &Path, folder: &Path, guard: &Guard) -> Result<LocalS
     let address = format!("127.0.0.1:{}", free_port());
     // Nothing of the host's settings: AWS_*, LocalStack's own, or a proxy would all change what it does.
     let mut localstack = guard.command(python);
-    localstack.args(["-m", "localstack.runtime.main"]).current_dir(folder).env_clear();
+    localstack.args(["-c", include_str!("localstack.py")]).current_dir(folder).env_clear();
     localstack.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     for variable in ["HOME", "TMPDIR", "XDG_CACHE_HOME", "LOCALSTACK_VOLUME_DIR", "FILESYSTEM_ROOT"] {
         localstack.env(variable, folder);

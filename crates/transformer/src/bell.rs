@@ -11,6 +11,7 @@ use aws_sdk_sqs::{
 use clap::Args;
 use shared::aws;
 use thiserror::Error;
+use tokio::time::timeout;
 use tracing::debug;
 use url::Url;
 
@@ -20,6 +21,12 @@ const VISIBILITY_SECS: i32 = 4;
 
 /// The most that SQS hands out at once.
 const MESSAGES: i32 = 10;
+
+/// SQS counts in seconds, and a wait of none would make a busy loop.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What an answer may take beyond the wait that was asked for, a connection included.
+const SLACK: Duration = Duration::from_secs(10);
 
 /// The longest that SQS lets a receive wait.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -84,9 +91,13 @@ impl Bell for SqsBell {
             .max_number_of_messages(MESSAGES)
             .visibility_timeout(VISIBILITY_SECS)
             .wait_time_seconds(wait_secs);
-        match request.send().await {
-            Ok(received) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
-            Err(source) => Err(BellError { queue_url: self.queue_url.clone(), source: aws::reason(&source) }),
+        // A receive that hangs must not keep the idle look waiting through the SDK's own timeouts and retries.
+        let answer = timeout(wait.max(SHORTEST_WAIT) + SLACK, request.send()).await;
+        let queue_url = self.queue_url.clone();
+        match answer {
+            Err(_) => Err(BellError { queue_url, source: "no answer in time".into() }),
+            Ok(Ok(received)) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
+            Ok(Err(source)) => Err(BellError { queue_url, source: aws::reason(&source) }),
         }
     }
 
