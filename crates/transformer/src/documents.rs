@@ -5,38 +5,139 @@ use std::iter;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// A file of JSONTestSuite.
-pub(crate) struct Case {
-    /// `y_` has to be accepted, `n_` refused, `i_` may be either.
-    pub name: &'static str,
-    /// What stands in it.
-    pub bytes: Vec<u8>,
-}
+/// Documents that are JSON, written as people and machines write it.
+pub(crate) const GOOD: &[&[u8]] = &[
+    b"[]",
+    b" [ ] ",
+    b"[[]   ]",
+    b"[\"\"]",
+    b"[false]",
+    b"[null, 1, \"1\", {}]",
+    b"[1\x0a]",
+    b" [1]",
+    b"[1,null,null,null,2]",
+    b"[2] ",
+    b"[123e65]",
+    b"[0e+1]",
+    b"[ 4]",
+    b"[-0]",
+    b"[-123]",
+    b"[20e1]",
+    b"[1E22]",
+    b"[1E-2]",
+    b"[123.456e78]",
+    b"{\"asd\":\"sdf\"}",
+    b"{\"a\":\"b\",\"a\":\"c\"}",
+    b"{}",
+    b"{\"\":0}",
+    b"{\"foo\\u0000bar\": 42}",
+    b"{\"a\":[]}",
+    b"[\"\\u0060\\u012a\\u12AB\"]",
+    b"[\"\\uD801\\udc37\"]",
+    b"[\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"]",
+    b"[\"\\u0000\"]",
+    b"[\"\xe2\x80\xa8\"]",
+    b"[\"\xd0\x94\"]",
+    b"[true]\x0a",
+];
 
-/// All of them.
-pub(crate) fn cases() -> Vec<Case> {
-    let lines = include_str!("json_test_suite.tsv").lines().filter(|line| !line.starts_with('#'));
-    lines.map(case).collect()
-}
-
-fn case(line: &'static str) -> Case {
-    let mut fields = line.split('\t');
-    let (name, unit) = (fields.next().unwrap(), unescape(fields.next().unwrap()));
-    let times = fields.next().map_or(1, |times| times.parse().unwrap());
-    Case { name, bytes: iter::repeat_n(unit, times).flatten().collect() }
-}
-
-/// Everything but printable ASCII stands there as `\\xNN`.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut parts = text.split("\\x");
-    let mut bytes = parts.next().unwrap().as_bytes().to_vec();
-    for part in parts {
-        let (code, rest) = part.split_at(2);
-        bytes.push(u8::from_str_radix(code, 16).unwrap());
-        bytes.extend(rest.as_bytes());
-    }
-    bytes
-}
+/// Documents that are not, by one slip each.
+pub(crate) const BROKEN: &[&[u8]] = &[
+    b"[1 true]",
+    b"[\"\": 1]",
+    b"[\"\"],",
+    b"[,1]",
+    b"[1,,2]",
+    b"[\"x\",,]",
+    b"[\"x\"]]",
+    b"[\"\",]",
+    b"[\"x\"",
+    b"[x",
+    b"[3[4]]",
+    b"[,]",
+    b"[-]",
+    b"[   , \"\"]",
+    b"[1,]",
+    b"[*]",
+    b"[\"\"",
+    b"[1,\x0a1\x0a,1",
+    b"[{}",
+    b"[fals]",
+    b"[nul]",
+    b"[tru]",
+    b"[++1234]",
+    b"[+1]",
+    b"[+Inf]",
+    b"[-01]",
+    b"[-1.0.]",
+    b"[-2.]",
+    b"[-NaN]",
+    b"[.-1]",
+    b"[.2e-3]",
+    b"[0.1.2]",
+    b"[0.3e]",
+    b"[0E+]",
+    b"[1.0e]",
+    b"[1 000.0]",
+    b"[1eE2]",
+    b"[2.e+3]",
+    b"[9.e+]",
+    b"[Inf]",
+    b"[NaN]",
+    b"[0x1]",
+    b"[1+2]",
+    b"[012]",
+    b"[1a]",
+    b"{\"x\", null}",
+    b"{\"x\"::\"b\"}",
+    b"{\"a\":\"a\" 123}",
+    b"{key: 'value'}",
+    b"{\"a\" b}",
+    b"{:\"b\"}",
+    b"{\"a\" \"b\"}",
+    b"{\"a\":",
+    b"{\"a\"",
+    b"{1:1}",
+    b"{\"id\":0,}",
+    b"{'a':0}",
+    b"{\"a\":\"b\"}/**/",
+    b"{\"a\":\"b\"}#{}",
+    b"{\"a\":\"b\",,\"c\":\"d\"}",
+    b"{a: \"b\"}",
+    b"{ \"foo\" : \"bar\", \"a\" }",
+    b"{\"a\":\"b\"}#",
+    b" ",
+    b"",
+    b"[\"\\x00\"]",
+    b"[\"\\\\\\\"]",
+    b"[\"\\a\"]",
+    b"[\"\\u00A\"]",
+    b"['single quote']",
+    b"[\"a\x0ab\"]",
+    b"[\"\x09\"]",
+    b"[\"new\x0dline\"]",
+    b"<null>",
+    b"[<null>]",
+    b"[1]x",
+    b"[][]",
+    b"]",
+    b"2@",
+    b"{}}",
+    b"{\"\":",
+    b"{\"a\":/*comment*/\"b\"}",
+    b"[a",
+    b"nul",
+    b"[\x0c]",
+    b"abc",
+    b"{]",
+    b"[}",
+    b"[\"\xff\"]",
+    b"[\"\xe0\x80\"]",
+    b"[\xff]",
+    b"\xef\xbb",
+    b"\xef\xbb\xbf",
+    b"\xff\xfe[\x00]\x00",
+];
 
 /// Any JSON value, with all that a string may hold.
 pub(crate) fn any_value() -> impl Strategy<Value = Value> {

@@ -69,7 +69,8 @@ impl WrongRecord {
         let raw = record.raw.get();
         Self {
             index: record.index,
-            id: serde_json::from_str(raw).ok().map(|Id { id }| id),
+            // A derived struct takes an array too.
+            id: raw.starts_with('{').then(|| serde_json::from_str(raw).ok().map(|Id { id }| id)).flatten(),
             reason: reason.chars().take(REASON_LIMIT_CHARS).collect(),
             raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
         }

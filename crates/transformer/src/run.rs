@@ -34,8 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often to look again at what only a person can settle.
 const HOLD_PAUSE: Duration = Duration::from_mins(1);
 
-/// How often to look whether another transformer is still at work.
-const STAND_BY_PAUSE: Duration = Duration::from_secs(5);
+/// How often to look whether another transformer is still at work; with it, one that was killed is replaced within five seconds.
+const STAND_BY_PAUSE: Duration = Duration::from_secs(4);
 
 /// How often.
 #[derive(Args, Clone, Copy, Debug)]
