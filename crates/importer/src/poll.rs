@@ -313,7 +313,7 @@ impl Api {
             let retry_after = text(&headers, &RETRY_AFTER).and_then(|value| parse_retry_after(&value, fetched_at));
             return Err(PollError::Status { url: shown, status, retry_after });
         }
-        let spooled = match text(&headers, &CONTENT_ENCODING).as_deref() {
+        let spooled = match text(&headers, &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase()).as_deref() {
             None | Some("identity" | "") => spool.keep(self.wire(response)).await,
             Some("gzip") => {
                 let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));

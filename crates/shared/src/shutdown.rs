@@ -40,7 +40,7 @@ impl Shutdown {
     }
 }
 
-/// Runs the daemon until it ends by itself, or until SIGTERM or SIGINT and then at most [`DRAIN_DEADLINE`] longer.
+/// Runs the daemon until it ends by itself, or until SIGTERM or SIGINT and then at most 8 seconds longer.
 ///
 /// `None` when the deadline cut it off: its future is dropped, its connections close, and what was open is rolled back.
 pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) -> Option<F::Output> {

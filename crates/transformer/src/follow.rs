@@ -234,7 +234,8 @@ async fn apply<A: Archive, T: Table>(
             }
             Err(error) => return Err(error.into()),
         }
-        object = archive.get(sequence).await?;
+        // One that was written anew meanwhile is judged anew.
+        object = archive.get(sequence).await?.filter(|object| object.metadata == metadata);
     };
     let loss = Loss {
         metadata: Some(&metadata),
@@ -264,6 +265,12 @@ async fn skip_object(
         Err(ArchiveError::Foreign { .. }) => None,
         head => head?,
     };
+    if let (Some(Position { archive_id: ours, .. }), Some(found)) =
+        (position, head.as_ref().map(|head| head.metadata.archive_id))
+        && found != *ours
+    {
+        return Err(Hold::AnotherArchive { sequence, found, ours: *ours }.into());
+    }
     let archive_id = match (&head, position) {
         (Some(head), _) => head.metadata.archive_id,
         (None, Some(position)) => position.archive_id,

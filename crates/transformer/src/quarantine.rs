@@ -36,6 +36,7 @@ pub struct ShowSettings {
     #[arg(value_parser = shared::settings::parse_sequence)]
     sequence: Sequence,
     /// The record's place in it, from 0
+    #[arg(value_parser = clap::value_parser!(u64).range(..1 << 63))]
     index: u64,
 }
 
