@@ -9,13 +9,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::OnceLock,
     thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sandbox::Place;
 use serde_json::Value;
+use support::programs::path_of;
 use url::Url;
 
 /// The SDK's own settings that something may give to a daemon; the help names them in prose.
@@ -539,25 +538,6 @@ fn the_readme_asks_at_ports_and_in_services_that_are_there() -> Result<()> {
 }
 
 // ---- Asking the programs ----
-
-/// The path of a program of the workspace, built with this test's profile. A world builds the daemons too; cargo lets one wait.
-fn path_of(program: &str) -> Result<PathBuf> {
-    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| build().map_err(|error| format!("{error:#}")));
-    folder.as_ref().map(|folder| folder.join(program)).map_err(|error| anyhow::anyhow!("{error}"))
-}
-
-fn build() -> Result<PathBuf> {
-    let Place { target, profile } = Place::find()?;
-    let profile = profile.context("tests run in a checkout")?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // The folder of the development profile is called otherwise than the profile.
-    cargo.args(["build", "--quiet", "--workspace", "--profile", if profile == "debug" { "dev" } else { &profile }]);
-    cargo.args(["--bin", "importer", "--bin", "transformer", "--bin", "sandbox"]);
-    cargo.arg("--manifest-path").arg(root().join("Cargo.toml")).arg("--target-dir").arg(&target);
-    ensure!(cargo.status()?.success(), "cargo cannot build the programs");
-    Ok(target.join(profile))
-}
 
 /// Runs a program with these settings and none of this process'.
 fn run<'a>(

@@ -12,8 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use sandbox::Place;
 use serde_json::Value;
+use support::programs::path_of;
 use tempfile::TempDir;
 
 /// Names the folder that `terraform init -plugin-dir` wants, for a machine that keeps it elsewhere.
@@ -48,7 +48,7 @@ fn the_configuration_is_valid_and_tells_the_daemons_what_they_want() -> Result<(
     let states = states(&told)?;
     let names: Vec<_> = states.iter().map(|(run, _)| run.as_str()).collect();
     ensure!(names == ["everything", "what_can_be_chosen"], "the runs that make something are {names:?}");
-    let programs = build()?;
+    let programs = path_of("")?;
     for (run, outputs) in states {
         for daemon in ["importer", "transformer"] {
             let name = format!("{daemon}_environment");
@@ -179,20 +179,6 @@ fn environment(outputs: &Value, name: &str) -> Result<BTreeMap<String, String>> 
 }
 
 // ---- The daemons ----
-
-/// Builds the daemons with this test's profile; the folder that they are in. The same packages as elsewhere, because with fewer
-/// cargo would build what they share anew.
-fn build() -> Result<PathBuf> {
-    let Place { target, profile } = Place::find()?;
-    let profile = profile.context("tests run in a checkout")?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // The folder of the development profile is called otherwise than the profile.
-    cargo.args(["build", "--quiet", "--workspace", "--profile", if profile == "debug" { "dev" } else { &profile }]);
-    cargo.args(["--bin", "importer", "--bin", "transformer", "--bin", "sandbox"]);
-    cargo.arg("--manifest-path").arg(root().join("Cargo.toml")).arg("--target-dir").arg(&target);
-    ensure!(cargo.status()?.success(), "cargo cannot build the programs");
-    Ok(target.join(profile))
-}
 
 /// Runs a program with these settings and none of this process'.
 fn run(program: &Path, arguments: &[&str], settings: &BTreeMap<String, String>) -> Result<Output> {

@@ -11,13 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use support::{SOON, world};
+use support::{SOON, programs::path_of, world};
 
 /// The sandbox as a person starts it, with an env file of its own.
 async fn sandbox(env_file: &Path, arguments: &[&str]) -> Result<Command> {
-    // The shared world has built everything that it needs.
-    let program = world().await.programs().importer.with_file_name("sandbox");
-    let mut command = Command::new(program);
+    // The shared world has installed what it needs.
+    world().await;
+    let mut command = Command::new(path_of("sandbox")?);
     command.arg("--env-file").arg(env_file).args(arguments).stdout(Stdio::piped());
     Ok(command)
 }
