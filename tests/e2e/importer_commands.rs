@@ -114,9 +114,10 @@ async fn check_finds_nothing_wrong_with_what_works_and_changes_nothing() -> Resu
 #[tokio::test]
 async fn check_tells_each_problem_with_its_remedy_and_goes_on() -> Result<()> {
     let sandbox = start_nothing().await?;
+    let missing = missing_queue(&sandbox);
+    insta::assert_snapshot!("check_empty_no_queue", says(&sandbox, &[("QUEUE_URL", &missing)], &["check"]).await?);
     code(&sandbox, &["once"]).await?;
     let nowhere = format!("{}/nowhere", sandbox.api.url());
-    let missing = missing_queue(&sandbox);
     for (name, settings) in [
         ("check_api", ("SOURCE_URL", nowhere.as_str())),
         ("check_bucket", ("ARCHIVE_BUCKET", "no-such-bucket")),

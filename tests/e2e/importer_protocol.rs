@@ -426,6 +426,10 @@ async fn an_archive_whose_oldest_objects_are_gone_goes_on() -> Result<()> {
         let key = shared::object::Sequence::try_from(sequence)?.key(sandbox.stream());
         sandbox.s3().delete_object().bucket(sandbox.bucket()).key(key).send().await?;
     }
+    let listed = importer(&sandbox, &[], &["list", "--json"]).await?.stdout;
+    let lines = serde_json::Deserializer::from_slice(&listed).into_iter::<serde_json::Value>();
+    let numbers: Vec<_> = lines.map(|line| line.map(|line| line["sequence"].clone())).collect::<Result<_, _>>()?;
+    assert_eq!(numbers, [4, 5], "the list begins with the oldest that is kept");
     retitle(&sandbox, 1, "the newest");
     sandbox.importer.start();
     end_is(&sandbox, 6).await?;
@@ -451,7 +455,7 @@ async fn an_end_that_is_not_ours_holds_the_importer_until_it_is_gone() -> Result
 
 #[tokio::test]
 async fn sigterm_in_the_middle_of_a_big_upload_ends_in_time_and_the_next_start_archives_it_once() -> Result<()> {
-    const BYTES: u64 = 100 << 20;
+    const BYTES: u64 = 1 << 30;
     let sandbox = start_nothing().await?;
     let api = FaultyApi::saying([Answer::posts(BYTES)]).await?;
     let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;

@@ -3,6 +3,7 @@
 mod archive_is_truth;
 mod audit;
 mod bad_records;
+mod clock;
 mod database;
 mod deploy_is_true;
 mod deploy_terraform;

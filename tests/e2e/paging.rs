@@ -237,3 +237,22 @@ async fn a_second_page_is_noticed_though_the_first_one_is_the_same() -> Result<(
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_second_page_that_no_304_tells_of_is_found_all_the_same() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::saying([Answer::ok(r#"[{"id":1}]"#).with("ETag", "\"first\"")]).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &api.url()), ("POLL_INTERVAL", "10ms")]).await?;
+    sandbox.wait_until("one page", SOON, async || Ok(sandbox.end().await? == 1)).await?;
+    let before = api.seen().len();
+    api.answer(|request| match (page_of(request), request.header("if-none-match")) {
+        (1, Some(_)) => Answer::status(304),
+        (1, None) => Answer::ok(r#"[{"id":1}]"#).with("ETag", "\"first\"").with("Link", next(2)),
+        _ => Answer::ok(r#"[{"id":2}]"#),
+    });
+    sandbox.wait_until("two pages", SOON, async || Ok(sandbox.end().await? == 3)).await?;
+    let validated = |request: &&Request| request.header("if-none-match").is_some();
+    let believed = api.seen()[before..].iter().take_while(validated).count();
+    assert!((1..=60).contains(&believed), "it believed {believed} answers first");
+    Ok(())
+}

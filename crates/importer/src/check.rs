@@ -1,7 +1,7 @@
 //! `importer check`: is everything that the importer needs reachable and permitted?
 //!
 //! It writes nothing: the right to append is tried on a number that is taken, and the bell is rung for an object that was
-//! announced before.
+//! announced before, or, without one, for an object that will never be.
 
 use std::{fmt, io::Write, time::Duration};
 
@@ -56,29 +56,23 @@ pub async fn check(
         let most = bytes_a_day(bytes, poll_interval);
         tell("growth", Ok(format!("at most {most} bytes a day, if each poll brings another answer")))?;
     }
-    match end(archive).await {
-        Err(why) => tell("archive", Err(why))?,
+    let end = end(archive).await;
+    let (mut pointer, mut took) = (Pointer::to_nothing(stream), "a pointer to nothing, which transformers throw away");
+    match &end {
+        Err(why) => tell("archive", Err(why.clone()))?,
         Ok(None) => {
-            tell(
-                "archive",
-                Ok("it is empty; whether it may be appended to and the bell rung shows with the first object".into()),
-            )?;
+            tell("archive", Ok("it is empty; whether it may be appended to shows with the first object".into()))?;
         }
         Ok(Some(end)) => {
-            tell(
-                "archive",
-                Ok(format!("it ends at sequence {}, fetched at {:.0}", end.sequence, end.metadata.fetched_at)),
-            )?;
-            tell("append", may_append(archive, &end).await)?;
-            let pointer = Pointer::new(stream, end.sequence, &end.metadata);
-            let rung = bell.ring(&[pointer]).await;
-            tell(
-                "queue",
-                rung.map(|()| "it took the pointer to the end of the archive once more".into())
-                    .map_err(|error| chain(&error)),
-            )?;
+            (pointer, took) =
+                (Pointer::new(stream, end.sequence, &end.metadata), "the pointer to the archive's end again");
+            let fetched_at = end.metadata.fetched_at;
+            tell("archive", Ok(format!("it ends at sequence {}, fetched at {fetched_at:.0}", end.sequence)))?;
+            tell("append", may_append(archive, end).await)?;
         }
     }
+    let rung = bell.ring(&[pointer]).await;
+    tell("queue", rung.map(|()| format!("it took {took}")).map_err(|error| chain(&error)))?;
     Ok(is_well)
 }
 

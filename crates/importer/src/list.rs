@@ -6,7 +6,7 @@ use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use shared::{
-    archive::{Archive, Head},
+    archive::{Archive, Head, S3Archive},
     object::{Sequence, StreamName},
     settings::parse_sequence,
 };
@@ -17,7 +17,7 @@ const CONCURRENCY: usize = 16;
 /// Which part, and in which form.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct ListSettings {
-    /// The first sequence to list [default: 1]
+    /// The first sequence to list [default: the oldest that is kept]
     #[arg(long, value_name = "SEQUENCE", value_parser = parse_sequence)]
     pub from: Option<Sequence>,
     /// The last sequence to list [default: the end of the archive]
@@ -31,7 +31,7 @@ pub struct ListSettings {
 /// Writes the objects in their order; one that is missing inside the archive is a line that says so.
 pub async fn list(
     settings: ListSettings,
-    archive: &impl Archive,
+    archive: &S3Archive,
     stream: &StreamName,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
@@ -41,7 +41,11 @@ pub async fn list(
         }
         return Ok(());
     };
-    let from = settings.from.unwrap_or(Sequence::FIRST).get();
+    let from = match settings.from {
+        Some(from) => from,
+        None => archive.oldest().await?.unwrap_or(Sequence::FIRST),
+    };
+    let from = from.get();
     let to = settings.to.unwrap_or(end).min(end).get();
     if !settings.json {
         writeln!(

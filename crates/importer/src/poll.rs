@@ -148,14 +148,14 @@ pub enum PollError {
         retry_after: Option<Duration>,
     },
     /// A redirect that is not followed.
-    #[error(
-        "GET {url} was redirected to {to}, which is another origin or one hop too many: set SOURCE_URL to where the data is"
-    )]
+    #[error("GET {url} was redirected to {to}, which is {why}: set SOURCE_URL to where the data is")]
     Redirected {
         /// What was asked.
         url: String,
         /// Where it leads.
         to: String,
+        /// Why it is not followed.
+        why: &'static str,
     },
     /// An encoding that was not asked for.
     #[error(
@@ -306,8 +306,10 @@ impl Api {
         }
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
             let to = text(&headers, &LOCATION).unwrap_or_default();
-            let to = url.join(&to).map_or(to, |to| public_url(&to));
-            return Err(PollError::Redirected { url: shown, to });
+            let there = response.url().join(&to).ok();
+            let is_home = there.as_ref().is_some_and(|there| there.origin() == url.origin());
+            let why = if is_home { "one redirect too many" } else { "another origin" };
+            return Err(PollError::Redirected { url: shown, to: there.map_or(to, |there| public_url(&there)), why });
         }
         if status != StatusCode::OK {
             let retry_after = text(&headers, &RETRY_AFTER).and_then(|value| parse_retry_after(&value, fetched_at));

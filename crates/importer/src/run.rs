@@ -36,6 +36,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// … up to this: how often to look again at what only a person can settle.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// So many times in a row a 304 is believed; then the answer is asked for whole. A 304 need not carry `Link` (RFC 9110,
+/// 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was for ever.
+const BELIEVED_304S: u32 = 60;
+
 /// So many polls in a row that bring another answer are no coincidence.
 const STREAK_POLLS: u32 = 10;
 
@@ -89,6 +93,8 @@ pub struct Importer<S, A, B> {
     stream: StreamName,
     status: Status,
     end: KnownEnd,
+    /// How often in a row the API said that nothing changed.
+    unmodified: u32,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
@@ -115,7 +121,17 @@ impl KnownEnd {
 impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     /// An importer that knows nothing yet.
     pub fn new(source: S, archive: A, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { source, archive, bell, stream, status, end: KnownEnd::Unknown, announced: None, news: Vec::new() }
+        Self {
+            source,
+            archive,
+            bell,
+            stream,
+            status,
+            end: KnownEnd::Unknown,
+            unmodified: 0,
+            announced: None,
+            news: Vec::new(),
+        }
     }
 
     /// Polls until the daemon drains.
@@ -172,14 +188,19 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn archive_a_snapshot(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         self.find_end().await?;
         let started = Instant::now();
-        let validators = if again { Validators::default() } else { validators(self.end.get()) };
+        let is_whole = again || self.unmodified >= BELIEVED_304S;
+        let validators = if is_whole { Validators::default() } else { validators(self.end.get()) };
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let polled = shutdown.race(self.source.poll(&validators)).await;
         let pages = match polled.transpose()? {
             Some(Polled::Snapshot(pages)) => pages,
-            Some(Polled::NotModified) => return Ok(note_unchanged(started)),
+            Some(Polled::NotModified) => {
+                self.unmodified += 1;
+                return Ok(note_unchanged(started));
+            }
             None => return Ok(Outcome::Drained),
         };
+        self.unmodified = 0;
         let Some(objects) = next_objects(self.end.get(), &pages, again) else { return Ok(note_unchanged(started)) };
         let (fetched, mut bytes) = (started.elapsed(), 0);
         self.check_end().await?;

@@ -155,11 +155,27 @@ impl S3Archive {
         Self { client, bucket, stream }
     }
 
-    /// The last three-digit folder or object below `prefix`: other people's files in the bucket are not the archive.
-    async fn last_group(&self, prefix: &str, is_leaf: bool) -> Result<Option<String>, ArchiveError> {
+    /// The number of the oldest object that is kept, `None` for an empty archive. Four listings, as for the end.
+    pub async fn oldest(&self) -> Result<Option<Sequence>, ArchiveError> {
+        self.outermost(|groups| groups.min()).await
+    }
+
+    async fn outermost(&self, pick: Pick) -> Result<Option<Sequence>, ArchiveError> {
+        let mut name = prefix(&self.stream);
+        // Three folders, then the object in the last of them.
+        for is_leaf in [false, false, false, true] {
+            let Some(group) = self.group(&name, is_leaf, pick).await? else { return Ok(None) };
+            name = format!("{name}{group}/");
+        }
+        let key = format!("{}.json", name.trim_end_matches('/'));
+        Ok(Sequence::from_key(&key, &self.stream))
+    }
+
+    /// A three-digit folder or object below `prefix`: other people's files in the bucket are not the archive.
+    async fn group(&self, prefix: &str, is_leaf: bool, pick: Pick) -> Result<Option<String>, ArchiveError> {
         let mut pages =
             self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/").into_paginator().send();
-        let mut last = None;
+        let mut picked = None;
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("ListObjectsV2", prefix, &error))?;
             let folders = page.common_prefixes().iter().filter_map(|folder| folder.prefix());
@@ -168,9 +184,10 @@ impl S3Archive {
             let objects = objects.filter_map(|object| object.get(prefix.len()..)?.strip_suffix(".json"));
             // Folders of objects hold no folders, and the others no objects.
             let groups: Vec<_> = if is_leaf { objects.collect() } else { folders.collect() };
-            last = last.max(groups.into_iter().filter(|group| is_group(group)).max().map(str::to_owned));
+            let groups = groups.into_iter().filter(|group| is_group(group)).map(str::to_owned);
+            picked = pick(&mut picked.into_iter().chain(groups));
         }
-        Ok(last)
+        Ok(picked)
     }
 
     fn error<E>(&self, operation: &'static str, key: &str, error: &SdkError<E>) -> ArchiveError
@@ -202,6 +219,9 @@ impl S3Archive {
     }
 }
 
+/// The first or the last.
+type Pick = fn(&mut dyn Iterator<Item = String>) -> Option<String>;
+
 fn is_group(name: &str) -> bool {
     name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -221,14 +241,7 @@ where
 
 impl Archive for S3Archive {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
-        let mut name = prefix(&self.stream);
-        // Three folders, then the object in the last of them.
-        for is_leaf in [false, false, false, true] {
-            let Some(group) = self.last_group(&name, is_leaf).await? else { return Ok(None) };
-            name = format!("{name}{group}/");
-        }
-        let key = format!("{}.json", name.trim_end_matches('/'));
-        Ok(Sequence::from_key(&key, &self.stream))
+        self.outermost(|groups| groups.max()).await
     }
 
     async fn head(&self, sequence: Sequence) -> Result<Option<Head>, ArchiveError> {

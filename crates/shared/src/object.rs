@@ -76,7 +76,8 @@ pub struct SequenceError(u64);
 impl Sequence {
     /// The first object of every archive.
     pub const FIRST: Self = Self(1);
-    const LAST: u64 = 999_999_999_999;
+    /// The number that no archive reaches: an object a second for thirty thousand years.
+    pub const LAST: Self = Self(999_999_999_999);
 
     /// The number as an integer, for SQL and logs.
     pub fn get(self) -> u64 {
@@ -86,7 +87,7 @@ impl Sequence {
     /// The number after this one. An archive that polls every second reaches the last number after 31,000 years.
     #[must_use]
     pub fn next(self) -> Self {
-        assert!(self.0 < Self::LAST, "the archive is full");
+        assert!(self < Self::LAST, "the archive is full");
         Self(self.0 + 1)
     }
 
@@ -119,7 +120,7 @@ impl TryFrom<u64> for Sequence {
     type Error = SequenceError;
 
     fn try_from(number: u64) -> Result<Self, SequenceError> {
-        if (1..=Self::LAST).contains(&number) { Ok(Self(number)) } else { Err(SequenceError(number)) }
+        if (1..=Self::LAST.0).contains(&number) { Ok(Self(number)) } else { Err(SequenceError(number)) }
     }
 }
 

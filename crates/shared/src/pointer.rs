@@ -69,6 +69,13 @@ impl Pointer {
         }
     }
 
+    /// A pointer that tries the queue and says nothing: beyond every end, so that whoever receives it finds it strange.
+    pub fn to_nothing(stream: &StreamName) -> Self {
+        let (sequence, sha256) = (Sequence::LAST, Sha256([0; 32]));
+        let key = sequence.key(stream);
+        Self { version: VERSION, stream: stream.clone(), sequence, key, sha256, observation: Uuid::nil() }
+    }
+
     /// The message body.
     pub fn encode(&self) -> String {
         serde_json::to_string(self).expect("a pointer holds nothing that JSON cannot")
