@@ -11,6 +11,7 @@ mod holes;
 mod importer_commands;
 mod importer_errors;
 mod importer_protocol;
+mod json_test_suite;
 mod killable;
 mod kind_to_the_api;
 mod nothing_is_lost;

@@ -1,13 +1,19 @@
 //! Several transformers on one stream: one applies, the others stand by and take over; several streams: side by side.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use sandbox::{Daemon, Sandbox, Setup, Signal};
+use serde_json::Value;
 use shared::{object::Sequence, pointer::Pointer};
 use support::{
     SOON, assert_whole,
     author::{Author, document},
+    daemon,
+    host::Host,
     metadata,
     proxy::{Proxy, Way},
     readiness, retitle, second, select, send, start,
@@ -22,23 +28,43 @@ struct AtWork {
     sandbox: Sandbox,
     s3: Proxy,
     postgres: Proxy,
+    /// The transformer, if it is on a host of its own and not the stream's.
+    remote: Option<Daemon>,
 }
 
 impl AtWork {
     async fn start() -> Result<Self> {
+        Self::start_on(None).await
+    }
+
+    async fn start_on(host: Option<&Host>) -> Result<Self> {
         // As in production: what is fast here is not the idle look.
         let settings = vec![("CATCH_UP_INTERVAL", "1m")];
         let setup = Setup { posts: 0, importer: false, transformer: false, settings, ..Setup::default() };
         let sandbox = start(setup).await?;
-        let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;
-        let postgres = Proxy::start(&sandbox.world().postgres().address()).await?;
+        let at = host.map_or(Ipv4Addr::LOCALHOST.into(), Host::our_address);
+        let s3 = Proxy::start_at(at, sandbox.world().localstack().endpoint()).await?;
+        let postgres = Proxy::start_at(at, &sandbox.world().postgres().address()).await?;
         let mut through_proxy = url::Url::parse(sandbox.database_url())?;
+        through_proxy.set_ip_host(at).expect("the URL has a host");
         through_proxy.set_port(Some(postgres.address().port())).expect("the URL has a host");
+        let remote = match host {
+            Some(host) => {
+                let program = host.program(&sandbox.world().programs().transformer, &sandbox.logs())?;
+                Some(daemon(&sandbox, "transformer", &program, "remote").await?)
+            }
+            None => None,
+        };
         Author::of(&sandbox).await?.append(document(1..=LARGE, "large")).await?;
         s3.set(Way::Rate(300_000));
-        let settings = [("AWS_ENDPOINT_URL_S3", s3.url()), ("DATABASE_URL", through_proxy.to_string())];
-        sandbox.transformer.restart_with(&settings.each_ref().map(|(name, value)| (*name, value.as_str()))).await?;
-        let at_work = Self { sandbox, s3, postgres };
+        let settings = [
+            ("AWS_ENDPOINT_URL", s3.url()),
+            ("DATABASE_URL", through_proxy.to_string()),
+            ("ALLOW_PLAINTEXT", "true".to_owned()),
+        ];
+        let at_work = Self { sandbox, s3, postgres, remote };
+        let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+        at_work.transformer().restart_with(&settings).await?;
         at_work.wait("the transaction is open", "SELECT count(*) > 0").await?;
         at_work.s3.set(Way::BlackHole);
         at_work
@@ -58,6 +84,11 @@ impl AtWork {
             Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(statement.as_str())).fetch_one(&mut connection).await?)
         });
         is_so.await
+    }
+
+    /// The one that is at work.
+    fn transformer(&self) -> &Daemon {
+        self.remote.as_ref().unwrap_or(&self.sandbox.transformer)
     }
 
     /// Another transformer, on another host, that finds the lock taken.
@@ -86,7 +117,16 @@ impl AtWork {
     /// The one that was at work comes back, and whatever it had in hand is gone.
     async fn goes_on_cleanly(&self) -> Result<()> {
         self.s3.set(Way::Pass);
-        self.says(&self.sandbox.transformer, "ready").await?;
+        let is_ready = async || {
+            Ok(self
+                .transformer()
+                .log_lines()
+                .iter()
+                .filter_map(state)
+                .next_back()
+                .is_some_and(|state| state.starts_with("ready")))
+        };
+        self.sandbox.wait_until("it is ready again", 2 * SOON, is_ready).await?;
         let mut author = Author::of(&self.sandbox).await?;
         author.append(document(1..=5, "after")).await?;
         self.sandbox
@@ -99,9 +139,14 @@ impl AtWork {
         .await?;
         assert_eq!(ledger, "1 loaded 8000 8000 0, 2 loaded 5 0 5");
         assert_eq!(self.sandbox.count().await?, LARGE.unsigned_abs());
-        assert_eq!(self.sandbox.transformer.restarts(), 0, "it lives through it");
+        assert_eq!(self.transformer().restarts(), 0, "it lives through it");
         Ok(())
     }
+}
+
+/// What a log line says of the daemon's state, if it does.
+fn state(line: &Value) -> Option<&str> {
+    (line["target"] == "shared::telemetry").then(|| line["message"].as_str()).flatten()
 }
 
 #[tokio::test]
@@ -154,6 +199,24 @@ async fn the_place_of_one_whose_host_is_cut_off_is_taken_and_it_writes_nothing_w
     // The network is back, and knows nothing of the old connections.
     at_work.postgres.set(Way::Pass);
     at_work.postgres.cut();
+    at_work.goes_on_cleanly().await
+}
+
+#[tokio::test]
+async fn the_place_of_one_whose_wire_is_pulled_is_taken_and_it_writes_nothing_when_it_is_back() -> Result<()> {
+    let host = match Host::start() {
+        Ok(host) => host,
+        Err(why) => {
+            println!("skipped: no host in a network namespace of its own: {why:#}");
+            return Ok(());
+        }
+    };
+    let at_work = AtWork::start_on(Some(&host)).await?;
+    let since = Instant::now();
+    host.cut_off()?;
+    let _other = at_work.stand_by().await?;
+    at_work.is_taken_over(since, Duration::from_mins(1), "the wire pulled at work").await?;
+    host.join()?;
     at_work.goes_on_cleanly().await
 }
 

@@ -3,6 +3,7 @@
 pub mod author;
 pub mod cluster;
 pub mod faulty_api;
+pub mod host;
 pub mod programs;
 pub mod proxy;
 pub mod tap;
@@ -210,13 +211,18 @@ pub async fn assert_whole(sandbox: &Sandbox) -> Result<()> {
 pub async fn second(sandbox: &Sandbox, name: &'static str) -> Result<Daemon> {
     let programs = sandbox.world().programs();
     let program = if name == "importer" { &programs.importer } else { &programs.transformer };
+    let second = daemon(sandbox, name, program, "second").await?;
+    second.start();
+    Ok(second)
+}
+
+/// A daemon of the stream that is `program`, not started yet. Its log is in `folder` below the stream's.
+pub async fn daemon(sandbox: &Sandbox, name: &'static str, program: &Path, folder: &str) -> Result<Daemon> {
     let mut settings = sandbox.settings().clone();
     settings.set(&[("LOG_FORMAT", "json")]);
-    let logs = sandbox.logs().join("second");
+    let logs = sandbox.logs().join(folder);
     tokio::fs::create_dir_all(&logs).await?;
-    let daemon = Daemon::new(name, program, settings, &logs, sandbox.events().clone(), sandbox.world().clone());
-    daemon.start();
-    Ok(daemon)
+    Ok(Daemon::new(name, program, settings, &logs, sandbox.events().clone(), sandbox.world().clone()))
 }
 
 /// Sends a message to the stream's queue, as anybody could.
@@ -227,11 +233,16 @@ pub async fn send(sandbox: &Sandbox, body: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the queue holds no message, seen or unseen.
+/// Waits until the stream's queue holds no message, seen or unseen.
 pub async fn queue_is_empty(sandbox: &Sandbox) -> Result<()> {
+    is_empty(sandbox, sandbox.queue_url()).await
+}
+
+/// The same of any queue.
+pub async fn is_empty(sandbox: &Sandbox, queue_url: &str) -> Result<()> {
     use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
     let is_empty = sandbox.wait_until("the queue is empty", SOON, async || {
-        let request = sandbox.sqs().get_queue_attributes().queue_url(sandbox.queue_url());
+        let request = sandbox.sqs().get_queue_attributes().queue_url(queue_url);
         let request =
             request.attribute_names(ApproximateNumberOfMessages).attribute_names(ApproximateNumberOfMessagesNotVisible);
         let attributes = request.send().await?.attributes.unwrap_or_default();

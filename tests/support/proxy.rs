@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -43,7 +43,7 @@ pub enum Way {
     Rate(u64),
 }
 
-/// A proxy on a free port of loopback; it ends when it is dropped.
+/// A proxy on a free port; it ends when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -80,11 +80,16 @@ struct Orders {
 impl Proxy {
     /// A proxy that passes everything on to `target`: `HOST:PORT`, or a URL with host and port.
     pub async fn start(target: &str) -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), target).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(address: IpAddr, target: &str) -> Result<Self> {
         let target = match url::Url::parse(target) {
             Ok(url) if url.has_host() => url.socket_addrs(|| None)?.first().context("an address")?.to_string(),
             _ => target.to_owned(),
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let orders = watch::Sender::new(Orders { way: Way::Pass, cuts: 0 });
         let shared = Shared { target, orders, trap: Mutex::default(), lost: 0.into(), sent: 0.into() };

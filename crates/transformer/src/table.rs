@@ -294,6 +294,10 @@ async fn apply(
         Ok(written) => written,
         Err(outcome) => return roll_back(transaction, outcome).await,
     };
+    if carefully {
+        // A constraint that waits for COMMIT would not say which record it refuses.
+        within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
+    }
     let row = RowSource::new(sequence, &metadata);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
