@@ -93,7 +93,7 @@ async fn list_shows_the_archive_as_a_table_and_as_json() -> Result<()> {
     assert_eq!(third["sha256"], metadata(&sandbox, 3).await?.sha256.to_string());
     assert_eq!((&third["page"], &third["last_page"], &third["snapshot"]), (&2.into(), &true.into(), &2.into()));
     assert_eq!(third["source_url"], format!("{}?page=2", paged.url()));
-    assert_eq!((&missing["sequence"], &missing["missing"]), (&4.into(), &true.into()));
+    assert_eq!((&missing["sequence"], &missing["problem"]), (&4.into(), &"missing".into()));
     assert_eq!(fifth["key"], "raw/posts/000/000/000/005.json");
     Ok(())
 }

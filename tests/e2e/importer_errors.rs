@@ -91,6 +91,9 @@ async fn there_is_no_room_for_an_answer() -> Result<()> {
     let names = [(&*api.url(), "http://API/posts"), (&*spool.to_string_lossy(), "SPOOL")];
     insta::assert_snapshot!("spool_full", told(&sandbox, &output, &names));
     assert_eq!(sandbox.end().await?, 0);
+    // With room the same answer is archived.
+    let settings = [("SOURCE_URL", &*api.url())];
+    assert_eq!(importer(&sandbox, &settings, &["once"]).await?.status.code(), Some(0));
     Ok(())
 }
 

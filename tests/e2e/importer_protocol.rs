@@ -440,12 +440,27 @@ async fn an_archive_whose_oldest_objects_are_gone_goes_on() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_archive_that_was_emptied_is_noticed_though_the_api_says_the_same() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    sandbox.importer.restart_with(&[("POLL_INTERVAL", "10ms")]).await?;
+    end_is(&sandbox, 1).await?;
+    let before = metadata(&sandbox, 1).await?;
+    support::empty_bucket(&sandbox).await?;
+    // Another archive, which the transformer will not take for the old one.
+    end_is(&sandbox, 1).await?;
+    assert_ne!(metadata(&sandbox, 1).await?.archive_id, before.archive_id);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_end_that_is_not_ours_holds_the_importer_until_it_is_gone() -> Result<()> {
     let sandbox = start(Setup { posts: 5, transformer: false, ..Setup::default() }).await?;
     end_is(&sandbox, 1).await?;
     let foreign = shared::object::Sequence::try_from(2)?.key(sandbox.stream());
     let put = sandbox.s3().put_object().bucket(sandbox.bucket()).key(&foreign);
     put.body(b"[]".to_vec().into()).send().await?;
+    let listed = String::from_utf8(importer(&sandbox, &[], &["list"]).await?.stdout)?;
+    assert!(listed.contains("           2  its metadata lacks `archive-id`"), "{listed}");
     let why = support::hold_of(&sandbox, &sandbox.importer).await?;
     assert!(why.contains(&foreign) && why.contains("its metadata lacks `archive-id`"), "{why}");
     sandbox.s3().delete_object().bucket(sandbox.bucket()).key(&foreign).send().await?;

@@ -63,6 +63,55 @@ async fn what_the_api_said_last_is_not_fetched_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_one_address_said_is_not_held_against_another() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.header("if-none-match") {
+        Some(_) => Answer::status(304),
+        None => Answer::ok(format!("[{{\"title\":\"{}\"}}]", request.path)).with("ETag", "\"v1\""),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    for (path, code) in [("/a", 0), ("/a", 3), ("/b", 0)] {
+        let url = api.url().replace("/posts", path);
+        let output = importer(&sandbox, &[("SOURCE_URL", &url)], &["once"]).await?;
+        assert_eq!(output.status.code(), Some(code), "{path}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_304_that_nobody_asked_for_says_nothing() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::saying([Answer::status(304)]).await?;
+    let (code, said) = once(&sandbox, &api, &[]).await?;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("was answered with 304 Not Modified, though nobody asked whether anything changed"),
+        "{said}"
+    );
+    // Nor does one for a page in the middle.
+    api.answer(|request| match request.query.as_str() {
+        "" => Answer::ok("[1]").with("Link", "<?page=2>; rel=next"),
+        _ => Answer::status(304),
+    });
+    assert_eq!((once(&sandbox, &api, &[]).await?.0, sandbox.end().await?), (Some(1), 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_link_to_something_else_costs_no_validator() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.header("if-none-match") {
+        Some(_) => Answer::status(304),
+        None => Answer::ok(POSTS).with("ETag", "\"v1\"").with("Link", "</style.css>; rel=preload"),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(0));
+    assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(3));
+    assert_eq!(api.seen()[1].header("if-none-match"), Some("\"v1\""));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_same_body_without_validators_is_archived_once() -> Result<()> {
     let api = FaultyApi::saying([Answer::ok(POSTS)]).await?;
     let sandbox = polling(&api).await?;
@@ -131,12 +180,14 @@ async fn an_answer_that_comes_in_drips_or_breaks_off_is_archived_whole_or_not_at
     let api = FaultyApi::saying([
         Answer::ok(POSTS).broken_after(0),
         Answer::ok(POSTS).broken_after(POSTS.len() - 1),
+        // As from a server that dies in the middle.
+        Answer::unmeasured(&POSTS[..POSTS.len() - 1]),
         Answer::ok(POSTS).dripping(Duration::from_millis(5)).then_closed(),
         Answer::ok(POSTS).then_closed(),
     ])
     .await?;
     let sandbox = polling(&api).await?;
-    asked(&sandbox, &api, 8).await?;
+    asked(&sandbox, &api, 9).await?;
     assert_eq!((sandbox.end().await?, sandbox.body(1).await?), (1, POSTS.into()));
     Ok(())
 }
@@ -285,7 +336,7 @@ async fn what_cannot_be_the_data_gets_no_sequence_and_is_told_once() -> Result<(
     ] {
         let api = FaultyApi::saying([answer]).await?;
         let sandbox = polling(&api).await?;
-        asked(&sandbox, &api, 5).await?;
+        asked(&sandbox, &api, 3).await?;
         api.say([Answer::ok(POSTS)]);
         archived(&sandbox, 1).await?;
         assert_eq!(sandbox.body(1).await?, POSTS.as_bytes(), "the first sequence is the data's");

@@ -239,6 +239,21 @@ async fn a_second_page_is_noticed_though_the_first_one_is_the_same() -> Result<(
 }
 
 #[tokio::test]
+async fn links_are_relative_to_where_the_redirects_led() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.path.as_str() {
+        "/posts" => Answer::status(302).with("Location", "/v2/list/"),
+        "/v2/list/" => Answer::ok(r#"[{"id":1}]"#).with("Link", "<page-2>; rel=next"),
+        "/v2/list/page-2" => Answer::ok(r#"[{"id":2}]"#),
+        _ => Answer::status(404),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    assert_eq!(once(&sandbox, &[("SOURCE_URL", &api.url())]).await?.0, Some(0));
+    assert_eq!(sandbox.end().await?, 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_page_that_no_304_tells_of_is_found_all_the_same() -> Result<()> {
     let sandbox = start_nothing().await?;
     let api = FaultyApi::saying([Answer::ok(r#"[{"id":1}]"#).with("ETag", "\"first\"")]).await?;

@@ -44,6 +44,8 @@ async fn all_wrong_settings_are_told_at_once() -> Result<()> {
 async fn a_password_on_the_command_line_is_refused() -> Result<()> {
     let arguments = ["migrate", "--database-url", "postgres://me:secret@localhost/posts"];
     insta::assert_snapshot!("password_in_argv", told(&run("transformer", &[], &arguments).await?));
+    let arguments = ["once", "--source-url", "https://example.org/posts?page=2&api_key=secret"];
+    insta::assert_snapshot!("key_in_argv", told(&run("importer", &[], &arguments).await?));
     Ok(())
 }
 

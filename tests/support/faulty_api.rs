@@ -60,7 +60,9 @@ enum Body {
     Dripping(Vec<u8>, Duration),
     /// An array of posts that is exactly so long: the same length, the same bytes.
     Posts(u64),
-    /// The same without end.
+    /// These bytes without their length: where the connection ends, so does the body.
+    Unmeasured(Vec<u8>),
+    /// An array of posts without end.
     Endless,
 }
 
@@ -78,6 +80,11 @@ impl Answer {
     /// An array of posts that is exactly so long, made while it is sent. At least 2.
     pub fn posts(bytes: u64) -> Self {
         Self { body: Body::Posts(bytes), ..Self::ok("") }
+    }
+
+    /// 200 with a body whose length is not announced.
+    pub fn unmeasured(body: impl Into<Vec<u8>>) -> Self {
+        Self { body: Body::Unmeasured(body.into()), ..Self::ok("") }
     }
 
     /// Posts without end.
@@ -228,7 +235,7 @@ async fn converse(mut stream: BufReader<TcpStream>, shared: &Shared) -> io::Resu
             gate.notified().await;
         }
         write(stream.get_mut(), &answer).await?;
-        if answer.is_last || matches!(answer.body, Body::Broken(..) | Body::Endless) {
+        if answer.is_last || matches!(answer.body, Body::Broken(..) | Body::Unmeasured(_) | Body::Endless) {
             break;
         }
     }
@@ -257,7 +264,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
     let length = match body {
         Body::Whole(bytes) | Body::Broken(bytes, _) | Body::Dripping(bytes, _) => Some(bytes.len() as u64),
         Body::Posts(bytes) => Some(*bytes),
-        Body::Endless => None,
+        Body::Unmeasured(_) | Body::Endless => None,
     };
     match length {
         Some(length) => write!(head, "Content-Length: {length}\r\n\r\n"),
@@ -266,7 +273,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
     .expect("a string takes everything");
     stream.write_all(head.as_bytes()).await?;
     match body {
-        Body::Whole(bytes) => stream.write_all(bytes).await,
+        Body::Whole(bytes) | Body::Unmeasured(bytes) => stream.write_all(bytes).await,
         Body::Broken(bytes, sent) => stream.write_all(&bytes[..*sent]).await,
         Body::Dripping(bytes, pause) => {
             for byte in bytes {

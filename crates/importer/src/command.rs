@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use shared::{
     archive::S3Archive,
     aws,
-    settings::{ArchiveSettings, VERSION},
+    settings::{ArchiveSettings, VERSION, public_url},
     shutdown::run_until_drained,
     telemetry::{self, Status, TelemetrySettings},
 };
@@ -146,7 +146,7 @@ async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
     telemetry::serve_admin(&settings.telemetry, &status).await?;
     let Wires { poll, archive, .. } = &settings.wires;
     let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
-    info!(version = VERSION, %stream, archive_bucket, source_url = poll.public_url(), "importer starts");
+    info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&poll.source_url), "importer starts");
     let importer = importer(settings.wires, status).await?;
     run_until_drained(|shutdown| importer.run(settings.pace, fastrand::Rng::new(), shutdown)).await;
     info!("importer ends");
@@ -192,9 +192,10 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
 
 async fn check_wires(settings: CheckSettings) -> anyhow::Result<ExitCode> {
     let stream = settings.wires.archive.stream.clone();
+    let spool_dir = settings.wires.poll.spool_dir();
     let (api, archive, bell) = connect(settings.wires).await?;
     let mut out = io::stdout().lock();
-    let is_well = check(&api, &archive, &bell, &stream, settings.pace.poll_interval, &mut out).await?;
+    let is_well = check(&api, &archive, &bell, &stream, settings.pace.poll_interval, &spool_dir, &mut out).await?;
     out.flush()?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }

@@ -1,11 +1,10 @@
-//! What the importer decides, from values alone. Pure.
+//! What the importer decides, from values alone: what to ask with, whether an answer is new, what a person must see to. Pure.
 
 use shared::{
     archive::ArchiveError,
     object::{Metadata, Sequence, Sha256},
     telemetry::{State, chain},
 };
-use uuid::Uuid;
 
 use crate::{
     poll::{Answer, Validators},
@@ -21,11 +20,12 @@ pub struct End {
     pub metadata: Metadata,
 }
 
-/// What to send with the next fetch. A snapshot of several pages has no validator of its own, and a cut one none that counts.
-pub fn validators(end: Option<&End>) -> Validators {
-    match end {
-        Some(End { metadata, .. }) if metadata.last_page && metadata.page == 1 => {
-            Validators { etag: metadata.etag.clone(), last_modified: metadata.last_modified.clone() }
+/// What to send with the next fetch from `source_url`. A snapshot of several pages has no validator of its own, a cut one none
+/// that counts, and what another address said is not to be held against this one.
+pub fn validators(last: Option<&Metadata>, source_url: &str) -> Validators {
+    match last {
+        Some(last) if last.last_page && last.page == 1 && last.source_url == source_url => {
+            Validators { etag: last.etag.clone(), last_modified: last.last_modified.clone() }
         }
         _ => Validators::default(),
     }
@@ -66,26 +66,6 @@ pub fn next_objects(end: Option<&End>, pages: &[Answer], again: bool) -> Option<
     Some(objects)
 }
 
-/// Who has the number that was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Winner {
-    /// An earlier try of this very append, whose answer was lost.
-    Us,
-    /// Another importer.
-    Another,
-    /// Nobody: the object is gone again.
-    Nobody,
-}
-
-/// Reads a 412 with the object that has the number now.
-pub fn winner(ours: Uuid, now_there: Option<&Metadata>) -> Winner {
-    match now_there {
-        Some(metadata) if metadata.observation == ours => Winner::Us,
-        Some(_) => Winner::Another,
-        None => Winner::Nobody,
-    }
-}
-
 /// What a fault means to the people who run the daemon.
 pub fn state_after(fault: &ImportError) -> State {
     match fault {
@@ -105,6 +85,7 @@ mod tests {
 
     use jiff::Timestamp;
     use shared::archive::Upload;
+    use uuid::Uuid;
 
     use super::*;
     use crate::spool::Spooled;
@@ -116,7 +97,7 @@ mod tests {
             fetched_at: Timestamp::UNIX_EPOCH,
             source_url: "https://example.org/posts".into(),
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
-            spooled: Spooled { upload, sha256: Sha256([digest; 32]), beginning: Vec::new() },
+            spooled: Spooled { upload, sha256: Sha256([digest; 32]), beginning: Vec::new(), ending: None },
         }
     }
 
@@ -165,17 +146,11 @@ mod tests {
 
     #[test]
     fn validators_are_those_of_a_whole_snapshot_of_one_page() {
-        assert_eq!(validators(Some(&end(1, true))).etag.as_deref(), Some("\"a\""));
-        for without in [None, Some(&end(1, false)), Some(&end(2, true))] {
-            assert_eq!(validators(without), Validators::default());
+        let url = "https://example.org/posts";
+        assert_eq!(validators(Some(&end(1, true).metadata), url).etag.as_deref(), Some("\"a\""));
+        assert_eq!(validators(Some(&end(1, true).metadata), "https://example.org/others"), Validators::default());
+        for without in [None, Some(&end(1, false).metadata), Some(&end(2, true).metadata)] {
+            assert_eq!(validators(without, url), Validators::default());
         }
-    }
-
-    #[test]
-    fn a_taken_number_is_ours_when_the_observation_is() {
-        let there = end(1, true).metadata;
-        assert_eq!(winner(Uuid::from_u128(1), Some(&there)), Winner::Us);
-        assert_eq!(winner(Uuid::from_u128(2), Some(&there)), Winner::Another);
-        assert_eq!(winner(Uuid::from_u128(1), None), Winner::Nobody);
     }
 }

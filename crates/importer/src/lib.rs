@@ -10,7 +10,7 @@
 //!     page      which page comes next, and whether the pages belong together
 //!     retry     whether and when to ask again
 //!     spool     a body, to disk, with hash and length
-//!   decide    new, unchanged or refused; who won a number; what a person must see to
+//!   decide    new or unchanged; what a person must see to
 //!   bell      the pointers, to the queue
 //! list      shows the archive
 //! check     looks whether everything is reachable and permitted

@@ -6,9 +6,10 @@ use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use shared::{
-    archive::{Archive, Head, S3Archive},
+    archive::{Archive, ArchiveError, Head, S3Archive},
     object::{Sequence, StreamName},
     settings::parse_sequence,
+    telemetry::chain,
 };
 
 /// HEAD requests under way at once: S3 answers one in some 20 ms, so this lists a few hundred objects a second.
@@ -28,7 +29,7 @@ pub struct ListSettings {
     pub json: bool,
 }
 
-/// Writes the objects in their order; one that is missing inside the archive is a line that says so.
+/// Writes the objects in their order; one that is missing inside the archive or not ours is a line that says so.
 pub async fn list(
     settings: ListSettings,
     archive: &S3Archive,
@@ -56,19 +57,25 @@ pub async fn list(
     }
     let heads = stream::iter(from..=to).map(async |number| {
         let sequence = Sequence::try_from(number)?;
-        anyhow::Ok((sequence, archive.head(sequence).await?))
+        let head = match archive.head(sequence).await {
+            Err(ArchiveError::Foreign { source, .. }) => Err(chain(&source)),
+            head => head?.ok_or_else(|| "missing".to_owned()),
+        };
+        anyhow::Ok((sequence, head))
     });
     let mut heads = Box::pin(heads.buffered(CONCURRENCY));
     while let Some((sequence, head)) = heads.try_next().await? {
-        let line =
-            if settings.json { as_json(sequence, stream, head.as_ref()) } else { as_row(sequence, head.as_ref()) };
+        let line = if settings.json { as_json(sequence, stream, head) } else { as_row(sequence, head) };
         writeln!(out, "{line}")?;
     }
     Ok(out.flush()?)
 }
 
-fn as_row(sequence: Sequence, head: Option<&Head>) -> String {
-    let Some(Head { metadata, bytes }) = head else { return format!("{sequence:>12}  missing") };
+fn as_row(sequence: Sequence, head: Result<Head, String>) -> String {
+    let Head { metadata, bytes } = match head {
+        Ok(head) => head,
+        Err(problem) => return format!("{sequence:>12}  {problem}"),
+    };
     let page = format!("{}{}", metadata.page, if metadata.last_page { "" } else { " …" });
     let etag = metadata.etag.as_deref().unwrap_or("-");
     format!(
@@ -79,11 +86,11 @@ fn as_row(sequence: Sequence, head: Option<&Head>) -> String {
     )
 }
 
-fn as_json(sequence: Sequence, stream: &StreamName, head: Option<&Head>) -> String {
+fn as_json(sequence: Sequence, stream: &StreamName, head: Result<Head, String>) -> String {
     let key = sequence.key(stream);
     let value = match head {
-        None => json!({ "sequence": sequence, "key": key, "missing": true }),
-        Some(Head { metadata, bytes }) => json!({
+        Err(problem) => json!({ "sequence": sequence, "key": key, "problem": problem }),
+        Ok(Head { metadata, bytes }) => json!({
             "sequence": sequence,
             "key": key,
             "fetched_at": metadata.fetched_at,

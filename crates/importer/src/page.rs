@@ -8,20 +8,29 @@ use std::collections::HashSet;
 use thiserror::Error;
 use url::Url;
 
-use crate::poll::public_url;
+use shared::settings::public_url;
 
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
 
 /// What a page says of the collection, beside its records.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signs {
+    /// The address of the page, behind its redirects: links are relative to it.
+    pub page: Url,
     /// The `Link` header lines.
     pub links: Vec<String>,
     /// `X-Total-Count`: how many records the collection has.
     pub total: Option<String>,
     /// Whether the page holds no record.
     pub is_empty: bool,
+}
+
+impl Signs {
+    /// Whether the collection may have more pages than this one. Many a server has a `Link` for something else.
+    pub fn is_paged(&self) -> bool {
+        self.total.is_some() || ["next", "last"].iter().any(|relation| target(&self.links, relation).is_some())
+    }
 }
 
 /// What to do after a page.
@@ -86,13 +95,14 @@ impl Paging {
     }
 
     /// Takes a page and says what comes after it.
-    pub fn turn(&mut self, page: &Url, signs: &Signs) -> Result<Turn, PageError> {
+    pub fn turn(&mut self, signs: &Signs) -> Result<Turn, PageError> {
+        let page = &signs.page;
         let is_first = self.seen.is_empty();
         self.seen.insert(page.clone());
         let extent = (signs.total.clone(), target(&signs.links, "last").map(str::to_owned));
         let first = self.extent.get_or_insert_with(|| extent.clone());
-        // The last page need not repeat where the last page is.
-        let is_told_otherwise = |first: &Option<String>, now: &Option<String>| now.is_some() && first != now;
+        // Not every page need say it.
+        let is_told_otherwise = |first: &Option<String>, now: &Option<String>| matches!((first, now), (Some(first), Some(now)) if first != now);
         if is_told_otherwise(&first.0, &extent.0) || is_told_otherwise(&first.1, &extent.1) {
             return Ok(Turn::Changed);
         }
@@ -107,11 +117,6 @@ impl Paging {
         }
         if self.seen.len() >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Next(next)) }
     }
-}
-
-/// Whether a page has a link to another one after it.
-pub fn has_next(links: &[String]) -> bool {
-    target(links, "next").is_some()
 }
 
 /// The target of the first link with the relation. Relations are compared as RFC 8288 says: words, in any case.
@@ -157,12 +162,16 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn signs(page: &str) -> Signs {
+        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false }
+    }
+
     fn linked(link: &str) -> Signs {
-        Signs { links: vec![link.to_owned()], ..Signs::default() }
+        Signs { links: vec![link.to_owned()], ..signs("http://api/posts?_page=1") }
     }
 
     fn turn(link: &str) -> Result<Turn, PageError> {
-        Paging::new(None).turn(&url("http://api/posts?_page=1"), &linked(link))
+        Paging::new(None).turn(&linked(link))
     }
 
     #[test]
@@ -198,25 +207,21 @@ mod tests {
         let mut paging = Paging::new(Some("page".into()));
         let mut page = url("http://api/posts");
         for _ in 1..MOST_PAGES {
-            let Ok(Turn::Next(next)) = paging.turn(&page, &Signs::default()) else { panic!("{page}") };
+            let Ok(Turn::Next(next)) = paging.turn(&signs(page.as_str())) else { panic!("{page}") };
             page = next;
         }
-        assert_eq!(paging.turn(&page, &Signs::default()), Err(PageError::Endless));
+        assert_eq!(paging.turn(&signs(page.as_str())), Err(PageError::Endless));
     }
 
     #[test]
     fn numbered_pages_end_with_an_empty_one() {
         let mut paging = Paging::new(Some("_page".into()));
-        let empty = Signs { is_empty: true, ..Signs::default() };
-        let first = url("http://api/posts?_limit=2");
-        let second = url("http://api/posts?_limit=2&_page=2");
-        assert_eq!(paging.turn(&first, &Signs::default()), Ok(Turn::Next(second.clone())));
-        assert_eq!(paging.turn(&second, &empty), Ok(Turn::PastTheEnd));
-        assert_eq!(
-            Paging::new(Some("_page".into())).turn(&first, &empty),
-            Ok(Turn::End),
-            "an empty collection has one page"
-        );
+        let (first, second) = (signs("http://api/posts?_limit=2"), signs("http://api/posts?_limit=2&_page=2"));
+        let empty = |signs: &Signs| Signs { is_empty: true, ..signs.clone() };
+        assert_eq!(paging.turn(&first), Ok(Turn::Next(second.page.clone())));
+        assert_eq!(paging.turn(&empty(&second)), Ok(Turn::PastTheEnd));
+        let mut paging = Paging::new(Some("_page".into()));
+        assert_eq!(paging.turn(&empty(&first)), Ok(Turn::End), "an empty collection has one page");
     }
 
     #[test]
@@ -227,11 +232,16 @@ mod tests {
                 Signs { total: Some("10".into()), ..linked("<?_page=2>; rel=next") },
                 Signs { total: Some("11".into()), ..linked("") },
             ),
-            (linked(&last(2)), Signs { links: vec![last(3)], ..Signs::default() }),
+            (linked(&last(2)), linked(&last(3))),
         ] {
             let mut paging = Paging::new(None);
-            assert!(matches!(paging.turn(&url("http://api/posts?_page=1"), &first), Ok(Turn::Next(_))));
-            assert_eq!(paging.turn(&url("http://api/posts?_page=2"), &second), Ok(Turn::Changed));
+            assert!(matches!(paging.turn(&first), Ok(Turn::Next(_))));
+            let second = Signs { page: url("http://api/posts?_page=2"), ..second };
+            assert_eq!(paging.turn(&second), Ok(Turn::Changed));
+            // A page that does not say it changes nothing.
+            let mut paging = Paging::new(None);
+            assert!(matches!(paging.turn(&linked("<?_page=2>; rel=next")), Ok(Turn::Next(_))));
+            assert_ne!(paging.turn(&second), Ok(Turn::Changed));
         }
     }
 }

@@ -15,6 +15,11 @@ use reqwest::{
     },
     redirect,
 };
+use shared::{
+    object::Metadata,
+    settings::public_url,
+    telemetry::{beat, chain},
+};
 use thiserror::Error;
 use tokio::time::sleep;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -23,7 +28,8 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
-    page::{PageError, Paging, Signs, Turn, has_next},
+    decide::validators,
+    page::{PageError, Paging, Signs, Turn},
     retry::{parse_retry_after, pause_after},
     spool::{Spool, SpoolError, Spooled},
 };
@@ -68,9 +74,9 @@ pub struct PollSettings {
 }
 
 impl PollSettings {
-    /// The collection's address as it may be shown and stored.
-    pub fn public_url(&self) -> String {
-        public_url(&self.source_url)
+    /// The folder of the settings, or the system's.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.spool_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 }
 
@@ -95,23 +101,14 @@ pub struct Validators {
     pub last_modified: Option<String>,
 }
 
-/// What came of a poll.
-#[derive(Debug)]
-pub enum Polled {
-    /// 304: what the validators stand for is still so.
-    NotModified,
-    /// The pages of the collection, one at least. Each is a whole body that may be the data.
-    Snapshot(Vec<Answer>),
-}
-
-/// An observation that is not archived yet.
+/// A page of a snapshot, not archived yet: a whole body that may be the data.
 #[derive(Debug)]
 pub struct Answer {
     /// Its identity from here to the ledger.
     pub observation: Uuid,
     /// When the fetch began.
     pub fetched_at: Timestamp,
-    /// See [`PollSettings::public_url`].
+    /// Where it came from, as it may be shown.
     pub source_url: String,
     /// What the next poll may send. None for a page of many: a first page that is the same says nothing of a new last one.
     pub validators: Validators,
@@ -122,8 +119,9 @@ pub struct Answer {
 /// How the loop sees the API.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
 pub trait Source {
-    /// Asks for a snapshot. Safe to drop at any await: nothing but the spool file was touched.
-    async fn poll(&self, validators: &Validators) -> Result<Polled, PollError>;
+    /// Asks for a snapshot: its pages, one at least, or `None` if it is still what `last` says of the last one. Safe to drop at any
+    /// await: nothing but the spool file was touched.
+    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Vec<Answer>>, PollError>;
 }
 
 /// Why a poll brought nothing.
@@ -137,7 +135,7 @@ pub enum PollError {
         /// What the connection said.
         source: reqwest::Error,
     },
-    /// Another status than 200 and 304.
+    /// Another status than 200, or a 304 that was not asked for.
     #[error("GET {url} was answered with {status}{hint}", hint = hint(*status))]
     Status {
         /// What was asked.
@@ -207,6 +205,15 @@ pub enum PollError {
     },
 }
 
+/// What a walk through the pages came to.
+enum Snapshot {
+    Whole(Vec<Answer>),
+    /// 304: what the validators stand for is still so.
+    Unmodified,
+    /// The collection changed under way.
+    Torn,
+}
+
 /// A collection behind HTTP.
 #[derive(Debug)]
 pub struct Api {
@@ -227,10 +234,9 @@ impl Api {
         Ok(Self { client, settings })
     }
 
-    /// All pages, or `None` when the collection changed under way.
-    async fn snapshot(&self, validators: &Validators) -> Result<Option<Polled>, PollError> {
-        let dir = self.settings.spool_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let mut spool = Spool::new(&dir, self.settings.max_body).map_err(PollError::Spool)?;
+    /// What the collection is now.
+    async fn snapshot(&self, validators: &Validators) -> Result<Snapshot, PollError> {
+        let mut spool = Spool::new(&self.settings.spool_dir(), self.settings.max_body).map_err(PollError::Spool)?;
         let mut paging = Paging::new(self.settings.page_parameter.clone());
         let mut url = self.settings.source_url.clone();
         let mut pages = Vec::new();
@@ -238,16 +244,16 @@ impl Api {
             let none = Validators::default();
             let validators = if pages.is_empty() { validators } else { &none };
             let Some((page, signs)) = self.fetch(&url, validators, &mut spool).await? else {
-                return Ok(Some(Polled::NotModified));
+                return Ok(Snapshot::Unmodified);
             };
-            let turn = paging.turn(&url, &signs)?;
+            let turn = paging.turn(&signs)?;
             if !matches!(turn, Turn::PastTheEnd) {
                 pages.push(page);
             }
             match turn {
                 Turn::Next(next) => url = next,
-                Turn::End | Turn::PastTheEnd => return Ok(Some(Polled::Snapshot(pages))),
-                Turn::Changed => return Ok(None),
+                Turn::End | Turn::PastTheEnd => return Ok(Snapshot::Whole(pages)),
+                Turn::Changed => return Ok(Snapshot::Torn),
             }
         }
     }
@@ -262,13 +268,14 @@ impl Api {
         let mut dice = fastrand::Rng::new();
         let mut tries = 0;
         loop {
+            beat();
             let error = match self.exchange(url, validators, spool).await {
                 Ok(page) => return Ok(page),
                 Err(error) => error,
             };
             tries += 1;
             let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
-            debug!(why = shared::telemetry::chain(&error), tries, pause_ms = pause.as_millis(), "asking again");
+            debug!(why = chain(&error), tries, pause_ms = pause.as_millis(), "asking again");
             sleep(pause).await;
         }
     }
@@ -294,11 +301,15 @@ impl Api {
         };
         let headers = response.headers().clone();
         let status = response.status();
-        let links: Vec<String> =
-            headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-        if status == StatusCode::NOT_MODIFIED {
-            let is_asked_for = *validators != Validators::default();
-            if is_asked_for && has_next(&links) {
+        let mut signs = Signs {
+            page: response.url().clone(),
+            links: headers.get_all(LINK).iter().filter_map(|link| link.to_str().ok()).map(str::to_owned).collect(),
+            total: text(&headers, &HeaderName::from_static("x-total-count")),
+            is_empty: false,
+        };
+        let is_paged = signs.is_paged() || self.settings.page_parameter.is_some();
+        if status == StatusCode::NOT_MODIFIED && *validators != Validators::default() {
+            if is_paged {
                 // The only page became the first of several, and is the same for all that.
                 return Box::pin(self.exchange(url, &Validators::default(), spool)).await;
             }
@@ -328,13 +339,13 @@ impl Api {
         if let Some(fault) = fault_of(&spooled.beginning) {
             return Err(PollError::NotTheData { url: shown, fault });
         }
-        let signs = Signs {
-            links,
-            total: text(&headers, &HeaderName::from_static("x-total-count")),
-            is_empty: is_empty(&spooled),
-        };
-        let is_paged =
-            signs != Signs { is_empty: signs.is_empty, ..Signs::default() } || self.settings.page_parameter.is_some();
+        if is_cut_short(&spooled) {
+            // Where the end of the connection is the end of the body, a server that dies looks like one that is done.
+            let source = io::Error::other("the array or object in it has no end");
+            let source = SpoolError::Broken { bytes: spooled.upload.bytes, source };
+            return Err(PollError::Body { url: shown, source });
+        }
+        signs.is_empty = is_empty(&spooled);
         let validators = if is_paged {
             Validators::default()
         } else {
@@ -363,14 +374,17 @@ impl Api {
 }
 
 impl Source for Api {
-    async fn poll(&self, validators: &Validators) -> Result<Polled, PollError> {
+    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Vec<Answer>>, PollError> {
+        let url = public_url(&self.settings.source_url);
+        let validators = validators(last, &url);
         for snapshot in 1..=SNAPSHOTS {
-            if let Some(polled) = self.snapshot(validators).await? {
-                return Ok(polled);
+            match self.snapshot(&validators).await? {
+                Snapshot::Whole(pages) => return Ok(Some(pages)),
+                Snapshot::Unmodified => return Ok(None),
+                Snapshot::Torn => warn!(snapshot, "the collection changed while it was paged"),
             }
-            warn!(snapshot, "the collection changed while it was paged");
         }
-        Err(PollError::Unsettled { url: self.settings.public_url() })
+        Err(PollError::Unsettled { url })
     }
 }
 
@@ -397,6 +411,15 @@ fn is_empty(spooled: &Spooled) -> bool {
     let words: Vec<u8> =
         content(&spooled.beginning).iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     is_whole && matches!(words.as_slice(), b"[]" | b"null")
+}
+
+/// Whether a body that begins as an array or object does not end as one.
+fn is_cut_short(spooled: &Spooled) -> bool {
+    match content(&spooled.beginning).first() {
+        Some(b'[') => spooled.ending != Some(b']'),
+        Some(b'{') => spooled.ending != Some(b'}'),
+        _ => false,
+    }
 }
 
 /// A header as text, if it is text.
@@ -439,24 +462,9 @@ fn hint(status: StatusCode) -> &'static str {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ": put the API's key or token into SOURCE_HEADER_FILE",
         StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
         StatusCode::TOO_MANY_REQUESTS => ": raise POLL_INTERVAL",
+        StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
         _ => "",
     }
-}
-
-/// The address without user, password and the values of parameters whose names say that they are secret.
-pub(crate) fn public_url(url: &Url) -> String {
-    const SECRET: [&str; 8] = ["key", "token", "secret", "pass", "pwd", "auth", "sig", "credential"];
-    let mut shown = url.clone();
-    // Both fail only for addresses without a host, which http does not have.
-    let _ = shown.set_username("");
-    let _ = shown.set_password(None);
-    let is_secret = |name: &str| SECRET.iter().any(|secret| name.to_ascii_lowercase().contains(secret));
-    if url.query_pairs().any(|(name, _)| is_secret(&name)) {
-        let pairs = url.query_pairs();
-        let pairs = pairs.map(|(name, value)| if is_secret(&name) { (name, "***".into()) } else { (name, value) });
-        shown.query_pairs_mut().clear().extend_pairs(pairs);
-    }
-    shown.into()
 }
 
 #[cfg(test)]
@@ -476,20 +484,6 @@ mod tests {
             ("42", "begins with \"42\""),
         ] {
             assert_eq!(fault_of(bad.as_bytes()).as_deref(), Some(fault), "{bad}");
-        }
-    }
-
-    #[test]
-    fn secrets_in_an_address_are_neither_shown_nor_stored() {
-        for (given, shown) in [
-            ("https://example.org/posts", "https://example.org/posts"),
-            ("https://me:pw@example.org/posts", "https://example.org/posts"),
-            (
-                "https://example.org/posts?api_key=s3cret&page=2&Token=t",
-                "https://example.org/posts?api_key=***&page=2&Token=***",
-            ),
-        ] {
-            assert_eq!(public_url(&given.parse().unwrap()), shown);
         }
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use reqwest::StatusCode;
 
-use crate::{poll::PollError, spool::SpoolError};
+use tokio::time::Instant;
+
+use crate::{poll::PollError, run::ImportError, spool::SpoolError};
 
 /// Within one poll; after that the poll has failed, and the next one begins afresh.
 const TRIES: u32 = 5;
@@ -14,7 +16,10 @@ const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A server that asks for a longer pause is not waited for: the poll has failed, and the next one comes later.
-pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// From poll to poll the pauses grow to this, or to the interval if that is longer: the end of a fault is noticed soon.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// No server silences an importer for longer, whatever it says.
 const LONGEST_ASKED: Duration = Duration::from_hours(1);
@@ -26,13 +31,42 @@ pub fn pause_after(error: &PollError, tries: u32, dice: &mut fastrand::Rng) -> O
     }
     let asked = asked_pause(error).unwrap_or_default();
     // Full jitter: importers that failed together do not come back together.
-    let most = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1)).min(LONGEST_PAUSE);
+    let most = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1));
     let pause = most.mul_f64(dice.f64()).max(asked);
-    (asked <= LONGEST_PAUSE).then_some(pause)
+    (asked <= LONGEST_WAIT).then_some(pause)
+}
+
+/// When to poll again after a poll that failed, as the `faults`th in a row; without a fault it would be at `regular`.
+pub fn next_poll(
+    fault: &ImportError,
+    faults: u32,
+    interval: Duration,
+    (now, regular): (Instant, Instant),
+    dice: &mut fastrand::Rng,
+) -> Instant {
+    let grown = FIRST_PAUSE.saturating_mul(1 << faults.min(16));
+    match fault {
+        // The API did its part, and is not asked again because the queue does not.
+        ImportError::Bell(_) => regular,
+        // Whoever was faster has the newer answer, and may be in the middle of its pages.
+        ImportError::EndMoved => now + jittered(interval, dice),
+        // Not sooner: a page that is not there costs its server as much as one that is.
+        ImportError::Poll(error) if !is_transient(error) => regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice)),
+        ImportError::Poll(error) => {
+            let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
+            now + pause.max(asked_pause(error).unwrap_or_default())
+        }
+        ImportError::Archive(_) => now + jittered(grown.min(interval.max(LONGEST_PAUSE)), dice),
+    }
+}
+
+/// A tenth earlier or later, so that importers that were started together do not poll together.
+pub fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * dice.f64())
 }
 
 /// What the server asked for with `Retry-After`.
-pub fn asked_pause(error: &PollError) -> Option<Duration> {
+fn asked_pause(error: &PollError) -> Option<Duration> {
     match error {
         PollError::Status { retry_after, .. } => *retry_after,
         _ => None,
@@ -71,6 +105,8 @@ pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use shared::archive::ArchiveError;
+
     use super::*;
 
     fn status(code: u16, retry_after: Option<u64>) -> PollError {
@@ -114,6 +150,40 @@ mod tests {
             let most = 500 << (tries - 1);
             assert!(pauses.iter().all(|pause| *pause <= most));
             assert!(pauses.iter().any(|pause| *pause < most / 10) && pauses.iter().any(|pause| *pause > most * 9 / 10));
+        }
+    }
+
+    #[test]
+    fn polls_are_spread_by_a_tenth() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let waits: Vec<_> = (0..1000).map(|_| jittered(Duration::from_secs(10), &mut dice).as_millis()).collect();
+        assert!(waits.iter().all(|wait| (9_000..=11_000).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait < 9_200) && waits.iter().any(|wait| *wait > 10_800));
+    }
+
+    #[test]
+    fn a_fault_makes_polls_rarer_and_what_may_pass_is_tried_before_a_long_interval_is_over() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let (short, long) = (Duration::from_millis(200), Duration::from_hours(1));
+        let archive = || ImportError::Archive(ArchiveError::NoBucket { bucket: String::new() });
+        for (fault, interval, faults, seconds) in [
+            (status(500, None).into(), short, 1, 1.0),
+            (status(500, None).into(), short, 100, 15.0),
+            (status(500, None).into(), long, 1, 1.0),
+            (status(500, None).into(), long, 100, 3600.0),
+            (status(429, Some(600)).into(), short, 1, 600.0),
+            (status(404, None).into(), short, 1, 1.0),
+            (status(404, None).into(), short, 100, 15.0),
+            (status(404, None).into(), long, 1, 3600.0),
+            (archive(), short, 100, 15.0),
+            (archive(), long, 1, 1.0),
+            (ImportError::EndMoved, short, 100, 0.2),
+            (ImportError::EndMoved, long, 1, 3600.0),
+        ] {
+            let now = Instant::now();
+            let next = next_poll(&fault, faults, interval, (now, now + interval), &mut dice) - now;
+            let off = next.as_secs_f64() / seconds;
+            assert!((0.9..=1.1).contains(&off), "{fault} after {faults} faults every {interval:?}: {next:?}");
         }
     }
 

@@ -20,9 +20,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     bell::{Bell, BellError},
-    decide::{End, Winner, next_objects, state_after, validators, winner},
-    poll::{PollError, Polled, Source, Validators},
-    retry::asked_pause,
+    decide::{End, next_objects, state_after},
+    poll::{PollError, Source},
+    retry::{LONGEST_PAUSE, jittered, next_poll},
 };
 
 /// An append whose outcome is unknown is tried again after these pauses. Together they stay below the drain deadline;
@@ -30,15 +30,13 @@ use crate::{
 const APPEND_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2500)];
 
-/// After a fault the next poll comes after twice this, and then later and later …
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
-/// … up to this: how often to look again at what only a person can settle.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// So many times in a row a 304 is believed; then the answer is asked for whole. A 304 need not carry `Link` (RFC 9110,
-/// 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was for ever.
+/// So many times in a row a 304 is believed; then the answer is asked for whole, and the archive's end is looked at. A 304 need not
+/// carry `Link` (RFC 9110, 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was.
+/// `once` forgets, and finds that with the first change.
 const BELIEVED_304S: u32 = 60;
+
+/// So many objects that others appended are adopted one by one; when there are more, listing is quicker.
+const LONGEST_WALK: u32 = 100;
 
 /// So many polls in a row that bring another answer are no coincidence.
 const STREAK_POLLS: u32 = 10;
@@ -56,9 +54,7 @@ pub struct PaceSettings {
 pub enum Outcome {
     /// Something new is archived.
     Appended {
-        /// One a page.
-        objects: usize,
-        /// Their bodies together.
+        /// The bodies of all pages together.
         bytes: u64,
     },
     /// The archive ends with what the API says.
@@ -92,7 +88,8 @@ pub struct Importer<S, A, B> {
     bell: B,
     stream: StreamName,
     status: Status,
-    end: KnownEnd,
+    /// The archive's end, as far as this process knows it. It is only ever learnt from the archive, never from an own answer.
+    end: Option<Box<End>>,
     /// How often in a row the API said that nothing changed.
     unmodified: u32,
     /// The newest object that the queue was told of by this process.
@@ -101,37 +98,10 @@ pub struct Importer<S, A, B> {
     news: Vec<Pointer>,
 }
 
-/// What this process knows of the archive's end. It is only ever learnt from the archive, never from an own answer.
-#[derive(Clone, Debug)]
-enum KnownEnd {
-    Unknown,
-    Empty,
-    At(Box<End>),
-}
-
-impl KnownEnd {
-    fn get(&self) -> Option<&End> {
-        match self {
-            Self::At(end) => Some(end),
-            Self::Unknown | Self::Empty => None,
-        }
-    }
-}
-
 impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     /// An importer that knows nothing yet.
     pub fn new(source: S, archive: A, bell: B, stream: StreamName, status: Status) -> Self {
-        Self {
-            source,
-            archive,
-            bell,
-            stream,
-            status,
-            end: KnownEnd::Unknown,
-            unmodified: 0,
-            announced: None,
-            news: Vec::new(),
-        }
+        Self { source, archive, bell, stream, status, end: None, unmodified: 0, announced: None, news: Vec::new() }
     }
 
     /// Polls until the daemon drains.
@@ -140,21 +110,20 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         loop {
             // The monotonic clock: neither a step of the wall clock nor a suspended machine brings a burst of polls.
             let started = Instant::now();
-            let next = started + jittered(pace.poll_interval, &mut dice);
-            let next = match self.poll(false, &mut shutdown).await {
+            let regular = started + jittered(pace.poll_interval, &mut dice);
+            let polled = self.poll(false, &mut shutdown).await;
+            let next = match &polled {
+                Ok(Outcome::Drained) => return,
                 Ok(outcome) => {
                     faults = 0;
                     self.status.set(State::Ready);
-                    streak.add(&outcome, pace.poll_interval);
-                    next
+                    streak.add(outcome, pace.poll_interval);
+                    regular
                 }
                 Err(fault) => {
                     faults += 1;
-                    self.status.set(state_after(&fault));
-                    let pause = pause_after_fault(&fault, faults, &mut dice);
-                    // The API did its part, and is not asked again because the queue does not.
-                    let is_bell = matches!(fault, ImportError::Bell(_) | ImportError::EndMoved);
-                    if is_bell { next } else { next.min(Instant::now() + pause).max(Instant::now() + asked(&fault)) }
+                    self.status.set(state_after(fault));
+                    next_poll(fault, faults, pace.poll_interval, (Instant::now(), regular), &mut dice)
                 }
             };
             while Instant::now() < next {
@@ -166,8 +135,11 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 if shutdown.race(sleep(wait)).await.is_none() {
                     return;
                 }
-                if is_owing && Instant::now() < next && self.announce().await.is_ok() {
-                    self.status.set(State::Ready);
+                if is_owing && Instant::now() < next {
+                    let is_all = self.announce().await.is_ok() && matches!(polled, Err(ImportError::Bell(_)));
+                    if is_all {
+                        self.status.set(State::Ready);
+                    }
                 }
             }
             if shutdown.is_draining() {
@@ -189,19 +161,23 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         self.find_end().await?;
         let started = Instant::now();
         let is_whole = again || self.unmodified >= BELIEVED_304S;
-        let validators = if is_whole { Validators::default() } else { validators(self.end.get()) };
+        if is_whole {
+            self.check_end().await?;
+        }
+        let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
         // Nothing is in hand: a fetch that is dropped leaves no trace.
-        let polled = shutdown.race(self.source.poll(&validators)).await;
-        let pages = match polled.transpose()? {
-            Some(Polled::Snapshot(pages)) => pages,
-            Some(Polled::NotModified) => {
+        let pages = match shutdown.race(self.source.poll(last)).await.transpose()? {
+            Some(Some(pages)) => pages,
+            Some(None) => {
                 self.unmodified += 1;
                 return Ok(note_unchanged(started));
             }
             None => return Ok(Outcome::Drained),
         };
         self.unmodified = 0;
-        let Some(objects) = next_objects(self.end.get(), &pages, again) else { return Ok(note_unchanged(started)) };
+        let Some(objects) = next_objects(self.end.as_deref(), &pages, again) else {
+            return Ok(note_unchanged(started));
+        };
         let (fetched, mut bytes) = (started.elapsed(), 0);
         self.check_end().await?;
         for ((sequence, metadata), page) in objects.iter().zip(&pages) {
@@ -215,41 +191,48 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             );
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
         }
-        Ok(Outcome::Appended { objects: objects.len(), bytes })
+        Ok(Outcome::Appended { bytes })
     }
 
     /// Brings `self.end` up to the archive. One HEAD when nothing happened since the last poll; four listings at the start.
     ///
     /// Without the look past the known end, a state that another importer appended before it died could stay the last word.
     async fn find_end(&mut self) -> Result<(), ImportError> {
-        if let KnownEnd::Unknown = self.end {
-            match self.archive.end().await? {
-                None => self.end = KnownEnd::Empty,
-                Some(sequence) => match self.archive.head(sequence).await? {
-                    Some(head) => self.adopt(End { sequence, metadata: head.metadata }),
-                    None => return Err(ImportError::EndMoved),
-                },
-            }
-        }
+        let mut walked = 0;
         loop {
-            let sequence = self.end.get().map_or(Sequence::FIRST, |end| end.sequence.next());
-            let Some(head) = self.archive.head(sequence).await? else { return Ok(()) };
-            self.adopt(End { sequence, metadata: head.metadata });
+            telemetry::beat();
+            let (sequence, is_listed) = match &self.end {
+                Some(end) if walked < LONGEST_WALK => (end.sequence.next(), false),
+                _ => {
+                    let Some(end) = self.archive.end().await? else {
+                        self.end = None;
+                        return Ok(());
+                    };
+                    (end, true)
+                }
+            };
+            match self.archive.head(sequence).await? {
+                Some(head) => self.adopt(End { sequence, metadata: head.metadata }),
+                None if is_listed => return Err(self.end_moved()),
+                None => return Ok(()),
+            }
+            walked = if is_listed { 0 } else { walked + 1 };
         }
     }
 
     fn adopt(&mut self, end: End) {
         if self.announced < Some(end.sequence) {
             info!(sequence = %end.sequence, observation = %end.metadata.observation, "adopted");
-            self.news.push(Pointer::new(&self.stream, end.sequence, &end.metadata));
+            // The newest one says all.
+            self.news = vec![Pointer::new(&self.stream, end.sequence, &end.metadata)];
         }
-        self.end = KnownEnd::At(Box::new(end));
+        self.end = Some(Box::new(end));
     }
 
     /// The object that the new one will name as `previous` must still be there and be the same: nothing is appended to an
     /// archive that was emptied or forked since the last poll.
     async fn check_end(&mut self) -> Result<(), ImportError> {
-        let Some(end) = self.end.get() else { return Ok(()) };
+        let Some(end) = &self.end else { return Ok(()) };
         let there = self.archive.head(end.sequence).await?;
         if there.is_some_and(|head| head.metadata == end.metadata) { Ok(()) } else { Err(self.end_moved()) }
     }
@@ -258,14 +241,16 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn append(&mut self, sequence: Sequence, metadata: &Metadata, upload: &Upload) -> Result<(), ImportError> {
         let mut pauses = APPEND_AGAIN_AFTER.into_iter();
         loop {
+            telemetry::beat();
             let unknown = match self.archive.append(sequence, metadata, upload).await {
                 Ok(Append::Done) => return Ok(()),
                 Ok(Append::Taken) => {
-                    let there = self.archive.head(sequence).await?;
-                    match winner(metadata.observation, there.as_ref().map(|head| &head.metadata)) {
-                        Winner::Us => return Ok(()),
-                        Winner::Another => return Err(self.end_moved()),
-                        Winner::Nobody => self.end_moved(),
+                    match self.archive.head(sequence).await?.map(|head| head.metadata.observation) {
+                        // An earlier try of this very append, whose answer was lost.
+                        Some(winner) if winner == metadata.observation => return Ok(()),
+                        Some(_) => return Err(self.end_moved()),
+                        // It is gone again.
+                        None => self.end_moved(),
                     }
                 }
                 Err(unknown @ ArchiveError::Failed { .. }) => unknown.into(),
@@ -278,7 +263,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     /// Forgets the end, so that the next poll reads it anew.
     fn end_moved(&mut self) -> ImportError {
-        self.end = KnownEnd::Unknown;
+        self.end = None;
         ImportError::EndMoved
     }
 
@@ -286,7 +271,6 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         let Some(newest) = self.news.last().cloned() else { return Ok(()) };
         let started = Instant::now();
         if let Err(error) = self.bell.ring(&self.news).await {
-            // The newest one says all; the next poll tries it.
             self.news = vec![newest];
             return Err(error.into());
         }
@@ -334,24 +318,6 @@ pub fn bytes_a_day(bytes: u64, poll_interval: Duration) -> u64 {
     u64::try_from(u128::from(bytes) * DAY_MS / poll_interval.as_millis().max(1)).unwrap_or(u64::MAX)
 }
 
-/// A tenth earlier or later, so that importers that were started together do not poll together.
-fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * dice.f64())
-}
-
-/// When to ask again after a fault: later with each one in a row, and never before the API wants it.
-fn pause_after_fault(fault: &ImportError, faults: u32, dice: &mut fastrand::Rng) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << faults.min(16)).min(LONGEST_PAUSE);
-    jittered(pause, dice).max(asked(fault))
-}
-
-fn asked(fault: &ImportError) -> Duration {
-    match fault {
-        ImportError::Poll(error) => asked_pause(error).unwrap_or_default(),
-        ImportError::Archive(_) | ImportError::Bell(_) | ImportError::EndMoved => Duration::ZERO,
-    }
-}
-
 /// For log fields.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -362,31 +328,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn polls_are_spread_by_a_tenth() {
-        let mut dice = fastrand::Rng::with_seed(1);
-        let waits: Vec<_> = (0..1000).map(|_| jittered(Duration::from_secs(10), &mut dice).as_millis()).collect();
-        assert!(waits.iter().all(|wait| (9_000..=11_000).contains(wait)));
-        assert!(waits.iter().any(|wait| *wait < 9_200) && waits.iter().any(|wait| *wait > 10_800));
-    }
-
-    #[test]
-    fn after_a_fault_the_next_poll_comes_sooner_but_not_before_the_api_wants_it() {
-        let mut dice = fastrand::Rng::with_seed(1);
-        let mut pause = |fault: &ImportError, faults| pause_after_fault(fault, faults, &mut dice).as_secs_f64();
-        assert!((0.9..=1.1).contains(&pause(&ImportError::EndMoved, 1)));
-        assert!((54.0..=66.0).contains(&pause(&ImportError::EndMoved, 1000)));
-        let throttled = PollError::Status {
-            url: String::new(),
-            status: reqwest::StatusCode::TOO_MANY_REQUESTS,
-            retry_after: Some(Duration::from_mins(10)),
-        };
-        assert!((pause(&throttled.into(), 1) - 600.0).abs() < 0.1);
-    }
-
-    #[test]
     fn a_streak_is_polls_in_a_row_that_appended() {
         let (mut streak, interval) = (Streak::default(), Duration::from_secs(10));
-        let appended = Outcome::Appended { objects: 2, bytes: 100 };
+        let appended = Outcome::Appended { bytes: 100 };
         streak.add(&appended, interval);
         streak.add(&appended, interval);
         assert_eq!((streak.polls, streak.bytes), (2, 200));

@@ -29,6 +29,8 @@ pub struct Spooled {
     pub sha256: Sha256,
     /// The first bytes, at most 200.
     pub beginning: Vec<u8>,
+    /// The last byte that is no white space.
+    pub ending: Option<u8>,
 }
 
 /// Why a body is not on disk.
@@ -81,7 +83,7 @@ impl Spool {
         B: Stream<Item = io::Result<Bytes>> + Unpin,
     {
         let disk = |source| SpoolError::Disk { dir: self.dir.clone(), source };
-        let (mut hasher, mut bytes, mut beginning) = (sha2::Sha256::new(), 0, Vec::new());
+        let (mut hasher, mut bytes, mut beginning, mut ending) = (sha2::Sha256::new(), 0, Vec::new(), None);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
             telemetry::beat();
@@ -92,6 +94,7 @@ impl Spool {
             }
             hasher.update(&chunk);
             beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
+            ending = chunk.trim_ascii_end().last().copied().or(ending);
             let file = self.file.clone();
             // At its place and awaited, so that no write of a body that was given up lands in the next one.
             let written = spawn_blocking(move || file.write_all_at(&chunk, offset)).await;
@@ -99,7 +102,7 @@ impl Spool {
         }
         let upload = Upload { file: self.file.clone(), offset: self.end, bytes };
         self.end += bytes;
-        Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning })
+        Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning, ending })
     }
 }
 

@@ -1,9 +1,9 @@
-//! The archive: a log of numbered objects in S3, and the only file that talks to S3.
+//! The archive: numbered objects in S3, and the only file that talks to S3.
 //!
 //! It promises one order without overwrites and without gaps, whoever writes: S3 itself refuses a number that is
 //! taken (`If-None-Match: *`). (Delta Lake's commit log works this way.)
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use aws_sdk_s3::{
     Client,
@@ -25,6 +25,7 @@ use tracing::debug;
 use crate::{
     aws,
     object::{Metadata, MetadataError, Sequence, StreamName, prefix},
+    telemetry,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -206,16 +207,12 @@ impl S3Archive {
         }
     }
 
-    fn decode(
-        &self,
-        key: &str,
-        fields: Option<&std::collections::HashMap<String, String>>,
-    ) -> Result<Metadata, ArchiveError> {
-        Metadata::decode(fields.unwrap_or(&std::collections::HashMap::new())).map_err(|source| ArchiveError::Foreign {
-            bucket: self.bucket.clone(),
-            key: key.to_owned(),
-            source,
-        })
+    fn decode(&self, key: &str, fields: Option<&HashMap<String, String>>) -> Result<Metadata, ArchiveError> {
+        Metadata::decode(fields.unwrap_or(&HashMap::new())).map_err(|source| self.foreign(key, source))
+    }
+
+    fn foreign(&self, key: &str, source: MetadataError) -> ArchiveError {
+        ArchiveError::Foreign { bucket: self.bucket.clone(), key: key.to_owned(), source }
     }
 }
 
@@ -273,11 +270,7 @@ impl Archive for S3Archive {
 
     async fn append(&self, sequence: Sequence, metadata: &Metadata, body: &Upload) -> Result<Append, ArchiveError> {
         let key = sequence.key(&self.stream);
-        let fields = metadata.encode().map_err(|source| ArchiveError::Foreign {
-            bucket: self.bucket.clone(),
-            key: key.clone(),
-            source,
-        })?;
+        let fields = metadata.encode().map_err(|source| self.foreign(&key, source))?;
         let request = self
             .client
             .put_object()
@@ -384,6 +377,7 @@ impl Upload {
     }
 
     async fn chunk(self, sent: u64) -> io::Result<Bytes> {
+        telemetry::beat();
         let bytes = usize::try_from((self.bytes - sent).min(Self::CHUNK_BYTES)).expect("a chunk fits into memory");
         let read = tokio::task::spawn_blocking(move || {
             let mut chunk = vec![0; bytes];

@@ -81,7 +81,16 @@ where
                 error.message().map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
             format!("{code}{message}{}", remedy(code)).into()
         }
-        (None, Some(response)) => format!("the answer has status {}", response.status().as_u16()).into(),
+        // A HEAD is refused without a word.
+        (None, Some(response)) => {
+            let status = response.status().as_u16();
+            let remedy = match status {
+                301 | 307 => remedy("PermanentRedirect"),
+                400 => "; renew the credentials, and set AWS_REGION to the region that the bucket is in",
+                _ => "",
+            };
+            format!("the answer has status {status}{remedy}").into()
+        }
         // No credentials, no name, no connection, no answer in time: the causes tell which.
         (None, None) => {
             let why = chain(error);

@@ -117,15 +117,15 @@ fn problem_of(arg: &Arg, values: &ArgMatches) -> Option<String> {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         return (arg.is_required_set() && !is_in_file).then(|| format!("{variable} (--{flag}) is missing\n{help}"));
     };
-    let has_secret = arg.is_hide_env_values_set() || has_password(&given.to_string_lossy());
-    let shown = if has_secret { "wrong".into() } else { format!("`{}`", given.to_string_lossy()) };
+    let is_secret = arg.is_hide_env_values_set() || has_secret(&given.to_string_lossy());
+    let shown = if is_secret { "wrong".into() } else { format!("`{}`", given.to_string_lossy()) };
     if let Some(why) = refusal(arg, given) {
         return Some(format!("{variable} (--{flag}) is {shown}\n{why}"));
     }
     let is_in_argv = values.value_source(id) == Some(ValueSource::CommandLine);
-    (is_in_argv && has_password(&given.to_string_lossy())).then(|| {
+    (is_in_argv && has_secret(&given.to_string_lossy())).then(|| {
         format!(
-            "--{flag} carries a password, and every user of the machine can read the command line\n\
+            "--{flag} carries a secret, and every user of the machine can read the command line\n\
              put it into the environment as {variable}"
         )
     })
@@ -145,10 +145,29 @@ fn refusal(arg: &Arg, given: &OsStr) -> Option<String> {
     Some(why.split("\n\nFor more").next().unwrap_or(why).trim().to_owned())
 }
 
-/// Whether an address carries a password.
-pub fn has_password(url: &str) -> bool {
-    let has_parameter = |url: &Url| url.query_pairs().any(|(name, _)| name == "password");
+/// Whether an address carries a password, or a parameter whose name says that it is secret.
+fn has_secret(url: &str) -> bool {
+    let has_parameter = |url: &Url| url.query_pairs().any(|(name, _)| is_secret(&name));
     Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url))
+}
+
+/// The address as it may be shown and stored: without user, password and the values of secret parameters.
+pub fn public_url(url: &Url) -> String {
+    let mut shown = url.clone();
+    // Both fail only for addresses without a host, which http does not have.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    if url.query_pairs().any(|(name, _)| is_secret(&name)) {
+        let pairs = url.query_pairs();
+        let pairs = pairs.map(|(name, value)| if is_secret(&name) { (name, "***".into()) } else { (name, value) });
+        shown.query_pairs_mut().clear().extend_pairs(pairs);
+    }
+    shown.into()
+}
+
+fn is_secret(parameter: &str) -> bool {
+    const SECRET: [&str; 8] = ["key", "token", "secret", "pass", "pwd", "auth", "sig", "credential"];
+    SECRET.iter().any(|secret| parameter.to_ascii_lowercase().contains(secret))
 }
 
 /// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing, and at most a week.
@@ -185,13 +204,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_in_an_address_is_seen_wherever_it_stands() {
+    fn a_secret_in_an_address_is_seen_wherever_it_stands() {
         for (url, expected) in [
             ("postgres://me@localhost/posts", false),
             ("postgres://me:pw@localhost/posts", true),
             ("postgres://localhost/posts?user=me&password=pw", true),
+            ("https://example.org/posts?page=2&api_key=abc", true),
         ] {
-            assert_eq!(has_password(url), expected, "{url}");
+            assert_eq!(has_secret(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_an_address_are_neither_shown_nor_stored() {
+        for (given, shown) in [
+            ("https://example.org/posts", "https://example.org/posts"),
+            ("https://me:pw@example.org/posts", "https://example.org/posts"),
+            (
+                "https://example.org/posts?api_key=s3cret&page=2&Token=t",
+                "https://example.org/posts?api_key=***&page=2&Token=***",
+            ),
+        ] {
+            assert_eq!(public_url(&given.parse().unwrap()), shown);
         }
     }
 

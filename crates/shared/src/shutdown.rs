@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio::{
+    runtime,
     signal::unix::{SignalKind, signal},
     sync::watch,
     time,
@@ -12,6 +13,16 @@ use tracing::{info, warn};
 /// How long the work in hand may take after SIGTERM. Shorter than the 10 seconds after which Docker kills, the most
 /// impatient supervisor in use; what is not finished by then is rolled back, which is always safe.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Runs a program on one thread, and does not wait for what then still blocks another one: a name server that does not answer or a
+/// disk that hangs would keep a daemon past its drain deadline.
+pub fn block_on<T>(program: impl Future<Output = T>) -> T {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().expect("the system has room for a runtime");
+    let done = runtime.block_on(program);
+    runtime.shutdown_background();
+    done
+}
 
 /// Says whether the daemon drains. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -66,5 +77,25 @@ pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) ->
             warn!("the drain deadline has passed: what was in hand is rolled back");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn what_blocks_a_thread_does_not_keep_a_program_from_ending() {
+        let (_never, wait) = mpsc::channel::<()>();
+        block_on(async {
+            let (started, has_started) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                started.send(()).unwrap();
+                wait.recv()
+            });
+            has_started.await.unwrap();
+        });
     }
 }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    use transformer::command::{contradictions, execute};
-    Box::pin(execute(shared::settings::parse_or_exit(contradictions))).await
+use shared::{settings::parse_or_exit, shutdown::block_on};
+use transformer::command::{contradictions, execute};
+
+fn main() -> ExitCode {
+    block_on(execute(parse_or_exit(contradictions)))
 }
