@@ -1,5 +1,5 @@
-//! What a body costs the importer: its peak memory for a response of 1 GiB, and how long a PUT takes around the sizes at which clients
-//! change their ways (64 KiB, where a body no longer fits one write, and 1 MiB).
+//! What a body costs: the peak memory of both daemons for one of 1 GiB, and how long a PUT takes around the sizes at which clients change
+//! their ways (64 KiB, where a body no longer fits one write, and 1 MiB).
 //!
 //! `cargo bench -p tests --bench any_size`, on Linux. It needs 3 GiB of disk in the temporary folder. The PUTs are also timed on a second
 //! S3 server, if it is there: `cargo install s3s-fs --version 0.14.1 --features binary --locked --root target/s3s-fs`.
@@ -21,7 +21,7 @@ const GIB: u64 = 1 << 30;
 const KIB: usize = 1 << 10;
 const PUT_BYTES: [usize; 4] = [64 * KIB - 1, 64 * KIB, 64 * KIB + 1, 1024 * KIB];
 
-/// What the importer may take at most, whatever the size of the response.
+/// What a daemon may take at most, whatever the size of the body.
 const GOAL_KIB: u64 = 64 << 10;
 
 #[tokio::main(flavor = "multi_thread")]
@@ -59,12 +59,21 @@ async fn put_times_on(program: &Path, sandbox: &Sandbox, bytes: usize) -> Result
     put_times(sandbox, bytes, "s3s-fs", &[("AWS_ENDPOINT_URL_S3", &endpoint)]).await
 }
 
-/// Fetches and archives a response of so many bytes.
+/// Fetches and archives a response of so many bytes, then applies it.
 async fn peak_memory(sandbox: &Sandbox, bytes: u64) -> Result<()> {
     let api = FaultyApi::saying([Answer::posts(bytes)]).await?;
     let mut settings = sandbox.settings().clone();
     settings.set(&[("SOURCE_URL", &api.url())]);
-    let mut once = sandbox.world().program(&sandbox.world().programs().importer, &settings);
+    let programs = sandbox.world().programs();
+    once(sandbox, &programs.importer, &settings, bytes).await?;
+    ensure!(sandbox.end().await? == 1, "it is archived");
+    once(sandbox, &programs.transformer, &settings, bytes).await?;
+    ensure!(sandbox.position().await? == 1, "it is applied");
+    Ok(())
+}
+
+async fn once(sandbox: &Sandbox, program: &Path, settings: &Settings, bytes: u64) -> Result<()> {
+    let mut once = sandbox.world().program(program, settings);
     once.arg("once").stderr(Stdio::null());
     let begun = Instant::now();
     let mut child = tokio::process::Command::from(once).kill_on_drop(true).spawn()?;
@@ -78,9 +87,10 @@ async fn peak_memory(sandbox: &Sandbox, bytes: u64) -> Result<()> {
         peak_kib = peak_kib.max(peak_of(pid).unwrap_or_default());
         sleep(Duration::from_millis(20)).await;
     };
-    ensure!(status.success() && sandbox.end().await? == 1, "the importer ended with {status}");
+    let name = program.file_name().unwrap_or_default().display();
+    ensure!(status.success(), "{name} ended with {status}");
     let (mib, seconds) = (bytes >> 20, begun.elapsed().as_secs_f64());
-    println!("a response of {mib:>4} MiB: peak memory {:>5.1} MiB, {seconds:>5.1} s in all", as_mib(peak_kib));
+    println!("{mib:>4} MiB, {name:<11}: peak memory {:>5.1} MiB, {seconds:>5.1} s in all", as_mib(peak_kib));
     ensure!(peak_kib < GOAL_KIB, "the goal is less than {} MiB", GOAL_KIB >> 10);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Postgres for real: TLS that checks, secrets that rotate, answers that never come.
 
-use std::{fs, net::UdpSocket, path::Path, process::Command, time::Instant};
+use std::{collections::HashMap, fs, net::UdpSocket, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use sandbox::{Sandbox, Setup};
@@ -9,6 +9,7 @@ use support::{
     author::{Author, document},
     cluster::Cluster,
     execute,
+    iam_gate::IamGate,
     proxy::{Proxy, Way},
     readiness, select, start, transformer,
 };
@@ -270,6 +271,52 @@ async fn a_database_that_never_answers_does_not_keep_the_daemon_from_ending() ->
     proxy.cut();
     sandbox.transformer.start();
     applied(&sandbox, 2).await
+}
+
+#[tokio::test]
+async fn a_database_that_stops_answering_is_given_up_and_found_again() -> Result<()> {
+    let (sandbox, proxy) = through_proxy().await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=3, "first")).await?;
+    applied(&sandbox, 1).await?;
+    // No bound of the server's can end this: it hears nothing, and is not heard.
+    proxy.set(Way::BlackHole);
+    author.append(document(1..=3, "second")).await?;
+    let is_given_up = async || Ok(readiness(&sandbox.transformer).await?.1.contains("no answer for 75 seconds"));
+    sandbox.wait_until("the deadline has passed", 3 * SOON, is_given_up).await?;
+    proxy.set(Way::Pass);
+    applied(&sandbox, 2).await?;
+    assert_eq!(sandbox.transformer.restarts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_connection_comes_with_an_iam_token_of_its_own() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let cluster = Cluster::start(sandbox.world(), &[], &[]).await?;
+    let gate = IamGate::start(&cluster.address()).await?;
+    let database_url = format!("postgres://postgres@127.0.0.1:{}/postgres", gate.port());
+    let settings = [("DATABASE_URL", &*database_url), ("DATABASE_AUTH", "iam")];
+    // The first token is refused, as one that has expired.
+    let refused = transformer(&sandbox, &settings, &["migrate"]).await?;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("PAM authentication failed"));
+    let migrated = transformer(&sandbox, &settings, &["migrate"]).await?;
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    sandbox.transformer.restart_with(&settings).await?;
+    sandbox.wait_until("it is ready", SOON, async || Ok(readiness(&sandbox.transformer).await?.0 == 200)).await?;
+    let tokens = gate.tokens();
+    assert!(tokens.len() >= 3, "{tokens:?}");
+    for token in &tokens {
+        let token = url::Url::parse(&format!("https://{token}"))?;
+        let parameters: HashMap<_, _> = token.query_pairs().collect();
+        assert_eq!(token.port(), Some(gate.port()));
+        assert_eq!((&*parameters["Action"], &*parameters["DBUser"]), ("connect", "postgres"));
+        assert_eq!((&*parameters["X-Amz-Expires"], parameters["X-Amz-Signature"].len()), ("900", 64));
+    }
+    let log = fs::read_to_string(sandbox.transformer.log())?;
+    assert!(!log.contains("X-Amz-Signature"), "no token in the log");
+    Ok(())
 }
 
 #[tokio::test]

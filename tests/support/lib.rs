@@ -4,6 +4,7 @@ pub mod author;
 pub mod cluster;
 pub mod faulty_api;
 pub mod host;
+pub mod iam_gate;
 pub mod programs;
 pub mod proxy;
 pub mod tap;
