@@ -6,6 +6,7 @@ pub mod faulty_api;
 pub mod programs;
 pub mod proxy;
 pub mod tap;
+pub mod terraform;
 
 use std::{path::Path, process::Output, sync::Arc, time::Duration};
 
@@ -229,13 +230,17 @@ pub async fn send(sandbox: &Sandbox, body: &str) -> Result<()> {
 
 /// Waits until the queue holds no message, seen or unseen.
 pub async fn queue_is_empty(sandbox: &Sandbox) -> Result<()> {
-    use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
-    let is_empty = sandbox.wait_until("the queue is empty", SOON, async || {
-        let request = sandbox.sqs().get_queue_attributes().queue_url(sandbox.queue_url());
-        let request =
-            request.attribute_names(ApproximateNumberOfMessages).attribute_names(ApproximateNumberOfMessagesNotVisible);
-        let attributes = request.send().await?.attributes.unwrap_or_default();
-        Ok(attributes.len() == 2 && attributes.values().all(|count| count == "0"))
-    });
+    let is_empty =
+        sandbox.wait_until("the queue is empty", SOON, async || is_empty(sandbox.sqs(), sandbox.queue_url()).await);
     is_empty.await
+}
+
+/// Whether a queue holds no message, seen or unseen.
+pub async fn is_empty(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> Result<bool> {
+    use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
+    let request = sqs.get_queue_attributes().queue_url(queue_url);
+    let request =
+        request.attribute_names(ApproximateNumberOfMessages).attribute_names(ApproximateNumberOfMessagesNotVisible);
+    let attributes = request.send().await?.attributes.unwrap_or_default();
+    Ok(attributes.len() == 2 && attributes.values().all(|count| count == "0"))
 }
