@@ -3,6 +3,7 @@
 pub mod author;
 pub mod cluster;
 pub mod faulty_api;
+pub mod moto;
 pub mod programs;
 pub mod proxy;
 pub mod tap;
