@@ -5,6 +5,7 @@ mod audit;
 mod bad_records;
 mod clock;
 mod database;
+mod deploy_applied;
 mod deploy_is_true;
 mod deploy_terraform;
 mod holes;

@@ -66,5 +66,6 @@ async fn a_standard_queue_that_repeats_and_reorders_does_as_well() -> Result<()>
     let updated: Vec<i64> =
         select(&sandbox, "SELECT array_agg(inserted + updated ORDER BY sequence) FROM objects").await?;
     assert_eq!(updated, [5; 9], "each once, in order");
-    support::is_empty(&sandbox, queue_url).await
+    let is_empty = async || support::is_empty(sandbox.sqs(), queue_url).await;
+    sandbox.wait_until("the queue is empty", SOON, is_empty).await
 }

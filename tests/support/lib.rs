@@ -5,9 +5,11 @@ pub mod cluster;
 pub mod faulty_api;
 pub mod host;
 pub mod iam_gate;
+pub mod moto;
 pub mod programs;
 pub mod proxy;
 pub mod tap;
+pub mod terraform;
 
 use std::{path::Path, process::Output, sync::Arc, time::Duration};
 
@@ -236,18 +238,17 @@ pub async fn send(sandbox: &Sandbox, body: &str) -> Result<()> {
 
 /// Waits until the stream's queue holds no message, seen or unseen.
 pub async fn queue_is_empty(sandbox: &Sandbox) -> Result<()> {
-    is_empty(sandbox, sandbox.queue_url()).await
+    let is_empty =
+        sandbox.wait_until("the queue is empty", SOON, async || is_empty(sandbox.sqs(), sandbox.queue_url()).await);
+    is_empty.await
 }
 
-/// The same of any queue.
-pub async fn is_empty(sandbox: &Sandbox, queue_url: &str) -> Result<()> {
+/// Whether a queue holds no message, seen or unseen.
+pub async fn is_empty(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> Result<bool> {
     use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
-    let is_empty = sandbox.wait_until("the queue is empty", SOON, async || {
-        let request = sandbox.sqs().get_queue_attributes().queue_url(queue_url);
-        let request =
-            request.attribute_names(ApproximateNumberOfMessages).attribute_names(ApproximateNumberOfMessagesNotVisible);
-        let attributes = request.send().await?.attributes.unwrap_or_default();
-        Ok(attributes.len() == 2 && attributes.values().all(|count| count == "0"))
-    });
-    is_empty.await
+    let request = sqs.get_queue_attributes().queue_url(queue_url);
+    let request =
+        request.attribute_names(ApproximateNumberOfMessages).attribute_names(ApproximateNumberOfMessagesNotVisible);
+    let attributes = request.send().await?.attributes.unwrap_or_default();
+    Ok(attributes.len() == 2 && attributes.values().all(|count| count == "0"))
 }

@@ -25,6 +25,7 @@ use crate::{
     programs::{self, Place, Programs},
     progress::Progress,
     settings::Settings,
+    venv::Venv,
 };
 
 /// LocalStack takes any; these are the ones that its documentation uses.
@@ -163,6 +164,13 @@ impl World {
         command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
         command.envs(settings.iter()).current_dir(&self.folder);
         command
+    }
+
+    /// The Python of an environment in the target folder that holds exactly these packages, `NAME==VERSION` lines; it is installed
+    /// unless it is there.
+    pub async fn python(&self, name: &str, requirements: &str, step: &'static str) -> Result<PathBuf> {
+        let folder = self.place.target.join(name);
+        Venv { folder: &folder, requirements, step }.install(&self.guard, &Progress::default()).await
     }
 
     /// Writes a database to a file.

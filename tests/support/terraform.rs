@@ -1,0 +1,140 @@
+//! Terraform in a copy of the configuration, and where it finds its provider.
+//!
+//! The provider is taken from a folder of the machine where there is one, and is downloaded by terraform otherwise.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Names the folder that `terraform init -plugin-dir` wants, for a machine that keeps it elsewhere.
+const PLUGIN_FOLDER: &str = "TERRAFORM_PLUGIN_DIR";
+
+/// What the provider's file is called, before its version; packed, it has none of the `v`.
+const PROVIDER: &str = "terraform-provider-aws_v";
+
+/// `HOST/OWNER/NAME/VERSION/PLATFORM/FILE`: so many steps above the provider's file is the folder.
+const STEPS_TO_PROVIDER: usize = 6;
+
+/// Terraform in a copy of `deploy/terraform`, since it writes beside what it reads.
+#[derive(Debug)]
+pub struct Terraform {
+    folder: TempDir,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Terraform {
+    /// Where there is none on the machine this says that the test is skipped.
+    pub fn find() -> Option<Self> {
+        let is_there = Command::new("terraform").arg("version").output().is_ok_and(|output| output.status.success());
+        if !is_there {
+            // Not by a macro: of a test that passes nobody sees what those print.
+            let _ =
+                writeln!(io::stderr(), "skipped: there is no terraform on this machine to try deploy/terraform with");
+            return None;
+        }
+        let folder = TempDir::new().expect("a temporary folder");
+        copy(&root().join("deploy/terraform"), folder.path()).expect("a copy of deploy/terraform");
+        Some(Self { folder, environment: Vec::new() })
+    }
+
+    /// Adds a file to the copy.
+    pub fn write(&self, name: &str, content: &str) -> Result<()> {
+        fs::write(self.folder.path().join(name), content).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Sets a variable of Terraform's environment.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
+    }
+
+    /// Gets the provider.
+    pub fn init(&self) -> Result<()> {
+        let folder = plugin_folder().map(|folder| format!("-plugin-dir={}", folder.display()));
+        let mut arguments = vec!["init", "-backend=false", "-input=false"];
+        arguments.extend(folder.as_deref());
+        self.run(&arguments).map(|_| ())
+    }
+
+    /// What it says on its standard output.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("terraform");
+        command.args(arguments).current_dir(self.folder.path());
+        // For a machine: no colours, no hints, and no settings and keys of whoever works with Terraform here.
+        command.env("TF_IN_AUTOMATION", "1").env("TF_CLI_ARGS", "-no-color");
+        let is_somebodys =
+            |name: &str| name.starts_with("TF_VAR_") || name.starts_with("AWS_") || name == "TF_WORKSPACE";
+        for (name, _) in env::vars().filter(|(name, _)| is_somebodys(name)) {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let output = command.output().context("cannot start terraform")?;
+        let [told, errors] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        ensure!(output.status.success(), "terraform {arguments:?}:\n{told}{errors}");
+        Ok(told)
+    }
+}
+
+/// A daemon's settings, an output that is a map, in what `terraform test` and `terraform output` say of all outputs.
+pub fn environment(outputs: &Value, name: &str) -> Result<BTreeMap<String, String>> {
+    let Some(settings) = outputs[name]["value"].as_object() else { bail!("{name} is no map: {}", outputs[name]) };
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("a setting is a string");
+    settings.iter().map(|(name, value)| Ok((name.clone(), text(value)?))).collect()
+}
+
+/// Files that belong to the configuration, and not what somebody's Terraform left beside them.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_left_over = name.starts_with('.') || name.contains(".tfstate") || name.contains(".tfvars");
+        if is_left_over {
+            continue;
+        }
+        let target = to.join(&name);
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&target)?;
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of providers: the one that is named, or the first below the usual ones in which the provider's file lies.
+fn plugin_folder() -> Option<PathBuf> {
+    if let Some(folder) = env::var_os(PLUGIN_FOLDER) {
+        return Some(folder.into());
+    }
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".terraform.d"));
+    let usual = ["/usr/local/share/terraform", "/usr/share/terraform", "/opt"].map(PathBuf::from);
+    let provider = home.into_iter().chain(usual).find_map(|folder| find_provider(&folder, STEPS_TO_PROVIDER + 1))?;
+    provider.ancestors().nth(STEPS_TO_PROVIDER).map(Path::to_owned)
+}
+
+/// Looks at most `depth` folders down, so that a large folder costs little.
+fn find_provider(folder: &Path, depth: usize) -> Option<PathBuf> {
+    let mut entries: Vec<_> = fs::read_dir(folder).ok()?.filter_map(Result::ok).collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    entries.into_iter().find_map(|entry| {
+        let kind = entry.file_type().ok()?;
+        if kind.is_dir() && depth > 0 {
+            find_provider(&entry.path(), depth - 1)
+        } else {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (kind.is_file() && name.starts_with(PROVIDER)).then(|| entry.path())
+        }
+    })
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
