@@ -402,16 +402,18 @@ fn an_image_is_built_by_a_compiler_that_is_new_enough_and_says_its_revision() ->
 // ---- The units ----
 
 #[test]
-fn a_unit_starts_a_program_of_the_workspace_where_the_readme_puts_it() -> Result<()> {
+fn a_unit_starts_a_program_of_the_workspace_where_the_package_puts_it() -> Result<()> {
     let readme = read("deploy/README.md")?;
     for daemon in ["importer", "transformer"] {
         let program = Unit::of(daemon)?.start()?.program;
         assert_eq!(program, daemon);
         let path = words(&Unit::of(daemon)?.one("ExecStart")?)[0].clone();
-        assert_eq!(path, format!("/usr/local/bin/{daemon}"));
+        assert_eq!(path, format!("/usr/bin/{daemon}"));
+        let asset = format!("[\"target/release/{daemon}\", \"usr/bin/\", \"755\"]");
+        ensure!(read("crates/importer/Cargo.toml")?.contains(&asset), "the package does not bring {path}");
         for told in [
-            "target/release/importer target/release/transformer /usr/local/bin/".to_owned(),
-            format!("deploy/systemd/{daemon}@.service"),
+            "cargo build --release --locked --bin importer --bin transformer\n".to_owned(),
+            "the two programs in `/usr/bin`".to_owned(),
             format!("enable --now importer@{STREAM} transformer@{STREAM}\n"),
             Unit::of(daemon)?.one("EnvironmentFile")?,
         ] {
@@ -471,7 +473,7 @@ fn both_units_are_shut_in_alike() -> Result<()> {
 #[test]
 fn the_readme_knows_every_file_and_no_other() -> Result<()> {
     let readme = read("deploy/README.md")?;
-    for folder in ["docker", "systemd"] {
+    for folder in ["debian", "docker", "systemd"] {
         for entry in fs::read_dir(root().join("deploy").join(folder))? {
             let path = format!("{folder}/{}", entry?.file_name().to_string_lossy());
             ensure!(readme.contains(&format!("`{path}`")), "the README does not know {path}");

@@ -5,6 +5,7 @@ mod audit;
 mod bad_records;
 mod database;
 mod deploy_is_true;
+mod deploy_package;
 mod deploy_terraform;
 mod holes;
 mod importer_commands;
