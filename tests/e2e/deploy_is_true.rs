@@ -393,6 +393,11 @@ fn an_image_is_built_by_a_compiler_that_is_new_enough_and_says_its_revision() ->
     let base = words(&dockerfile.stage("base")?[0])[1].clone();
     let codename = base.strip_prefix("debian:").and_then(|tag| tag.strip_suffix("-slim")).context("debian:D-slim")?;
     ensure!(distribution == codename || distribution == format!("slim-{codename}"), "{image} is not of {base}");
+    // The package and the tarball are to run where the images do.
+    let released = format!("    container: rust:{version}-{codename}\n");
+    ensure!(read(".github/workflows/release.yml")?.contains(&released), "a release is not built as {image} does");
+    let tested = format!("      image: rust:{version}-{codename}\n");
+    ensure!(read(".github/workflows/ci.yml")?.contains(&tested), "what is tested is not built as {image} does");
 
     ensure!(dockerfile.stage("build")?.contains(&"ARG GIT_REVISION".to_owned()));
     ensure!(read("crates/shared/build.rs")?.contains("\"GIT_REVISION\""), "nobody reads the revision");
