@@ -75,6 +75,7 @@ fn a_package_installs_runs_upgrades_and_leaves_nothing_behind() -> Result<()> {
     ensure!(debian.path(LINK).is_symlink() && debian.path(SETTINGS).is_file(), "a removal keeps what was set up");
 
     debian.run(&["dpkg", "--purge", "posts-pipeline"])?;
+    assert_eq!(debian.asked()?, "daemon-reload\n");
     let mut written = before;
     written.extend(["etc/posts-pipeline", SETTINGS].map(PathBuf::from));
     let after = debian.files()?;
