@@ -48,7 +48,7 @@ fn starts() -> Result<Vec<Start>> {
 
 #[test]
 fn every_setting_is_one_of_the_command() -> Result<()> {
-    for Start { program, arguments, settings, by } in starts()? {
+    for Start { program, arguments, settings, by } in starts()?.into_iter().chain([compose()?.start("e2e")?]) {
         let help = help_of(&program, &arguments)?;
         let known = variables(&help);
         for name in settings.keys() {
@@ -98,7 +98,7 @@ fn nothing_is_missing_or_wrong_in_the_settings() -> Result<()> {
 #[test]
 fn every_command_and_flag_is_one_of_the_program() -> Result<()> {
     let mut lines = Vec::new();
-    for service in ["posts-api", "migrate", "importer", "transformer"] {
+    for service in ["posts-api", "migrate", "importer", "transformer", "e2e"] {
         let Start { program, arguments, by, .. } = compose()?.start(service)?;
         lines.push((by, program, arguments));
     }
@@ -115,7 +115,7 @@ fn every_command_and_flag_is_one_of_the_program() -> Result<()> {
             lines.push(("deploy/README.md".into(), program.clone(), arguments.to_vec()));
         }
     }
-    ensure!(lines.len() == 9, "the README migrates and checks both daemons");
+    ensure!(lines.len() == 10, "the README migrates and checks both daemons");
 
     for (by, program, arguments) in lines {
         let flags = flags(&help_of(&program, &arguments)?);
@@ -158,8 +158,8 @@ fn ports_are_those_that_the_services_listen_at_and_bound_to_loopback() -> Result
 #[test]
 fn addresses_lead_to_the_services_that_they_name() -> Result<()> {
     let compose = compose()?;
-    for service in ["importer", "transformer", "migrate"] {
-        let settings = compose.start(service)?.settings;
+    for service in ["importer", "transformer", "migrate", "e2e"] {
+        let Start { program, settings, .. } = compose.start(service)?;
         let leads_to = |name: &str| -> Result<Option<(Url, String)>> {
             let Some(value) = settings.get(name) else { return Ok(None) };
             let url: Url = value.parse()?;
@@ -183,7 +183,8 @@ fn addresses_lead_to_the_services_that_they_name() -> Result<()> {
         if let Some((url, host)) = leads_to("DATABASE_URL")? {
             ensure!(host == "postgres", "{url} is not the database");
             // From another host the transformer wants a certificate that it can check, and the image's server has none.
-            ensure!(settings.get("ALLOW_PLAINTEXT").is_some_and(|value| value == "true"), "{service} insists on TLS");
+            let takes_plaintext = settings.get("ALLOW_PLAINTEXT").is_some_and(|value| value == "true");
+            ensure!(takes_plaintext || program != "transformer", "{service} insists on TLS");
             let postgres = &compose.service("postgres")?["environment"];
             let asked = (url.username(), url.password(), url.path());
             let made = ["POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"].map(|name| postgres[name].as_str());
@@ -260,6 +261,8 @@ fn a_service_starts_after_those_that_it_needs() -> Result<()> {
         }
     }
     let expected = [
+        "e2e after importer: service_healthy",
+        "e2e after transformer: service_healthy",
         "importer after localstack: service_healthy",
         "importer after posts-api: service_healthy",
         "migrate after postgres: service_healthy",
@@ -349,7 +352,7 @@ fn each_image_holds_the_program_that_it_is_named_after() -> Result<()> {
     ensure!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user} may be root");
 
     let compose = compose()?;
-    for service in ["posts-api", "migrate", "importer", "transformer"] {
+    for service in ["posts-api", "migrate", "importer", "transformer", "e2e"] {
         let build = &compose.service(service)?["build"];
         ensure!(build["dockerfile"] == "deploy/docker/Dockerfile" && build["context"] == ".", "{service}: {build}");
         dockerfile.stage(build["target"].as_str().with_context(|| format!("{service} has no target"))?)?;
@@ -390,6 +393,11 @@ fn an_image_is_built_by_a_compiler_that_is_new_enough_and_says_its_revision() ->
     let base = words(&dockerfile.stage("base")?[0])[1].clone();
     let codename = base.strip_prefix("debian:").and_then(|tag| tag.strip_suffix("-slim")).context("debian:D-slim")?;
     ensure!(distribution == codename || distribution == format!("slim-{codename}"), "{image} is not of {base}");
+    // The package and the tarball are to run where the images do.
+    let released = format!("    container: rust:{version}-{codename}\n");
+    ensure!(read(".github/workflows/release.yml")?.contains(&released), "a release is not built as {image} does");
+    let tested = format!("      image: rust:{version}-{codename}\n");
+    ensure!(read(".github/workflows/ci.yml")?.contains(&tested), "what is tested is not built as {image} does");
 
     ensure!(dockerfile.stage("build")?.contains(&"ARG GIT_REVISION".to_owned()));
     ensure!(read("crates/shared/build.rs")?.contains("\"GIT_REVISION\""), "nobody reads the revision");
@@ -402,16 +410,18 @@ fn an_image_is_built_by_a_compiler_that_is_new_enough_and_says_its_revision() ->
 // ---- The units ----
 
 #[test]
-fn a_unit_starts_a_program_of_the_workspace_where_the_readme_puts_it() -> Result<()> {
+fn a_unit_starts_a_program_of_the_workspace_where_the_package_puts_it() -> Result<()> {
     let readme = read("deploy/README.md")?;
     for daemon in ["importer", "transformer"] {
         let program = Unit::of(daemon)?.start()?.program;
         assert_eq!(program, daemon);
         let path = words(&Unit::of(daemon)?.one("ExecStart")?)[0].clone();
-        assert_eq!(path, format!("/usr/local/bin/{daemon}"));
+        assert_eq!(path, format!("/usr/bin/{daemon}"));
+        let asset = format!("[\"target/release/{daemon}\", \"usr/bin/\", \"755\"]");
+        ensure!(read("crates/importer/Cargo.toml")?.contains(&asset), "the package does not bring {path}");
         for told in [
-            "target/release/importer target/release/transformer /usr/local/bin/".to_owned(),
-            format!("deploy/systemd/{daemon}@.service"),
+            "cargo build --release --locked --bin importer --bin transformer\n".to_owned(),
+            "the two programs in `/usr/bin`".to_owned(),
             format!("enable --now importer@{STREAM} transformer@{STREAM}\n"),
             Unit::of(daemon)?.one("EnvironmentFile")?,
         ] {
@@ -471,7 +481,7 @@ fn both_units_are_shut_in_alike() -> Result<()> {
 #[test]
 fn the_readme_knows_every_file_and_no_other() -> Result<()> {
     let readme = read("deploy/README.md")?;
-    for folder in ["docker", "systemd"] {
+    for folder in ["debian", "docker", "systemd"] {
         for entry in fs::read_dir(root().join("deploy").join(folder))? {
             let path = format!("{folder}/{}", entry?.file_name().to_string_lossy());
             ensure!(readme.contains(&format!("`{path}`")), "the README does not know {path}");
@@ -531,9 +541,13 @@ fn the_readme_asks_at_ports_and_in_services_that_are_there() -> Result<()> {
     }
     let bucket = compose.start("importer")?.settings["ARCHIVE_BUCKET"].clone();
     ensure!(readme.contains(&format!("s3 ls --recursive s3://{bucket}\n")));
-    for line in readme.lines().filter_map(|line| line.trim().strip_prefix("docker compose exec ")) {
-        compose.service(&words(line)[0])?;
+    for asked in ["docker compose exec ", "docker compose run --rm "] {
+        for line in readme.lines().filter_map(|line| line.trim().strip_prefix(asked)) {
+            compose.service(&words(line)[0])?;
+        }
     }
+    // `up` starts everything else, and a check that ends would be a failure to it.
+    assert_eq!(strings(&compose.service("e2e")?["profiles"])?, ["e2e"]);
     Ok(())
 }
 

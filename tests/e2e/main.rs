@@ -7,6 +7,7 @@ mod clock;
 mod database;
 mod deploy_applied;
 mod deploy_is_true;
+mod deploy_package;
 mod deploy_terraform;
 mod holes;
 mod importer_commands;

@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use support::{SOON, programs::path_of, world};
+use sandbox::Setup;
+use support::{SOON, execute, programs::path_of, start, world};
 
 /// The sandbox as a person starts it, with an env file of its own.
 async fn sandbox(env_file: &Path, arguments: &[&str]) -> Result<Command> {
@@ -29,6 +30,27 @@ async fn once_ends_with_the_rows_in_the_table() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("30 rows, equal to the API's posts field by field"), "{text}");
+    Ok(())
+}
+
+/// As `docker compose run --rm e2e` does.
+#[tokio::test]
+async fn compare_says_whether_a_table_elsewhere_equals_an_api_elsewhere() -> Result<()> {
+    let sandbox = start(Setup { posts: 30, ..Setup::default() }).await?;
+    let compare = async || {
+        let mut command = tokio::process::Command::new(path_of("sandbox")?);
+        command.args(["compare", "--source-url", &sandbox.api.url(), "--database-url", sandbox.database_url()]);
+        let output = command.kill_on_drop(true).output().await?;
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        anyhow::Ok((output.status.code(), told))
+    };
+    sandbox.settled(SOON).await?;
+    assert_eq!(compare().await?, (Some(0), "30 rows, equal to the API's posts field by field\n".to_owned()));
+
+    execute(&sandbox, "UPDATE posts SET title = 'another' WHERE id = 7; DELETE FROM posts WHERE id = 8").await?;
+    let (code, told) = compare().await?;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("\npost 7: the API has ") && told.contains("\npost 8 is not in the table\n"), "{told}");
     Ok(())
 }
 

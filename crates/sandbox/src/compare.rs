@@ -34,7 +34,7 @@ impl Row {
 
 /// What is different, a line each, in the order of the ids. Posts that no row can hold are left out, whatever is in the table; a row whose
 /// post was deleted at the API stays, because an observation without a post says nothing about it.
-pub(crate) fn differences(posts: &Posts, rows: &[Row]) -> Vec<String> {
+pub fn differences(posts: &Posts, rows: &[Row]) -> Vec<String> {
     let mut rest: BTreeMap<i64, &Row> = rows.iter().map(|row| (row.id, row)).collect();
     let mut lines = Vec::new();
     for post in posts.iter() {

@@ -52,7 +52,7 @@ pub mod run;
 mod say;
 mod show;
 
-pub use compare::Row;
+pub use compare::{Row, differences};
 pub use daemon::{Daemon, Signal};
 pub use event::{Event, Events};
 pub use localstack::LocalStack;

@@ -1,13 +1,26 @@
 //! `sandbox`: the whole pipeline on this machine, with one command.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use sandbox::{
-    Events, Posts, PostsApi,
+    Events, Post, Posts, PostsApi, Row,
     bench::{BenchSettings, bench},
+    differences,
     run::{RunSettings, run},
 };
+use sqlx::{Connection, PgConnection};
+
+/// How long a comparison waits for what is on its way: a change at the API takes a poll to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two comparisons.
+const COMPARE_EVERY: Duration = Duration::from_millis(200);
 
 /// The whole pipeline on this machine: posts API, S3, SQS, Postgres and both daemons
 #[derive(Parser)]
@@ -32,6 +45,15 @@ enum Command {
         #[arg(long, value_name = "NUMBER", default_value_t = 100)]
         posts: u64,
     },
+    /// Say whether a table equals a posts API that both run elsewhere; waits 10 seconds for what is on its way
+    Compare {
+        /// The API's collection, all of it in one answer
+        #[arg(long, env, value_name = "URL")]
+        source_url: String,
+        /// The Postgres with the table `posts`
+        #[arg(long, env, value_name = "URL", hide_env_values = true)]
+        database_url: String,
+    },
 }
 
 #[tokio::main]
@@ -41,6 +63,7 @@ async fn main() -> ExitCode {
         None => run(&arguments.run).await,
         Some(Command::Bench(settings)) => bench(&settings).await.map(|()| ExitCode::SUCCESS),
         Some(Command::PostsApi { listen, posts }) => serve_posts(listen, posts).await,
+        Some(Command::Compare { source_url, database_url }) => compare(&source_url, &database_url).await,
     };
     ended.unwrap_or_else(|error| {
         // Not anyhow's own form, which adds a backtrace: these errors tell a person what to do.
@@ -49,9 +72,30 @@ async fn main() -> ExitCode {
     })
 }
 
-async fn serve_posts(listen: SocketAddr, posts: u64) -> anyhow::Result<ExitCode> {
+async fn serve_posts(listen: SocketAddr, posts: u64) -> Result<ExitCode> {
     let api = PostsApi::listen(listen, Posts::lorem_ipsum(posts), Events::default()).await?;
     println!("{}", api.url());
     api.forever().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn compare(source_url: &str, database_url: &str) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let mut connection = PgConnection::connect(database_url).await?;
+    loop {
+        let answer = reqwest::get(source_url).await?.error_for_status()?;
+        let posts: Posts = answer.json::<Vec<Post>>().await?.into_iter().collect();
+        ensure!(!posts.is_empty(), "{source_url} has no posts to compare with");
+        let statement = "SELECT id, user_id, title, body FROM posts ORDER BY id";
+        let rows: Vec<Row> = sqlx::query_as(statement).fetch_all(&mut connection).await?;
+        let differences = differences(&posts, &rows);
+        if differences.is_empty() {
+            println!("{} rows, equal to the API's posts field by field", rows.len());
+            return Ok(ExitCode::SUCCESS);
+        }
+        if begun.elapsed() > PATIENCE {
+            bail!("the table is not equal to the API's posts:\n{}", differences.join("\n"));
+        }
+        tokio::time::sleep(COMPARE_EVERY).await;
+    }
 }

@@ -35,6 +35,12 @@ pub struct Posts {
     deleted: BTreeSet<u64>,
 }
 
+impl FromIterator<Post> for Posts {
+    fn from_iter<T: IntoIterator<Item = Post>>(posts: T) -> Self {
+        Self { posts: posts.into_iter().map(|post| (post.id, post)).collect(), deleted: BTreeSet::new() }
+    }
+}
+
 impl Posts {
     /// `count` posts, ten a user; the same ones every time.
     pub fn lorem_ipsum(count: u64) -> Self {

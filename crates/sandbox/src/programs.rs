@@ -37,8 +37,9 @@ impl Place {
             folder = folder.parent().unwrap_or(folder);
         }
         let target = folder.parent().unwrap_or(folder);
-        // cargo marks its folder so that backups leave it out.
-        let is_in_checkout = target.join("CACHEDIR.TAG").is_file() && manifest().is_file();
+        // cargo locks the profile's folder while it writes there. It also marks the target folder so that backups leave it out, but only
+        // one that it makes itself, and `.ci/lint` may have been there first.
+        let is_in_checkout = folder.join(".cargo-lock").is_file() && manifest().is_file();
         Ok(if is_in_checkout {
             let profile = folder.file_name().map(|name| name.to_string_lossy().into_owned());
             Self { target: target.to_owned(), profile }
