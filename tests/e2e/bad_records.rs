@@ -58,7 +58,7 @@ async fn a_broken_object_is_quarantined_whole_and_the_archive_is_followed_on() -
     // And one whose bytes are not those that its metadata speaks of.
     let (observation, previous) = (Uuid::now_v7(), Some(broken.observation));
     put(&sandbox, sandbox.bucket(), 3, &Metadata { observation, previous, ..broken }, b"[]").await?;
-    sandbox.wait_until("both are written off", SOON, async || Ok(sandbox.position().await? == 3)).await?;
+    sandbox.wait_until("both are quarantined", SOON, async || Ok(sandbox.position().await? == 3)).await?;
 
     let reasons: Vec<String> = select(
         &sandbox,

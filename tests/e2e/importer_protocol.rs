@@ -12,7 +12,7 @@ use support::{
     SOON, assert_whole,
     faulty_api::{Answer, FaultyApi},
     importer, logged, metadata,
-    proxy::{Proxy, Way},
+    proxy::{Proxy, Way, http, s3_error},
     readiness, retitle, second, start, start_nothing,
 };
 use tokio::sync::Notify;
@@ -112,21 +112,6 @@ async fn a_lost_answer_at_any_other_call_costs_nothing_but_time() -> Result<()> 
 }
 
 /// An HTTP answer, as S3 or SQS might give it.
-fn http(status: &str, kind: &str, body: &str) -> String {
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
-}
-
-fn s3_error(status: &str, code: &str) -> String {
-    http(
-        status,
-        "application/xml",
-        &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>so</Message></Error>"),
-    )
-}
-
 #[tokio::test]
 async fn whatever_s3_answers_to_an_append_the_object_is_there_once() -> Result<()> {
     let world = proxied(Setup::default()).await?;

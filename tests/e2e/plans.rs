@@ -64,6 +64,33 @@ async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_table_that_was_small_when_it_was_analysed_is_not_read_for_each_post() -> Result<()> {
+    let explain = ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0"];
+    let (cluster, sandbox) = match follow(&explain).await {
+        Ok(followed) => followed,
+        Err(why) if format!("{why:#}").contains("auto_explain") => {
+            eprintln!("skipped: this Postgres has no auto_explain: {why:#}");
+            return Ok(());
+        }
+        Err(why) => return Err(why),
+    };
+    execute(&sandbox, "ALTER TABLE posts SET (autovacuum_enabled = off)").await?;
+    let mut author = Author::of(&sandbox).await?;
+    apply(&sandbox, &mut author, document(1..=60, "first")).await?;
+    execute(&sandbox, "ANALYZE posts").await?;
+    // A prepared statement may keep a plan for all values from its sixth run on.
+    for round in 1..=8 {
+        let before = cluster.log()?.len();
+        apply(&sandbox, &mut author, document(1..=60, &format!("round {round}"))).await?;
+        let log = cluster.log()?.split_off(before);
+        let plan = log.split(" plan:\n").find(|plan| plan.contains("Merge on posts")).context("it is merged")?;
+        let plan = plan.split("LOG:").next().unwrap_or_default();
+        assert!(plan.contains("using posts_pkey on posts") && !plan.contains("Seq Scan on posts"), "{round}: {plan}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_unchanged_posts_write_next_to_nothing() -> Result<()> {
     let (_cluster, sandbox) = follow(&["autovacuum=off", "checkpoint_timeout=1h"]).await?;
     let mut author = Author::of(&sandbox).await?;

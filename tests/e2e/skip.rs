@@ -119,3 +119,19 @@ async fn an_object_of_a_newer_release_holds_the_transformer() -> Result<()> {
     assert!(second.starts_with("2 skipped"), "{second}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_copy_of_another_object_is_skipped_as_well() -> Result<()> {
+    let sandbox = follow(vec![("SKIP", "3")]).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document([1], "a")).await?;
+    author.append(document([1], "b")).await?;
+    let second = metadata(&sandbox, 2).await?;
+    author.append_with(document([1], "b"), |copy| *copy = second.clone()).await?;
+    author.append(document([1], "d")).await?;
+    sandbox.transformer.start();
+    applied(&sandbox, 4).await?;
+    let third = "3 skipped unknown SKIP names it, and it does not continue the archive";
+    assert_eq!(ledger(&sandbox).await?, ["1 loaded", "2 loaded", third, "4 loaded"]);
+    Ok(())
+}

@@ -129,6 +129,18 @@ async fn migrate_may_be_repeated_and_run_by_several_at_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn migrate_wants_no_more_than_a_schema_of_its_own() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let role = format!("owner_{}", select::<String>(&sandbox, "SELECT current_database()::text").await?);
+    execute(&sandbox, &format!("CREATE ROLE {role} LOGIN PASSWORD 'own'; CREATE SCHEMA own AUTHORIZATION {role}"))
+        .await?;
+    let mut url = url::Url::parse(sandbox.database_url())?;
+    url.set_username(&role).and_then(|()| url.set_password(Some("own"))).expect("the URL has a host");
+    succeeds(&sandbox, &[("DATABASE_URL", url.as_str()), ("DATABASE_SCHEMA", "own")], &["migrate"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn migrate_that_is_killed_in_the_middle_leaves_nothing() -> Result<()> {
     let sandbox = nothing_runs().await?;
     // Each table takes a while, so that there is a middle.

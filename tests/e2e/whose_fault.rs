@@ -13,7 +13,7 @@ use support::{
     author::{Author, document},
     cluster::Cluster,
     execute, hold_of, metadata,
-    proxy::{Proxy, Way},
+    proxy::{Proxy, Way, s3_error},
     put, readiness, select, start,
     tap::Tap,
     transformer, world,
@@ -111,6 +111,21 @@ async fn the_record_is_found_in_a_batch_of_thousands() -> Result<()> {
 }
 
 #[tokio::test]
+async fn thousands_of_refused_records_are_found_without_locks_for_each() -> Result<()> {
+    // Each level of subtransactions left behind would hold a lock, in a table with room for 64 a connection, which all databases share.
+    let world = world().await;
+    let cluster = Cluster::start(&world, &["max_connections=10"], &[]).await?;
+    let database_url = cluster.url("postgres").leak() as &str;
+    let sandbox = follow(vec![("DATABASE_URL", database_url)]).await?;
+    execute(&sandbox, "ALTER TABLE posts ADD CONSTRAINT somebodys_own CHECK (id % 8 <> 0)").await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=16_000, "many")).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!((line(&sandbox, 1).await?, sandbox.count().await?), ("loaded 16000 2000".into(), 14_000));
+    Ok(())
+}
+
+#[tokio::test]
 async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
     let sandbox = follow(Vec::new()).await?;
     execute(&sandbox, "CREATE INDEX somebodys_index ON posts (title)").await?;
@@ -128,6 +143,8 @@ async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
             post(3, &long, "1"),
             post(4, title, &deep),
             post(5, title, "2"),
+            // Text with escapes beside a number that is too great for us, and not for Postgres.
+            post(6, title, r#"["\u00e9", 1e400]"#),
         ];
         format!("[{}]", posts.join(","))
     };
@@ -136,8 +153,8 @@ async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
     for title in ["copied", "merged"] {
         let number = author.append(document(title)).await?;
         applied(&sandbox, number).await?;
-        assert_eq!(line(&sandbox, number).await?, "loaded 5 3");
-        assert_eq!(sandbox.rows().await?.iter().map(|row| row.title.as_str()).collect::<Vec<_>>(), [title; 2]);
+        assert_eq!(line(&sandbox, number).await?, "loaded 6 3");
+        assert_eq!(sandbox.rows().await?.iter().map(|row| row.title.as_str()).collect::<Vec<_>>(), [title; 3]);
     }
     let reasons = quarantine(&sandbox).await?;
     assert_eq!(reasons.len(), 6);
@@ -242,6 +259,11 @@ async fn a_constraint_that_fails_at_commit_costs_its_records_too() -> Result<()>
     author.append(format!("[{},{}]", titled(1, "b"), titled(2, "a"))).await?;
     applied(&sandbox, 3).await?;
     assert_eq!(line(&sandbox, 3).await?, "loaded 2 0");
+    // Nor because another record is refused for a reason of its own.
+    execute(&sandbox, "ALTER TABLE posts ADD CONSTRAINT somebodys_own CHECK (id < 3)").await?;
+    author.append(format!("[{},{},{}]", titled(1, "a"), titled(2, "b"), titled(3, "c"))).await?;
+    applied(&sandbox, 4).await?;
+    assert_eq!(line(&sandbox, 4).await?, "loaded 3 1");
     Ok(())
 }
 
@@ -389,7 +411,7 @@ async fn tables_that_are_missing_hold_with_what_to_do() -> Result<()> {
     applied(&sandbox, 1).await?;
     sandbox.transformer.restart_with(&[("DATABASE_SCHEMA", "not_migrated")]).await?;
     let why = hold_of(&sandbox, &sandbox.transformer).await?;
-    assert!(why.contains("the schema not_migrated holds no stream: run `transformer migrate`"), "{why}");
+    assert!(why.contains("no tables of a stream in DATABASE_SCHEMA: run `transformer migrate`"), "{why}");
     // It sees for itself that somebody did.
     let migrated = transformer(&sandbox, &[("DATABASE_SCHEMA", "not_migrated")], &["migrate"]).await?;
     assert!(migrated.status.success());
@@ -474,7 +496,26 @@ async fn s3_that_fails_is_waited_for() -> Result<()> {
     let sandbox = follow(Vec::new()).await?;
     let mut author = Author::of(&sandbox).await?;
     let proxy = Proxy::start(sandbox.world().localstack().endpoint()).await?;
-    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &proxy.url())]).await?;
+    let sqs = Proxy::start(sandbox.world().localstack().endpoint()).await?;
+    let settings = [("AWS_ENDPOINT_URL_S3", &*proxy.url()), ("AWS_ENDPOINT_URL_SQS", &*sqs.url())];
+    sandbox.transformer.restart_with(&settings).await?;
+    for (status, code) in [
+        ("500 Internal Server Error", "InternalError"),
+        ("503 Slow Down", "SlowDown"),
+        ("400 Bad Request", "ExpiredToken"),
+        ("403 Forbidden", "AccessDenied"),
+    ] {
+        proxy.replace_answers("GET /", u64::MAX, &s3_error(status, code));
+        author.append(document(1..=5, code)).await?;
+        says(&sandbox, "waiting", code).await?;
+        // Nothing is received meanwhile: a message in hand would only run out.
+        let (asked, received) = (proxy.lost(), sqs.sent());
+        sandbox.wait_until("it asks again", SOON, async || Ok(proxy.lost() > asked)).await?;
+        assert_eq!(sqs.sent(), received, "{code}");
+        proxy.replace_answers("GET /", 0, "");
+        applied(&sandbox, author.next() - 1).await?;
+        assert_eq!(line(&sandbox, author.next() - 1).await?, "loaded 5 0", "{code}");
+    }
     for (round, way) in [Way::Refuse, Way::Reset].into_iter().enumerate() {
         proxy.set(way);
         author.append(document(1..=5, &format!("{round}"))).await?;

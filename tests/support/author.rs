@@ -40,14 +40,28 @@ impl<'a> Author<'a> {
 
     /// The next object, with metadata that says something else than an importer would.
     pub async fn append_with(&mut self, body: impl AsRef<[u8]>, change: impl FnOnce(&mut Metadata)) -> Result<u64> {
-        let body = body.as_ref();
+        let (number, metadata) = self.put(body.as_ref(), change).await?;
+        let pointer = Pointer::new(self.sandbox.stream(), Sequence::try_from(number)?, &metadata);
+        crate::send(self.sandbox, &pointer.encode()).await?;
+        Ok(number)
+    }
+
+    /// The next object, without a bell.
+    pub async fn append_silently(&mut self, body: impl AsRef<[u8]>) -> Result<u64> {
+        Ok(self.put(body.as_ref(), |_| {}).await?.0)
+    }
+
+    async fn put(&mut self, body: &[u8], change: impl FnOnce(&mut Metadata)) -> Result<(u64, Metadata)> {
         let metadata = self.metadata(body, change)?;
         let number = self.next();
         crate::put(self.sandbox, self.sandbox.bucket(), number, &metadata, body).await?;
-        let pointer = Pointer::new(self.sandbox.stream(), Sequence::try_from(number)?, &metadata);
-        crate::send(self.sandbox, &pointer.encode()).await?;
         self.last = Some((number, metadata.observation));
-        Ok(number)
+        Ok((number, metadata))
+    }
+
+    /// Leaves a hole, as if the next object had been deleted.
+    pub fn skip_a_number(&mut self) {
+        self.last = Some((self.next(), Uuid::now_v7()));
     }
 
     /// The number of the next object.

@@ -146,6 +146,23 @@ impl Drop for Proxy {
     }
 }
 
+/// An answer to put in the place of another.
+pub fn http(status: &str, kind: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// An error in the words of S3.
+pub fn s3_error(status: &str, code: &str) -> String {
+    http(
+        status,
+        "application/xml",
+        &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>so</Message></Error>"),
+    )
+}
+
 async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>) {
     let mut orders = shared.orders.subscribe();
     let (mut listener, mut connections) = (Some(listener), JoinSet::new());

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     connect::within,
     decide::{Position, absence},
-    table::to_bigint,
+    ledger::to_bigint,
 };
 
 /// Requests under way at once: S3 answers one in some 20 ms, so this looks at a few hundred objects a second.
@@ -33,7 +33,7 @@ pub struct Report {
     pub end: u64,
     /// Objects whose records are in the table.
     pub applied: u64,
-    /// Objects that were written off, with their reason in the ledger.
+    /// Objects that were quarantined as a whole, with their reason in the ledger.
     pub quarantined: u64,
     /// Objects that a person does without.
     pub skipped: u64,
@@ -242,7 +242,7 @@ impl fmt::Display for Report {
         let Self { position, end, applied, quarantined, skipped, pending, gone, problems } = self;
         writeln!(f, "position     {position:>9}  of {end}")?;
         writeln!(f, "applied      {applied:>9}")?;
-        writeln!(f, "quarantined  {quarantined:>9}  written off with a reason: see `transformer quarantine list`")?;
+        writeln!(f, "quarantined  {quarantined:>9}  with a reason: see `transformer quarantine list`")?;
         writeln!(f, "skipped      {skipped:>9}  named by SKIP")?;
         writeln!(f, "pending      {pending:>9}  above the position")?;
         writeln!(f, "gone         {gone:>9}  the oldest objects, applied and no longer in the bucket")?;

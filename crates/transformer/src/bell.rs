@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use aws_sdk_sqs::{
     Client,
+    error::ProvideErrorMetadata,
     types::{DeleteMessageBatchRequestEntry, Message},
 };
 use clap::Args;
-use shared::aws;
+use shared::{aws, telemetry::chain};
 use thiserror::Error;
 use tokio::time::timeout;
 use tracing::debug;
@@ -30,6 +31,9 @@ const SLACK: Duration = Duration::from_secs(10);
 
 /// The longest that SQS lets a receive wait.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+const RECEIVE: &str = "ReceiveMessage";
+const DELETE: &str = "DeleteMessage";
 
 /// Which queue.
 #[derive(Args, Clone, Debug)]
@@ -56,12 +60,16 @@ pub trait Bell {
 
     /// Forgets the messages, as far as that succeeds.
     async fn delete(&self, rings: &[Ring]);
+
+    /// Whether messages may be deleted at all; none is.
+    async fn may_delete(&self) -> Result<(), BellError>;
 }
 
 /// The queue gave no answer, or a bad one.
 #[derive(Debug, Error)]
-#[error("ReceiveMessage from {queue_url}, which the role must be allowed to sqs:ReceiveMessage, failed")]
+#[error("{doing} on {queue_url}, which the role must be allowed to (sqs:{doing}), failed")]
 pub struct BellError {
+    doing: &'static str,
     queue_url: Url,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -82,8 +90,8 @@ impl SqsBell {
 
 impl Bell for SqsBell {
     async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError> {
-        // Rounded up: a wait of zero would be a short poll, and a loop of them a busy one.
-        let wait_secs = i32::try_from(wait.min(LONGEST_WAIT).as_millis().div_ceil(1000).max(1)).unwrap_or(1);
+        let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let wait_secs = i32::try_from(wait.as_millis().div_ceil(1000)).expect("20 at most");
         let request = self
             .client
             .receive_message()
@@ -92,12 +100,12 @@ impl Bell for SqsBell {
             .visibility_timeout(VISIBILITY_SECS)
             .wait_time_seconds(wait_secs);
         // A receive that hangs must not keep the idle look waiting through the SDK's own timeouts and retries.
-        let answer = timeout(wait.max(SHORTEST_WAIT) + SLACK, request.send()).await;
+        let answer = timeout(wait + SLACK, request.send()).await;
         let queue_url = self.queue_url.clone();
         match answer {
-            Err(_) => Err(BellError { queue_url, source: "no answer in time".into() }),
+            Err(_) => Err(BellError { doing: RECEIVE, queue_url, source: "no answer in time".into() }),
             Ok(Ok(received)) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
-            Ok(Err(source)) => Err(BellError { queue_url, source: aws::reason(&source) }),
+            Ok(Err(source)) => Err(BellError { doing: RECEIVE, queue_url, source: aws::reason(&source) }),
         }
     }
 
@@ -108,13 +116,25 @@ impl Bell for SqsBell {
         };
         let entries = rings.iter().enumerate().map(entry).collect();
         let request = self.client.delete_message_batch().queue_url(self.queue_url.as_str()).set_entries(Some(entries));
-        match request.send().await {
-            Ok(done) => {
+        match timeout(SLACK, request.send()).await {
+            Ok(Ok(done)) => {
                 for failed in done.failed() {
                     debug!(code = failed.code(), "a message was not deleted and comes again");
                 }
             }
-            Err(error) => debug!(why = shared::telemetry::chain(&error), "messages were not deleted and come again"),
+            Ok(Err(error)) => debug!(why = chain(&error), "messages were not deleted and come again"),
+            Err(_) => debug!(why = "no answer in time", "messages were not deleted and come again"),
+        }
+    }
+
+    async fn may_delete(&self) -> Result<(), BellError> {
+        // The rights are looked at before the receipt, which is nobody's.
+        let queue_url = self.queue_url.clone();
+        match self.client.delete_message().queue_url(queue_url.as_str()).receipt_handle("none").send().await {
+            Err(error) if error.code() == Some("AccessDenied") => {
+                Err(BellError { doing: DELETE, queue_url, source: aws::reason(&error) })
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -4,14 +4,15 @@
 
 use std::{io::Write, time::Duration};
 
-use shared::{archive::Archive, telemetry::chain};
+use shared::{archive::Archive, object::Sequence, telemetry::chain};
 use sqlx::{PgConnection, Row};
 
 use crate::{
     bell::Bell,
     connect::within,
     decide::{Position, absence, check_position},
-    table::{Table, TableError},
+    fault::TableError,
+    table::Table,
 };
 
 /// The first release with MERGE.
@@ -47,8 +48,12 @@ pub async fn check(
     let position = table.position().await;
     tell("position", &position.as_ref().map(|position| describe(position.as_ref())).map_err(|error| chain(error)))?;
     tell("archive", &look_at_archive(archive, position.ok().flatten().as_ref()).await)?;
-    let received = bell.receive(Duration::ZERO).await;
-    tell("queue", &received.map(|_| "it may be received from".to_owned()).map_err(|error| chain(&error)))?;
+    let is_heard = async {
+        bell.receive(Duration::ZERO).await?;
+        bell.may_delete().await
+    };
+    let heard = is_heard.await.map(|()| "it may be received from, and messages deleted".to_owned());
+    tell("queue", &heard.map_err(|error| chain(&error)))?;
     Ok(is_well)
 }
 
@@ -102,16 +107,16 @@ fn describe(position: Option<&Position>) -> String {
 async fn look_at_archive(archive: &impl Archive, position: Option<&Position>) -> Result<String, String> {
     let end = archive.end().await.map_err(|error| chain(&error))?;
     absence(position, end).map_err(|hold| hold.to_string())?;
+    // A missing object reads 403 without s3:ListBucket, so this asks for both rights at once.
+    archive.head(end.map_or(Sequence::FIRST, Sequence::next)).await.map_err(|error| chain(&error))?;
     let Some(end) = end else {
         return Ok("it is empty".to_owned());
     };
-    // A missing object reads 403 without s3:ListBucket, so this asks for both rights at once.
-    archive.head(end.next()).await.map_err(|error| chain(&error))?;
     if let Some(position) = position
         && let Some(head) = archive.head(position.sequence).await.map_err(|error| chain(&error))?
     {
         check_position(position, &head.metadata).map_err(|hold| hold.to_string())?;
     }
     let pending = end.get().saturating_sub(position.map_or(0, |position| position.sequence.get()));
-    Ok(format!("it ends at sequence {end}, {pending} objects above the position"))
+    Ok(format!("it ends at sequence {end}, {pending} above the position"))
 }

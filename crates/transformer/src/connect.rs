@@ -7,6 +7,7 @@ use std::{fs, future::Future, io, net::IpAddr, path::PathBuf, str::FromStr, time
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
+use shared::telemetry;
 use sqlx::{
     ConnectOptions, Executor, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -14,14 +15,15 @@ use sqlx::{
 use tokio::time::timeout;
 use url::Url;
 
-use crate::{table::TableError, token::rds_token};
+use crate::{fault::TableError, token::rds_token};
 
 /// No answer for this long means that nobody is there: longer than the server lets a statement run.
 const DEADLINE: Duration = Duration::from_secs(75);
 
 /// The server's side of every bound. `idle_in_transaction` is longer than a stalled body is waited for, because S3 is read
-/// inside the transaction. The planner is held to a nested loop for MERGE: with stale statistics it fell from 310,000 to
-/// 15,000 rows a second (measured on 15). No session looks for anything outside its own schema.
+/// inside the transaction. The planner is held to a nested loop over the index for MERGE: with stale statistics it fell from 310,000
+/// to 15,000 rows a second, and on a table that was small when it was analysed it would read the whole of it for each post
+/// (measured on 15). No session looks for anything outside its own schema.
 const SESSION: &str = "
     SET statement_timeout = '60s';
     SET lock_timeout = '10s';
@@ -31,6 +33,7 @@ const SESSION: &str = "
     SET tcp_keepalives_count = 3;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
+    SET enable_seqscan = off;
     SET client_min_messages = warning;
 ";
 
@@ -117,6 +120,13 @@ impl FromStr for SchemaName {
     }
 }
 
+impl SchemaName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl std::fmt::Display for SchemaName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -156,7 +166,10 @@ fn is_elsewhere(options: &PgConnectOptions) -> bool {
 
 /// Opens a connection whose unqualified names mean the stream's schema.
 pub async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, TableError> {
-    let options = settings.options().await?;
+    let Ok(options) = timeout(DEADLINE, settings.options()).await else {
+        return Err(TableError::Deadline { doing: "prepare to connect to", secs: DEADLINE.as_secs() });
+    };
+    let options = options?;
     let mut connection = within("connect to", options.connect()).await?;
     // Checked when it was made: a name of [a-z0-9_] needs no quoting rules.
     let search_path = format!("SET search_path = \"{}\"", settings.database_schema);
@@ -170,6 +183,7 @@ pub async fn within<T>(
     doing: &'static str,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, TableError> {
+    telemetry::beat();
     match timeout(DEADLINE, answer).await {
         Ok(answer) => answer.map_err(|source| TableError::Sql { doing, source }),
         Err(_) => Err(TableError::Deadline { doing, secs: DEADLINE.as_secs() }),

@@ -1,4 +1,113 @@
-//! Whose fault an error of the database is. Pure. Nothing outside an object is ever charged to the object.
+//! What can go wrong with the database, and whose fault it is. Pure. Nothing outside an object is ever charged to the object.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// Postgres answered with an error, or could not be reached.
+    #[error("could not {doing} the database")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// What came back.
+        source: sqlx::Error,
+    },
+    /// Postgres did not answer.
+    #[error("could not {doing} the database: no answer for {secs} seconds")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+        /// The deadline.
+        secs: u64,
+    },
+    /// The address is not to be had.
+    #[error("cannot use DATABASE_URL_FILE {}", file.display())]
+    UrlFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The address asks for less than TLS with a checked certificate.
+    #[error("{why}")]
+    Exposed {
+        /// What to do.
+        why: String,
+    },
+    /// There is no token to connect with.
+    #[error("could not make an IAM token for the database")]
+    Token(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The body stopped on its way from S3.
+    #[error("the object's body broke off on its way from S3")]
+    BrokeOff(#[source] io::Error),
+    /// The schema has no tables, or no row for a stream.
+    #[error("there are no tables of a stream in DATABASE_SCHEMA: run `transformer migrate`, or correct it")]
+    NoStream,
+    /// The session is not the one that was set up.
+    #[error(
+        "the session is in the schema `{found}`, and DATABASE_SCHEMA is `{ours}`: a pooler between here and Postgres must keep a \
+         session for each client"
+    )]
+    OtherSession {
+        /// The schema that names mean now.
+        found: String,
+        /// The name in the settings.
+        ours: String,
+    },
+    /// The schema is another stream's.
+    #[error("the tables hold the stream `{found}`, and STREAM is `{ours}`: correct STREAM or DATABASE_SCHEMA")]
+    OtherStream {
+        /// The name in the database.
+        found: String,
+        /// The name in the settings.
+        ours: String,
+    },
+}
+
+impl TableError {
+    /// What the error means of a statement that names our tables alone.
+    #[must_use]
+    pub fn of_our_tables(self) -> Self {
+        if self.sqlstate().as_deref() == Some(UNDEFINED_TABLE) { Self::NoStream } else { self }
+    }
+
+    /// The code that Postgres gave, if it was Postgres.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => error.code().map(String::from),
+            _ => None,
+        }
+    }
+
+    /// What Postgres said, or what happened instead.
+    pub fn database_message(&self) -> String {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => error.message().to_owned(),
+            other => shared::telemetry::chain(other),
+        }
+    }
+
+    /// Who has to do something.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Sql { source: sqlx::Error::Database(error), .. } => {
+                of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
+            }
+            // Sockets, TLS, protocol: the next connection may do better.
+            Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } | Self::Token(_) => {
+                Fault::Dependency
+            }
+            Self::NoStream | Self::OtherStream { .. } | Self::OtherSession { .. } | Self::Exposed { .. } => {
+                Fault::Operator
+            }
+        }
+    }
+}
 
 /// Who has to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

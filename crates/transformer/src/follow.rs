@@ -1,8 +1,10 @@
 //! From the position to the end of the archive: one object after the other, and what to do about each that cannot be applied.
 
+use std::time::Duration;
+
 use indicatif::ProgressBar;
 use shared::{
-    archive::{Archive, ArchiveError, Object},
+    archive::{Archive, ArchiveError, Head, Object},
     object::{Metadata, Sequence},
     shutdown::Shutdown,
 };
@@ -13,14 +15,23 @@ use tracing::{info, warn};
 use crate::{
     bell::BellError,
     decide::{Absence, Hold, Position, absence, check_next, check_position, next_after},
-    fault::Fault,
+    fault::{Fault, TableError},
+    ledger::{Counts, LedgerLine},
     prefetch::Prefetch,
     skip::Skip,
-    table::{Counts, Loss, Outcome, Table, TableError},
+    table::{Care, Outcome, Table},
 };
 
-/// How often an object is read whose bytes are not those that were archived, before it is written off.
+/// How often an object is read whose bytes are not those that were archived, before it is quarantined.
 const READS: u32 = 3;
+
+/// Each so manyth look lists the end though it is known: an object that went missing before it was applied is otherwise hidden by
+/// nothing but the want of a bell.
+const LOOKS_A_LISTING: u32 = 10;
+
+/// A holder of the lock that is silent for so long has vanished or is frozen: longer than a stalled body is waited for. It cannot be
+/// told from one that sends a batch over a slow wire, so it doubles each time that somebody was ended, until an object is applied.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why following came to a stop.
 #[derive(Debug, Error)]
@@ -78,6 +89,9 @@ pub struct Follower<A, T> {
     progress: ProgressBar,
     /// The position that a listing has shown to be the end: there a 404 needs no second listing, so an idle look costs two requests.
     end: Option<Sequence>,
+    /// How often the archive was looked at, and how long a holder of the lock must be silent to be ended.
+    looks: u32,
+    patience: Duration,
     /// Whether this process has begun with an object.
     has_begun: bool,
 }
@@ -85,11 +99,15 @@ pub struct Follower<A, T> {
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
     pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
-        Self { archive, table, skip, progress, end: None, has_begun: false }
+        Self { archive, table, skip, progress, end: None, looks: 0, patience: PATIENCE, has_begun: false }
     }
 
     /// The idle look: is the archive still the one that was followed, and is there more of it?
     pub async fn look(&mut self, goal: Goal, shutdown: &Shutdown) -> Result<Followed, FollowError> {
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_A_LISTING) {
+            self.end = None;
+        }
         let position = self.table.position().await?;
         if let Some(position) = &position {
             match self.archive.head(position.sequence).await {
@@ -114,7 +132,11 @@ impl<A: Archive, T: Table> Follower<A, T> {
 
     /// Ends the transaction of a transformer that vanished or froze, if that is what keeps this one from work.
     pub async fn take_over_from_the_silent(&mut self) -> Result<bool, FollowError> {
-        Ok(self.table.end_silent_holder().await?)
+        let has_ended = self.table.end_silent_holder(self.patience).await?;
+        if has_ended {
+            self.patience *= 2;
+        }
+        Ok(has_ended)
     }
 
     async fn follow(
@@ -123,7 +145,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, has_begun } = self;
+        let Self { archive, table, skip, progress, end: known_end, patience, has_begun, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far it is worth to read ahead: known once there is more than one object to catch up with.
         let mut end = None;
@@ -148,6 +170,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                             break;
                         }
                         Absence::Hole { end } if was_absent => {
+                            *known_end = None;
                             return Err(Hold::ObjectMissing { missing: sequence, end }.into());
                         }
                         // It may have been appended after the look.
@@ -168,6 +191,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
                 Outcome::Applied(_) => {
+                    *patience = PATIENCE;
                     if end.is_none() && !goal.is_passed(sequence.next()) {
                         end = archive.end().await?;
                         progress.set_length(end.map_or(0, Sequence::get));
@@ -191,7 +215,7 @@ async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal:
     Ok(absence)
 }
 
-/// Applies one object, or writes it off when the fault is its own.
+/// Applies one object, or quarantines it when the fault is its own.
 async fn apply<A: Archive, T: Table>(
     archive: &A,
     table: &mut T,
@@ -202,12 +226,12 @@ async fn apply<A: Archive, T: Table>(
 ) -> Result<Outcome, FollowError> {
     let started = Instant::now();
     let metadata = object.metadata.clone();
-    let (mut object, mut reads, mut carefully) = (Some(object), 1, false);
+    let (mut object, mut reads, mut care) = (Some(object), 1, Care::None);
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Outcome::Moved) };
         let outcome = tokio::select! {
             // Never dropped before it is done, because the other branch never is.
-            outcome = table.apply(position, sequence, body, carefully) => outcome,
+            outcome = table.apply(position, sequence, body, care) => outcome,
             never = ahead.advance() => match never {},
         };
         match outcome {
@@ -228,25 +252,28 @@ async fn apply<A: Archive, T: Table>(
                 }
                 return Ok(outcome);
             }
-            Err(error) if error.fault() == Fault::Record && !carefully => {
-                warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record");
-                carefully = true;
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => match care.more() {
+                Some(more) if error.fault() == Fault::Record => {
+                    warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record");
+                    care = more;
+                }
+                _ => return Err(error.into()),
+            },
         }
         // One that was written anew meanwhile is judged anew.
         object = archive.get(sequence).await?.filter(|object| object.metadata == metadata);
     };
-    let loss = Loss {
+    let line = LedgerLine {
+        sequence,
         metadata: Some(&metadata),
         archive_id: metadata.archive_id,
         bytes: Some(bytes),
         outcome: "quarantined",
-        reason: &reason,
+        reason: Some(&reason),
     };
-    let outcome = table.write_off(position, sequence, &loss).await?;
+    let outcome = table.pass_over(position, &line).await?;
     if let Outcome::Applied(_) = outcome {
-        warn!(%sequence, observation = %metadata.observation, outcome = loss.outcome, reason, "applied");
+        warn!(%sequence, observation = %metadata.observation, outcome = line.outcome, reason, "applied");
     }
     Ok(outcome)
 }
@@ -279,16 +306,25 @@ async fn skip_object(
             None => return Ok(None),
         },
     };
-    let loss = Loss {
-        metadata: head.as_ref().map(|head| &head.metadata),
-        archive_id,
-        bytes: head.as_ref().map(|head| head.bytes),
-        outcome: "skipped",
-        reason: if head.is_some() { "SKIP names it" } else { "SKIP names it, and it is missing" },
+    // One that does not continue what was applied, as a copy of another, would bring an observation that is not its own.
+    let fits = |head: &&Head| check_next(position, &head.metadata).is_ok();
+    let head = head.as_ref();
+    let reason = match head {
+        None => "SKIP names it, and it is missing",
+        Some(head) if fits(&head) => "SKIP names it",
+        Some(_) => "SKIP names it, and it does not continue the archive",
     };
-    let outcome = table.write_off(position, sequence, &loss).await?;
+    let line = LedgerLine {
+        sequence,
+        metadata: head.filter(fits).map(|head| &head.metadata),
+        archive_id,
+        bytes: head.map(|head| head.bytes),
+        outcome: "skipped",
+        reason: Some(reason),
+    };
+    let outcome = table.pass_over(position, &line).await?;
     if let Outcome::Applied(_) = outcome {
-        warn!(%sequence, outcome = loss.outcome, reason = loss.reason, "applied");
+        warn!(%sequence, outcome = line.outcome, reason, "applied");
     }
     Ok(Some(outcome))
 }

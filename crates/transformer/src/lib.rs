@@ -42,6 +42,7 @@ pub mod post;
 #[cfg(test)]
 mod documents;
 pub mod table;
+pub mod ledger;
 pub mod write;
 pub mod copy;
 pub mod connect;

@@ -3,8 +3,11 @@
 //! Migrations are embedded and only go forward. All of them run in one transaction under an advisory lock, so that two
 //! migrators, or one that is killed, leave either the old tables or the new ones.
 
+use std::time::Duration;
+
 use shared::object::StreamName;
-use sqlx::{AssertSqlSafe, Connection, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tokio::time::timeout;
 use tracing::info;
 
 use crate::connect::{DatabaseSettings, connect};
@@ -12,15 +15,36 @@ use crate::connect::{DatabaseSettings, connect};
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
 
+/// All of it takes no longer: migrations make tables and indexes, and wait for locks at most 10 seconds each.
+const DEADLINE: Duration = Duration::from_mins(10);
+
 /// Brings the schema to this release, makes it the home of `stream` if it is nobody's yet, and lets `grant_to` run the
 /// transformer on it.
 pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName, grant_to: Option<&str>) -> anyhow::Result<()> {
-    let schema = &settings.database_schema;
     let mut connection = connect(settings).await?;
+    // The server bounds each statement; this is for one that is heard no more.
+    match timeout(DEADLINE, migrate_on(&mut connection, settings, stream, grant_to)).await {
+        Ok(migrated) => migrated,
+        Err(_) => anyhow::bail!("the database did not answer for {} seconds: is it still there?", DEADLINE.as_secs()),
+    }
+}
+
+async fn migrate_on(
+    connection: &mut PgConnection,
+    settings: &DatabaseSettings,
+    stream: &StreamName,
+    grant_to: Option<&str>,
+) -> anyhow::Result<()> {
+    let schema = &settings.database_schema;
     let mut transaction = connection.begin().await?;
     // The session's lock timeout bounds this wait and every lock that a migration takes.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
-    transaction.execute(AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS \"{schema}\""))).await?;
+    // Whoever owns the schema need not be allowed to make one, which `IF NOT EXISTS` asks for first.
+    let look = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL").bind(schema.as_str());
+    let is_there: bool = look.fetch_one(&mut *transaction).await?;
+    if !is_there {
+        transaction.execute(AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\""))).await?;
+    }
     // sqlx's own lock is a session's, which a killed migrator behind a pooler would leave behind.
     let mut migrations = sqlx::migrate!();
     migrations.set_locking(false);

@@ -2,13 +2,13 @@
 //!
 //! What passes here is what the columns of `posts` can hold; what Postgres would refuse is refused here, with words.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, iter};
 
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::record::Record;
 
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for PostVisitor {
                 }
             };
             if is_repeated {
-                return Err(A::Error::custom(format!("`{name}` stands there twice")));
+                return Err(A::Error::custom(format!("`{}` stands there twice", name.escape_debug())));
             }
         }
         let missing = |name| A::Error::custom(format!("`{name}` is missing"));
@@ -139,7 +139,9 @@ impl<'de> Visitor<'de> for PostVisitor {
 
 /// The value of a field, with the field's name in the error.
 fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<T, A::Error> {
-    fields.next_value().map_err(|error| A::Error::custom(format!("`{name}`: {}", without_place(&error.to_string()))))
+    fields
+        .next_value()
+        .map_err(|error| A::Error::custom(format!("`{}`: {}", name.escape_debug(), without_place(&error.to_string()))))
 }
 
 fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<String, A::Error> {
@@ -152,32 +154,42 @@ fn storable<E: serde::de::Error>(name: &str, raw: Box<RawValue>) -> Result<Box<R
     if name.contains('\0') {
         return Err(nul_error("a field's name"));
     }
-    if raw.get().contains("\\u") {
-        let value: Value = serde_json::from_str(raw.get())
-            .map_err(|error| E::custom(format!("`{name}`: {}", without_place(&error.to_string()))))?;
-        if has_nul(&value) {
+    for string in strings_with_escapes(raw.get()) {
+        let text: String = serde_json::from_str(string)
+            .map_err(|error| E::custom(format!("`{}`: {}", name.escape_debug(), without_place(&error.to_string()))))?;
+        if text.contains('\0') {
             return Err(nul_error(name));
         }
     }
     Ok(raw)
 }
 
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
+/// The string literals with a `\\u` in valid JSON. Numbers are left to Postgres, which knows greater ones than we do.
+fn strings_with_escapes(json: &str) -> impl Iterator<Item = &str> {
+    let mut rest = json;
+    let strings = iter::from_fn(move || {
+        let string = &rest[rest.find('"')?..];
+        let mut is_escaped = false;
+        let end = string.bytes().enumerate().skip(1).find(|(_, byte)| {
+            let is_end = *byte == b'"' && !is_escaped;
+            is_escaped = *byte == b'\\' && !is_escaped;
+            is_end
+        });
+        let (string, after) = string.split_at(end.map_or(string.len(), |(at, _)| at + 1));
+        rest = after;
+        Some(string)
+    });
+    strings.filter(|string| string.contains("\\u"))
 }
 
 fn nul_error<E: serde::de::Error>(name: &str) -> E {
-    E::custom(format!("`{name}` holds U+0000, which Postgres cannot store"))
+    E::custom(format!("`{}` holds U+0000, which Postgres cannot store", name.escape_debug()))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::Value;
 
     use super::*;
     use crate::documents::any_record;

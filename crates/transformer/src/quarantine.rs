@@ -7,12 +7,14 @@ use serde_json::json;
 use shared::object::Sequence;
 use sqlx::{PgConnection, Row};
 
-use crate::{connect::within, table::to_bigint};
+use crate::{connect::within, fault::TableError, ledger::to_bigint};
+
+const READ: &str = "read the quarantine of";
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum QuarantineCommand {
-    /// Lists the quarantined records, and the objects that were written off as a whole, the newest first
+    /// Lists the quarantined records, and the objects that were quarantined as a whole, the newest first
     List(ListSettings),
     /// Writes the bytes of a quarantined record to stdout
     Show(ShowSettings),
@@ -40,21 +42,21 @@ pub struct ShowSettings {
     index: u64,
 }
 
-/// Does it. Whether there was something.
+/// Does it.
 pub async fn quarantine(
     command: QuarantineCommand,
     connection: &mut PgConnection,
     out: &mut impl Write,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     match command {
         QuarantineCommand::List(settings) => list(settings, connection, out).await,
         QuarantineCommand::Show(settings) => show(settings, connection, out).await,
     }
 }
 
-async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<bool> {
+async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<()> {
     let select = sqlx::query(include_str!("sql/select_quarantine.sql")).bind(i64::from(settings.limit));
-    let rows = within("read the quarantine of", select.fetch_all(connection)).await?;
+    let rows = within(READ, select.fetch_all(connection)).await.map_err(TableError::of_our_tables)?;
     if !settings.json {
         writeln!(out, "{:>12}  {:>9}  {:>20}  reason", "sequence", "index", "id")?;
     }
@@ -69,19 +71,19 @@ async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut i
             writeln!(out, "{sequence:>12}  {index:>9}  {id:>20}  {reason}")?;
         }
     }
-    Ok(!rows.is_empty())
+    Ok(())
 }
 
-async fn show(settings: ShowSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<bool> {
+async fn show(settings: ShowSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<()> {
     let select = sqlx::query_scalar(include_str!("sql/select_quarantined_record.sql"))
         .bind(to_bigint(settings.sequence.get()))
         .bind(to_bigint(settings.index));
-    let raw: Option<Vec<u8>> = within("read the quarantine of", select.fetch_optional(connection)).await?;
+    let raw: Option<Vec<u8>> =
+        within(READ, select.fetch_optional(connection)).await.map_err(TableError::of_our_tables)?;
     let ShowSettings { sequence, index } = settings;
     let raw = raw.ok_or_else(|| {
         anyhow::anyhow!("record {index} of object {sequence} is not quarantined: see `transformer quarantine list`")
     })?;
     out.write_all(&raw)?;
-    writeln!(out)?;
-    Ok(true)
+    Ok(writeln!(out)?)
 }

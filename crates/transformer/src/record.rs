@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        documents::{BROKEN, Chunks, GOOD, any_chunking, any_document},
+        documents::{Chunks, any_chunking, any_document},
         post::Post,
     };
 
@@ -168,19 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_is_read_and_what_is_not_is_refused() {
-        for document in GOOD {
-            let mut records = Vec::new();
-            let read = read_records(*document, |record| records.push(record));
-            assert!(read.is_ok(), "{}: {read:?}", String::from_utf8_lossy(document));
-            for record in &records {
-                // None is a post, and each says why.
-                assert!(!Post::from_record(record).unwrap_err().reason.is_empty());
-            }
-        }
-        for document in BROKEN {
-            assert!(read(*document).1.is_some(), "{}", String::from_utf8_lossy(document));
-        }
+    fn what_never_ends_is_refused_however_deep_it_is() {
         for deep in ["[", "[{\"\":"] {
             assert!(read(deep.repeat(100_000).as_bytes()).1.is_some());
         }

@@ -1,6 +1,8 @@
 -- Serialises the stream. NOWAIT, because whoever holds the row is at work on just the object that we would wait to apply.
 -- The counts of rows belong to this backend, not to this transaction, so they are taken before and after.
 SELECT
+    name,
+    current_schema() AS schema,
     position,
     previous,
     pg_stat_get_xact_tuples_inserted('posts'::regclass) AS inserted,

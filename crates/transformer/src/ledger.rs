@@ -1,0 +1,162 @@
+//! The stream's row and the ledger: where the table stands, and what became of each object.
+
+use shared::object::{Metadata, Sequence, Sha256, StreamName};
+use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::{
+    connect::within,
+    decide::Position,
+    fault::TableError,
+    write::{Written, in_micros},
+};
+
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// A line of the ledger: an object that the table has moved past.
+#[derive(Clone, Copy, Debug)]
+pub struct LedgerLine<'a> {
+    /// The object's number.
+    pub sequence: Sequence,
+    /// What the object says of itself; `None` for one that is missing, or that says nothing that fits.
+    pub metadata: Option<&'a Metadata>,
+    /// The archive, which a missing object cannot name.
+    pub archive_id: Uuid,
+    /// Its length, as far as it was read.
+    pub bytes: Option<u64>,
+    /// `loaded`, `quarantined` or `skipped`.
+    pub outcome: &'static str,
+    /// Why it is not loaded, for a person.
+    pub reason: Option<&'a str>,
+}
+
+/// What an object did to the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The elements of the document.
+    pub records: u64,
+    /// New posts.
+    pub inserted: u64,
+    /// Changed posts.
+    pub updated: u64,
+    /// Records that are no posts, or that Postgres refuses.
+    pub quarantined: u64,
+    /// Posts with fields that no column is there for.
+    pub with_extra: u64,
+}
+
+/// What a session means by the names in its statements, so that nothing is written into another stream's tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Home<'a> {
+    /// The stream.
+    pub stream: &'a StreamName,
+    /// Its schema.
+    pub schema: &'a str,
+}
+
+impl Home<'_> {
+    /// Behind a pooler that shares sessions, what was set up is not what is met.
+    fn check(&self, row: &PgRow) -> Result<(), TableError> {
+        let read =
+            || -> Result<(String, Option<String>), sqlx::Error> { Ok((row.try_get("name")?, row.try_get("schema")?)) };
+        let (found, schema) = read().map_err(|source| TableError::Sql { doing: "read the stream in", source })?;
+        if schema.as_deref() != Some(self.schema) {
+            let found = schema.unwrap_or_else(|| "none".to_owned());
+            return Err(TableError::OtherSession { found, ours: self.schema.to_owned() });
+        }
+        let ours = self.stream.to_string();
+        if found == ours { Ok(()) } else { Err(TableError::OtherStream { found, ours }) }
+    }
+}
+
+/// Where the table stands; `None` when nothing is applied.
+pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Result<Option<Position>, TableError> {
+    const DOING: &str = "read the position in";
+    let read = sqlx::query(include_str!("sql/select_position.sql")).fetch_optional(connection);
+    let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
+    home.check(&row)?;
+    position_of(&row).map_err(|source| TableError::Sql { doing: DOING, source })
+}
+
+fn position_of(row: &PgRow) -> Result<Option<Position>, sqlx::Error> {
+    let number = row.try_get::<i64, _>("position")?.unsigned_abs();
+    let Ok(sequence) = Sequence::try_from(number) else { return Ok(None) };
+    Ok(Some(Position {
+        sequence,
+        // The table's own constraint says that it is there beside a position.
+        archive_id: row.try_get("archive_id")?,
+        observation: row.try_get("previous")?,
+        sha256: row.try_get::<Option<_>, _>("sha256")?.map(Sha256),
+    }))
+}
+
+/// What the stream's row says to whoever wants to lock it.
+#[derive(Clone, Copy, Debug)]
+pub enum Lock {
+    /// It is ours until the transaction ends. With the rows that this backend wrote before.
+    Taken(Written),
+    /// Another transformer has it.
+    Busy,
+    /// The position is another one than expected.
+    Moved,
+}
+
+/// Takes the stream's row, if nobody has it and it says what is expected.
+pub async fn lock(
+    transaction: &mut Transaction<'_, Postgres>,
+    home: Home<'_>,
+    expected: Option<&Position>,
+) -> Result<Lock, TableError> {
+    const DOING: &str = "lock the stream in";
+    let locked = sqlx::query(include_str!("sql/lock_stream.sql")).fetch_one(&mut **transaction);
+    let row = match within(DOING, locked).await {
+        Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Lock::Busy),
+        locked => locked?,
+    };
+    home.check(&row)?;
+    let read = || -> Result<_, sqlx::Error> {
+        let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
+        Ok((found, Written::of(&row)?))
+    };
+    let (found, written) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
+    let expected = expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), position.observation));
+    Ok(if found == expected { Lock::Taken(written) } else { Lock::Moved })
+}
+
+/// Writes the object's line and moves the position to it, in this order, so that everything that a position stands for is written
+/// when it is. Answers with what the transaction did to the posts.
+pub async fn advance(
+    transaction: &mut Transaction<'_, Postgres>,
+    stream: &StreamName,
+    line: &LedgerLine<'_>,
+    counts: Counts,
+    written_before: Written,
+) -> Result<Counts, TableError> {
+    let insert = sqlx::query(include_str!("sql/insert_object.sql"))
+        .bind(to_bigint(line.sequence.get()))
+        .bind(line.sequence.key(stream))
+        .bind(line.metadata.map(|metadata| metadata.sha256.0))
+        .bind(line.metadata.map(|metadata| metadata.observation))
+        .bind(line.bytes.map(to_bigint))
+        .bind(line.metadata.map(|metadata| in_micros(metadata.fetched_at).to_string()))
+        .bind(line.outcome)
+        .bind(line.reason)
+        .bind(to_bigint(counts.records))
+        .bind(to_bigint(counts.quarantined))
+        .bind(to_bigint(counts.with_extra))
+        .bind(written_before.inserted)
+        .bind(written_before.updated);
+    let row = within("write the ledger of", insert.fetch_one(&mut **transaction)).await?;
+    let written = Written::of(&row).map_err(|source| TableError::Sql { doing: "write the ledger of", source })?;
+    let update = sqlx::query(include_str!("sql/advance_position.sql"))
+        .bind(line.archive_id)
+        .bind(to_bigint(line.sequence.get()))
+        .bind(line.metadata.map(|metadata| metadata.observation));
+    within("advance the position in", update.execute(&mut **transaction)).await?;
+    Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
+}
+
+/// Postgres has no unsigned integers; ours are far below 2^63.
+pub(crate) fn to_bigint(number: u64) -> i64 {
+    i64::try_from(number).expect("sequences, sizes and counts stay below 2^63")
+}
