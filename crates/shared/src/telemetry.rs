@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -72,7 +72,15 @@ pub fn log_to_stderr(settings: &TelemetrySettings) {
     let format = settings.log_format.unwrap_or(if is_terminal { LogFormat::Text } else { LogFormat::Json });
     let color = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let filter = EnvFilter::new(&settings.rust_log);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(color);
+    let stderr = move || {
+        let mut stderr = io::stderr();
+        if is_terminal {
+            // A progress bar may stand in this line; it is drawn again below.
+            let _ = stderr.write_all(b"\r\x1b[2K");
+        }
+        stderr
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(color);
     match format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
         LogFormat::Text => lines.with_target(false).init(),
