@@ -74,6 +74,13 @@ pub struct BellError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl BellError {
+    /// A receive that was not answered in time.
+    pub fn no_answer(queue_url: Url) -> Self {
+        Self { doing: RECEIVE, queue_url, source: "no answer in time".into() }
+    }
+}
+
 /// An SQS queue.
 #[derive(Clone, Debug)]
 pub struct SqsBell {
@@ -103,7 +110,7 @@ impl Bell for SqsBell {
         let answer = timeout(wait + SLACK, request.send()).await;
         let queue_url = self.queue_url.clone();
         match answer {
-            Err(_) => Err(BellError { doing: RECEIVE, queue_url, source: "no answer in time".into() }),
+            Err(_) => Err(BellError::no_answer(queue_url)),
             Ok(Ok(received)) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
             Ok(Err(source)) => Err(BellError { doing: RECEIVE, queue_url, source: aws::reason(&source) }),
         }
