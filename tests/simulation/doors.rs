@@ -40,9 +40,6 @@ const VISIBILITY: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct Door(pub Shared);
 
-/// What stands in a body: the version of the API, and the posts of one page.
-pub type Body = (u64, Posts);
-
 impl Source for Door {
     async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Vec<Answer>>, PollError> {
         let fetched_at = self.0.borrow().time();
@@ -57,14 +54,14 @@ impl Source for Door {
             let etag = Sha256(sha2::Sha256::digest(etag).into()).to_string();
             // A collection of more than three posts has two pages.
             let pages: Vec<Vec<u8>> = if api.is_broken {
-                vec![format!("broken {}", api.version).into_bytes()]
+                vec![b"broken".to_vec()]
             } else if api.posts.len() > 3 {
                 let second = api.posts.clone().split_off(api.posts.keys().nth(2).expect("there are more"));
                 let mut first = api.posts.clone();
                 first.retain(|id, _| !second.contains_key(id));
-                [first, second].map(|posts| serde_json::to_vec(&(api.version, posts)).expect("it is JSON")).into()
+                [first, second].map(|posts| serde_json::to_vec(&posts).expect("it is JSON")).into()
             } else {
-                vec![serde_json::to_vec(&(api.version, api.posts)).expect("it is JSON")]
+                vec![serde_json::to_vec(&api.posts).expect("it is JSON")]
             };
             let is_one = pages.len() == 1;
             if is_one && validators(last, URL).etag.as_ref() == Some(&etag) {
@@ -78,6 +75,7 @@ impl Source for Door {
                     let sha256 = Sha256(sha2::Sha256::digest(&body).into());
                     let spooled = Spooled { upload, sha256, beginning: Vec::new(), ending: None };
                     let (observation, source_url) = (world.uuid(), URL.to_owned());
+                    world.versions.insert(observation, api.version);
                     Answer { observation, fetched_at, source_url, validators: validators.clone(), spooled }
                 };
                 Some(pages.into_iter().map(page).collect())
@@ -328,7 +326,7 @@ impl Table for Door {
         if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
             return Ok(Outcome::WrongBytes { bytes: body.len() as u64 });
         }
-        let Ok((_, posts)) = serde_json::from_slice::<Body>(&body) else {
+        let Ok(posts) = serde_json::from_slice::<Posts>(&body) else {
             return Ok(Outcome::Broken { bytes: body.len() as u64, reason: "it is broken".to_owned() });
         };
         let change = move |rows: &mut Rows| {

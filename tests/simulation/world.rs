@@ -36,6 +36,8 @@ pub struct World {
     pub is_down: [bool; 4],
     pub stream: StreamName,
     pub api: Api,
+    /// What each observation saw.
+    pub versions: HashMap<Uuid, u64>,
     pub archive: BTreeMap<u64, Stored>,
     /// Deleted by somebody, and to be brought back.
     pub deleted: BTreeMap<u64, Stored>,
@@ -117,6 +119,7 @@ impl World {
             is_down: [false; 4],
             stream: "posts".parse().expect("a name"),
             api: Api::default(),
+            versions: HashMap::new(),
             archive: BTreeMap::new(),
             deleted: BTreeMap::new(),
             queue: Vec::new(),
