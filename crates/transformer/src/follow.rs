@@ -5,6 +5,7 @@ use shared::{
     archive::{Archive, ArchiveError, Object},
     object::{Metadata, Sequence},
     shutdown::Shutdown,
+    telemetry,
 };
 use thiserror::Error;
 use tokio::time::Instant;
@@ -129,6 +130,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         let mut end = None;
         let mut was_absent = false;
         while !shutdown.is_draining() {
+            telemetry::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
             if goal.is_passed(sequence) {
                 break;
@@ -170,6 +172,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 Outcome::Applied(_) => {
                     if end.is_none() && !goal.is_passed(sequence.next()) {
                         end = archive.end().await?;
+                        telemetry::note_end(end);
                         progress.set_length(end.map_or(0, Sequence::get));
                     }
                     progress.set_position(sequence.get());
