@@ -49,6 +49,8 @@ fn a_package_installs_runs_upgrades_and_leaves_nothing_behind() -> Result<()> {
         let unit = format!("{daemon}@posts.service");
         let complaints = debian.run(&["systemd-analyze", "verify", &unit])?;
         ensure!(complaints.is_empty(), "systemd reads {unit} so: {complaints}");
+        // An exposure of at most 1.3, of 10.
+        debian.run(&["systemd-analyze", "security", "--offline=yes", "--threshold=13", &unit])?;
         let example = debian.path(&format!("usr/share/doc/posts-pipeline/examples/{daemon}-posts.env"));
         ensure!(example.is_file(), "{} is not there", example.display());
     }

@@ -9,6 +9,7 @@ mod deploy_applied;
 mod deploy_is_true;
 mod deploy_package;
 mod deploy_terraform;
+mod deploy_units;
 mod holes;
 mod importer_commands;
 mod importer_errors;

@@ -8,6 +8,7 @@ pub mod iam_gate;
 pub mod moto;
 pub mod programs;
 pub mod proxy;
+pub mod systemd;
 pub mod tap;
 pub mod terraform;
 

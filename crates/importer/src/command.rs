@@ -12,6 +12,7 @@ use shared::{
     aws,
     settings::{ArchiveSettings, VERSION, public_url},
     shutdown::run_until_drained,
+    systemd,
     telemetry::{self, Status, TelemetrySettings},
 };
 use tracing::{error, info};
@@ -147,8 +148,12 @@ async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
     let Wires { poll, archive, .. } = &settings.wires;
     let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
     info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&poll.source_url), "importer starts");
-    let importer = importer(settings.wires, status).await?;
-    run_until_drained(|shutdown| importer.run(settings.pace, fastrand::Rng::new(), shutdown)).await;
+    let importer = importer(settings.wires, status.clone()).await?;
+    run_until_drained(|shutdown| {
+        systemd::serve(&status);
+        importer.run(settings.pace, fastrand::Rng::new(), shutdown)
+    })
+    .await;
     info!("importer ends");
     Ok(ExitCode::SUCCESS)
 }

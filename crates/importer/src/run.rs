@@ -226,6 +226,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             // The newest one says all.
             self.news = vec![Pointer::new(&self.stream, end.sequence, &end.metadata)];
         }
+        telemetry::note_end(Some(end.sequence));
         self.end = Some(Box::new(end));
     }
 

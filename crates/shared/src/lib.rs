@@ -10,4 +10,5 @@ pub mod pointer;
 pub mod settings;
 pub mod aws;
 pub mod telemetry;
+pub mod systemd;
 pub mod shutdown;

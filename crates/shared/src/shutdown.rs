@@ -10,6 +10,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use crate::systemd;
+
 /// How long the work in hand may take after SIGTERM. Shorter than the 10 seconds after which Docker kills, the most
 /// impatient supervisor in use; what is not finished by then is rolled back, which is always safe.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
@@ -56,15 +58,17 @@ impl Shutdown {
 /// `None` when the deadline cut it off: its future is dropped, its connections close, and what was open is rolled back.
 pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) -> Option<F::Output> {
     let (drain, draining) = watch::channel(false);
+    // Before the daemon says that it runs: a signal that came between would end it at once.
+    let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
     let deadline = async move {
-        let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
-        let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
         let signal = tokio::select! {
             // Both only watch; which one is dropped does not matter.
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
         info!(signal, drain_deadline_seconds = DRAIN_DEADLINE.as_secs(), "draining");
+        systemd::stopping();
         // The daemon may have ended at the same moment.
         let _ = drain.send(true);
         time::sleep(DRAIN_DEADLINE).await;

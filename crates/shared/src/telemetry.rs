@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::object::Sequence;
+
 /// A daemon that shows no sign of life for this long is stuck: twice the longest wait on any one answer.
 const STUCK_AFTER: Duration = Duration::from_mins(3);
 
@@ -32,6 +34,20 @@ pub fn beat() {
 pub fn beat_after(wait: Duration) {
     let at = since_start().saturating_add(wait);
     ALIVE_AT.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+/// How far the work has come and how far there is to go, as numbers of objects; 0 while nobody knows. One a process, like the beat.
+static POSITION: AtomicU64 = AtomicU64::new(0);
+static END: AtomicU64 = AtomicU64::new(0);
+
+/// Notes the last object that was applied.
+pub fn note_position(sequence: Option<Sequence>) {
+    POSITION.store(sequence.map_or(0, Sequence::get), Ordering::Relaxed);
+}
+
+/// Notes the last object that is in the archive, as far as this process has looked.
+pub fn note_end(sequence: Option<Sequence>) {
+    END.store(sequence.map_or(0, Sequence::get), Ordering::Relaxed);
 }
 
 fn since_start() -> Duration {
@@ -167,6 +183,11 @@ impl Status {
         inner.repeats = 0;
     }
 
+    /// The state with the numbers, for whoever looks at the process.
+    pub(crate) fn summary(&self) -> String {
+        summary(&self.lock().state, POSITION.load(Ordering::Relaxed), END.load(Ordering::Relaxed))
+    }
+
     fn is_ready(&self) -> (StatusCode, String) {
         let state = self.lock().state.clone();
         let code = match state {
@@ -182,8 +203,28 @@ impl Status {
     }
 }
 
-fn is_alive() -> (StatusCode, String) {
-    let silent = since_start().saturating_sub(Duration::from_millis(ALIVE_AT.load(Ordering::Relaxed)));
+fn summary(state: &State, position: u64, end: u64) -> String {
+    // What is applied after a look may go past the end that was seen then.
+    match (position, end) {
+        (0, 0) => state.to_string(),
+        (0, end) => format!("the archive ends with {end}, {state}"),
+        (position, end) if end < position => format!("position {position}, {state}"),
+        (position, end) => format!("position {position} of {end}, {state}"),
+    }
+}
+
+/// The age of the last sign of life; 0 during a wait that was announced.
+fn silence() -> Duration {
+    since_start().saturating_sub(Duration::from_millis(ALIVE_AT.load(Ordering::Relaxed)))
+}
+
+/// Whether the work makes progress, or waits no longer than it said it would.
+pub(crate) fn is_alive() -> bool {
+    silence() < STUCK_AFTER
+}
+
+fn health() -> (StatusCode, String) {
+    let silent = silence();
     let code = if silent < STUCK_AFTER { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("the last sign of life is {} seconds old\n", silent.as_secs()))
 }
@@ -195,9 +236,8 @@ pub async fn serve_admin(settings: &TelemetrySettings, status: &Status) -> io::R
     let listener = TcpListener::bind(address).await?;
     info!(address = %listener.local_addr()?, "admin endpoint listens");
     let status = status.clone();
-    let routes = Router::new()
-        .route("/healthz", get(async || is_alive()))
-        .route("/readyz", get(async move || status.is_ready()));
+    let routes =
+        Router::new().route("/healthz", get(async || health())).route("/readyz", get(async move || status.is_ready()));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(())
 }
@@ -220,7 +260,19 @@ mod tests {
             let (answered, body) = status.is_ready();
             assert_eq!((answered.as_u16(), body.as_str()), (code, text));
         }
-        assert_eq!(is_alive().0, StatusCode::OK);
+        assert_eq!(health().0, StatusCode::OK);
+    }
+
+    #[test]
+    fn a_summary_has_the_numbers_that_are_known() {
+        for (position, end, line) in [
+            (0, 0, "ready"),
+            (0, 7, "the archive ends with 7, ready"),
+            (3, 7, "position 3 of 7, ready"),
+            (8, 7, "position 8, ready"),
+        ] {
+            assert_eq!(summary(&State::Ready, position, end), line);
+        }
     }
 
     #[test]

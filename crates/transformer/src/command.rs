@@ -15,6 +15,7 @@ use shared::{
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, VERSION, parse_sequence},
     shutdown::run_until_drained,
+    systemd,
     telemetry::{self, Status, TelemetrySettings},
 };
 use tokio::time::sleep;
@@ -215,8 +216,13 @@ async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
     let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream.clone());
     let table = PostgresTable::new(settings.database, stream.clone());
     let follower = Follower::new(archive, table, settings.follow.skip, ProgressBar::hidden());
-    let transformer = Transformer::new(follower, SqsBell::new(aws::sqs(&config), settings.bell), stream, status);
-    run_until_drained(|shutdown| transformer.run(settings.pace, shutdown)).await;
+    let transformer =
+        Transformer::new(follower, SqsBell::new(aws::sqs(&config), settings.bell), stream, status.clone());
+    run_until_drained(|shutdown| {
+        systemd::serve(&status);
+        transformer.run(settings.pace, shutdown)
+    })
+    .await;
     info!("transformer ends");
     Ok(ExitCode::SUCCESS)
 }

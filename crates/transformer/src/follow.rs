@@ -7,6 +7,7 @@ use shared::{
     archive::{Archive, ArchiveError, Head, Object},
     object::{Metadata, Sequence},
     shutdown::Shutdown,
+    telemetry,
 };
 use thiserror::Error;
 use tokio::time::Instant;
@@ -151,6 +152,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         let mut end = None;
         let mut was_absent = false;
         while !shutdown.is_draining() {
+            telemetry::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
             if goal.is_passed(sequence) {
                 break;
@@ -194,6 +196,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     *patience = PATIENCE;
                     if end.is_none() && !goal.is_passed(sequence.next()) {
                         end = archive.end().await?;
+                        telemetry::note_end(end);
                         progress.set_length(end.map_or(0, Sequence::get));
                     }
                     progress.set_position(sequence.get());
