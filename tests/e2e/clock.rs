@@ -30,7 +30,7 @@ fn set(clock: &Path, offset: &str) -> Result<()> {
 #[tokio::test]
 async fn a_clock_that_steps_by_a_day_changes_neither_order_nor_pace() -> Result<()> {
     let Some(library) = library() else {
-        println!("skipped: there is no libfaketime on this machine (package faketime)");
+        support::skipped("there is no libfaketime on this machine (package faketime)");
         return Ok(());
     };
     let (library, sandbox) = (library.to_str().context("its path is text")?, start_nothing().await?);
@@ -48,10 +48,13 @@ async fn a_clock_that_steps_by_a_day_changes_neither_order_nor_pace() -> Result<
     for daemon in [&sandbox.importer, &sandbox.transformer] {
         daemon.restart_with(&settings).await?;
     }
+    sandbox.wait_until("the first object", SOON, async || Ok(sandbox.position().await? == 1)).await?;
     let steps = [("+0", 0), ("+1d", 1), ("-1d", -1), ("+0", 0)];
-    for (sequence, (offset, days)) in (1..).zip(steps) {
+    for (sequence, (offset, days)) in (2..).zip(steps) {
         set(&clock, offset)?;
         let (begun, polls) = (Instant::now(), api.seen().len());
+        // A poll that began before the step may still be on its way.
+        sandbox.wait_until("two polls", SOON, async || Ok(api.seen().len() >= polls + 2)).await?;
         api.say([Answer::ok(format!(r#"[{{"id":{sequence},"userId":1,"title":"{offset}","body":""}}]"#))]);
         let is_applied = async || Ok(sandbox.position().await? == sequence);
         sandbox.wait_until(format!("object {sequence} is applied"), SOON, is_applied).await?;

@@ -65,7 +65,7 @@ fn address_elsewhere() -> Option<String> {
 #[tokio::test]
 async fn another_host_is_only_talked_to_with_its_certificate_checked() -> Result<()> {
     let Some(host) = address_elsewhere() else {
-        eprintln!("skipped: this machine has no address but loopback");
+        support::skipped("this machine has no address but loopback");
         return Ok(());
     };
     let sandbox = nothing_runs().await?;
@@ -73,7 +73,7 @@ async fn another_host_is_only_talked_to_with_its_certificate_checked() -> Result
     let right = match Certificates::make(&folder.join("right"), &format!("IP:{host}")) {
         Ok(right) => right,
         Err(why) => {
-            eprintln!("skipped: openssl makes no certificates here: {why:#}");
+            support::skipped(format!("openssl makes no certificates here: {why:#}"));
             return Ok(());
         }
     };

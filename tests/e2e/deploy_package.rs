@@ -36,7 +36,7 @@ const SPOOL: &str = "var/cache/private/posts-pipeline/importer-posts";
 #[test]
 fn a_package_installs_runs_upgrades_and_leaves_nothing_behind() -> Result<()> {
     if let Some(missing) = missing()? {
-        println!("skipped: {missing}");
+        support::skipped(missing);
         return Ok(());
     }
     let debian = Debian::copy()?;

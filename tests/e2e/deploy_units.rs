@@ -26,7 +26,7 @@ const NOT_IN_THE_FILE: [&str; 3] = ["STREAM", "SPOOL_DIR", "DATABASE_URL"];
 #[tokio::test]
 async fn the_units_run_are_watched_and_drain() -> Result<()> {
     if let Some(missing) = Systemd::missing()? {
-        eprintln!("skipped: {missing}");
+        support::skipped(missing);
         return Ok(());
     }
     let sandbox = start(Setup { importer: false, transformer: false, ..Setup::default() }).await?;

@@ -111,7 +111,6 @@ async fn a_lost_answer_at_any_other_call_costs_nothing_but_time() -> Result<()> 
     assert_whole(&world.sandbox).await
 }
 
-/// An HTTP answer, as S3 or SQS might give it.
 #[tokio::test]
 async fn whatever_s3_answers_to_an_append_the_object_is_there_once() -> Result<()> {
     let world = proxied(Setup::default()).await?;
@@ -455,13 +454,14 @@ async fn an_end_that_is_not_ours_holds_the_importer_until_it_is_gone() -> Result
 
 #[tokio::test]
 async fn sigterm_in_the_middle_of_a_big_upload_ends_in_time_and_the_next_start_archives_it_once() -> Result<()> {
+    // So much that it is not over before anybody looks, and takes its time on a busy machine.
     const BYTES: u64 = 1 << 30;
     let sandbox = start_nothing().await?;
     let api = FaultyApi::saying([Answer::posts(BYTES)]).await?;
     let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;
     s3.set(Way::Rate(4_000_000));
     sandbox.importer.restart_with(&[("SOURCE_URL", &api.url()), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
-    sandbox.wait_until("the upload is on its way", SOON, async || Ok(s3.sent() > 2_000_000)).await?;
+    sandbox.wait_until("the upload is on its way", 3 * SOON, async || Ok(s3.sent() > 2_000_000)).await?;
     let told = Instant::now();
     let status = sandbox.importer.terminate().await?.expect("it was running");
     assert_eq!((status.code(), status.signal()), (Some(0), None));
@@ -472,11 +472,11 @@ async fn sigterm_in_the_middle_of_a_big_upload_ends_in_time_and_the_next_start_a
 
     s3.set(Way::Pass);
     sandbox.importer.start();
-    end_is(&sandbox, 1).await?;
+    sandbox.wait_until("it is archived", 3 * SOON, async || Ok(sandbox.end().await? == 1)).await?;
     let key = shared::object::Sequence::FIRST.key(sandbox.stream());
     let head = sandbox.s3().head_object().bucket(sandbox.bucket()).key(key).send().await?;
     assert_eq!(head.content_length(), Some(BYTES.try_into()?));
     let polls = api.seen().len();
-    sandbox.wait_until("it polled again", SOON, async || Ok(api.seen().len() > polls + 1)).await?;
+    sandbox.wait_until("it polled again", 3 * SOON, async || Ok(api.seen().len() > polls + 1)).await?;
     assert_written_once(&sandbox).await
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 #[tokio::test]
 async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
     let Some(program) = PROGRAMS.iter().find(|program| is_on_path(program)) else {
-        eprintln!("skipped: none of {} is on the PATH (Debian: apt install chromium)", PROGRAMS.join(", "));
+        support::skipped(format!("none of {} is on the PATH (Debian: apt install chromium)", PROGRAMS.join(", ")));
         return Ok(());
     };
     let sandbox = with_page().await?;

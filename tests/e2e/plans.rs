@@ -33,7 +33,7 @@ async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
     let (cluster, sandbox) = match follow(&explain).await {
         Ok(followed) => followed,
         Err(why) if format!("{why:#}").contains("auto_explain") => {
-            eprintln!("skipped: this Postgres has no auto_explain: {why:#}");
+            support::skipped(format!("this Postgres has no auto_explain: {why:#}"));
             return Ok(());
         }
         Err(why) => return Err(why),
@@ -65,11 +65,12 @@ async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
 
 #[tokio::test]
 async fn a_table_that_was_small_when_it_was_analysed_is_not_read_for_each_post() -> Result<()> {
-    let explain = ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0"];
+    let explain =
+        ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "auto_explain.log_analyze=on"];
     let (cluster, sandbox) = match follow(&explain).await {
         Ok(followed) => followed,
         Err(why) if format!("{why:#}").contains("auto_explain") => {
-            eprintln!("skipped: this Postgres has no auto_explain: {why:#}");
+            support::skipped(format!("this Postgres has no auto_explain: {why:#}"));
             return Ok(());
         }
         Err(why) => return Err(why),
@@ -86,6 +87,7 @@ async fn a_table_that_was_small_when_it_was_analysed_is_not_read_for_each_post()
         let plan = log.split(" plan:\n").find(|plan| plan.contains("Merge on posts")).context("it is merged")?;
         let plan = plan.split("LOG:").next().unwrap_or_default();
         assert!(plan.contains("using posts_pkey on posts") && !plan.contains("Seq Scan on posts"), "{round}: {plan}");
+        assert!(!log.contains("JIT:"), "{round}: no plan is compiled: {log}");
     }
     Ok(())
 }

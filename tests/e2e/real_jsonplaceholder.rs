@@ -1,7 +1,6 @@
 //! The real JSONPlaceholder, as its authors publish it on npm, for a source: nothing in it knows of us.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -26,8 +25,7 @@ async fn the_real_jsonplaceholder_is_archived_and_applied_page_by_page() -> Resu
     let folder = match install(&sandbox.world().place().target).await {
         Ok(folder) => folder,
         Err(why) => {
-            // Past the test runner, which keeps what a test prints to itself when it succeeds.
-            writeln!(std::io::stderr(), "SKIPPED: the real JSONPlaceholder was not tried: {why:#}")?;
+            support::skipped(format!("the real JSONPlaceholder was not tried: {why:#}"));
             return Ok(());
         }
     };

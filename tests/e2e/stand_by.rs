@@ -207,7 +207,7 @@ async fn the_place_of_one_whose_wire_is_pulled_is_taken_and_it_writes_nothing_wh
     let host = match Host::start() {
         Ok(host) => host,
         Err(why) => {
-            println!("skipped: no host in a network namespace of its own: {why:#}");
+            support::skipped(format!("no host in a network namespace of its own: {why:#}"));
             return Ok(());
         }
     };

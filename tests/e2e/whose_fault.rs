@@ -355,7 +355,7 @@ async fn a_disk_that_is_really_full_is_waited_for() -> Result<()> {
     let disk = match SmallDisk::mount(cluster.folder().join("disk"), 4) {
         Ok(disk) => disk,
         Err(why) => {
-            eprintln!("skipped: this machine lets us mount no small disk: {why:#}");
+            support::skipped(format!("this machine lets us mount no small disk: {why:#}"));
             return Ok(());
         }
     };

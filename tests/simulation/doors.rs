@@ -6,8 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use importer::{
     bell::BellError as ImporterBellError,
-    decide::validators,
-    poll::{Answer, PollError, Source, Validators},
+    poll::{Answer, PollError, Source, Validators, validators},
     spool::Spooled,
 };
 use sha2::Digest;

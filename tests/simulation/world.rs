@@ -99,7 +99,7 @@ pub struct Lock {
 }
 
 /// What a simulation went through.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     pub calls: u64,
     pub faults: u64,

@@ -12,7 +12,7 @@ pub mod systemd;
 pub mod tap;
 pub mod terraform;
 
-use std::{path::Path, process::Output, sync::Arc, time::Duration};
+use std::{io::Write as _, path::Path, process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
@@ -29,6 +29,12 @@ use tokio::{
 
 /// How long anything may take that takes milliseconds: the machine that runs this may be busy with the other tests.
 pub const SOON: Duration = Duration::from_mins(1);
+
+/// Says that a test was skipped, and why, past the test runner, which keeps what a test prints to itself when it succeeds.
+pub fn skipped(why: impl std::fmt::Display) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
 
 /// One LocalStack and one Postgres for all tests of this process; they end with it.
 pub async fn world() -> Arc<World> {

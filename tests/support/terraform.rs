@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -35,9 +34,7 @@ impl Terraform {
     pub fn find() -> Option<Self> {
         let is_there = Command::new("terraform").arg("version").output().is_ok_and(|output| output.status.success());
         if !is_there {
-            // Not by a macro: of a test that passes nobody sees what those print.
-            let _ =
-                writeln!(io::stderr(), "skipped: there is no terraform on this machine to try deploy/terraform with");
+            crate::skipped("there is no terraform on this machine to try deploy/terraform with");
             return None;
         }
         let folder = TempDir::new().expect("a temporary folder");

@@ -33,7 +33,7 @@ pub async fn check(
     match source.poll(None).await {
         Err(error) => tell("api", Err(chain(&error)))?,
         Ok(pages) => {
-            let pages = pages.unwrap_or_default();
+            let pages = pages.expect("nothing was said of a last one that could be unchanged");
             let bytes = pages.iter().map(|page| page.spooled.upload.bytes).sum();
             let count = if pages.len() == 1 { "1 page".to_owned() } else { format!("{} pages", pages.len()) };
             tell("api", Ok(format!("it answered with a collection of {count}, {bytes} bytes, and SPOOL_DIR took it")))?;

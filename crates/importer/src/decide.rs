@@ -1,4 +1,4 @@
-//! What the importer decides, from values alone: what to ask with, whether an answer is new, what a person must see to. Pure.
+//! What the importer decides, from values alone: whether an answer is new, what a person must see to. Pure.
 
 use shared::{
     archive::ArchiveError,
@@ -6,10 +6,7 @@ use shared::{
     telemetry::{State, chain},
 };
 
-use crate::{
-    poll::{Answer, Validators},
-    run::ImportError,
-};
+use crate::{poll::Answer, run::ImportError};
 
 /// The newest object of the archive, as the archive shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,17 +15,6 @@ pub struct End {
     pub sequence: Sequence,
     /// What it says of itself.
     pub metadata: Metadata,
-}
-
-/// What to send with the next fetch from `source_url`. A snapshot of several pages has no validator of its own, a cut one none
-/// that counts, and what another address said is not to be held against this one.
-pub fn validators(last: Option<&Metadata>, source_url: &str) -> Validators {
-    match last {
-        Some(last) if last.last_page && last.page == 1 && last.source_url == source_url => {
-            Validators { etag: last.etag.clone(), last_modified: last.last_modified.clone() }
-        }
-        _ => Validators::default(),
-    }
 }
 
 /// The objects that the pages become, or `None` when the archive ends with just them and `again` does not ask for them anew.
@@ -88,7 +74,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::spool::Spooled;
+    use crate::{poll::Validators, spool::Spooled};
 
     fn answer(observation: u128, digest: u8) -> Answer {
         let upload = Upload { file: Arc::new(tempfile::tempfile().unwrap()), offset: 0, bytes: 0 };
@@ -142,15 +128,5 @@ mod tests {
         let pages = [answer(1, 1), answer(2, 2)];
         assert_eq!(next_objects(Some(&end_of(&pages)), &pages, false), None);
         assert!(next_objects(Some(&end_of(&pages)), &pages[..1], false).is_some(), "a page less");
-    }
-
-    #[test]
-    fn validators_are_those_of_a_whole_snapshot_of_one_page() {
-        let url = "https://example.org/posts";
-        assert_eq!(validators(Some(&end(1, true).metadata), url).etag.as_deref(), Some("\"a\""));
-        assert_eq!(validators(Some(&end(1, true).metadata), "https://example.org/others"), Validators::default());
-        for without in [None, Some(&end(1, false).metadata), Some(&end(2, true).metadata)] {
-            assert_eq!(validators(without, url), Validators::default());
-        }
     }
 }

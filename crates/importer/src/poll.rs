@@ -8,10 +8,10 @@ use clap::Args;
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use reqwest::{
-    Client, Response, StatusCode,
+    Client, Response, StatusCode, Version,
     header::{
         ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, LAST_MODIFIED, LINK, LOCATION, RETRY_AFTER,
+        IF_NONE_MATCH, LAST_MODIFIED, LINK, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
     },
     redirect,
 };
@@ -28,7 +28,6 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
-    decide::validators,
     page::{PageError, Paging, Signs, Turn},
     retry::{parse_retry_after, pause_after},
     spool::{Spool, SpoolError, Spooled},
@@ -99,6 +98,17 @@ pub struct Validators {
     pub etag: Option<String>,
     /// For `If-Modified-Since`.
     pub last_modified: Option<String>,
+}
+
+/// What to send with the next fetch from `source_url`. A snapshot of several pages has no validator of its own, a cut one none
+/// that counts, and what another address said is not to be held against this one.
+pub fn validators(last: Option<&Metadata>, source_url: &str) -> Validators {
+    match last {
+        Some(last) if last.last_page && last.page == 1 && last.source_url == source_url => {
+            Validators { etag: last.etag.clone(), last_modified: last.last_modified.clone() }
+        }
+        _ => Validators::default(),
+    }
 }
 
 /// A page of a snapshot, not archived yet: a whole body that may be the data.
@@ -307,6 +317,10 @@ impl Api {
             total: text(&headers, &HeaderName::from_static("x-total-count")),
             is_empty: false,
         };
+        // Where only the end of the connection ends a body, a server that dies looks like one that is done.
+        let is_measured = response.content_length().is_some()
+            || headers.contains_key(TRANSFER_ENCODING)
+            || response.version() >= Version::HTTP_2;
         let is_paged = signs.is_paged() || self.settings.page_parameter.is_some();
         if status == StatusCode::NOT_MODIFIED && *validators != Validators::default() {
             if is_paged {
@@ -339,8 +353,7 @@ impl Api {
         if let Some(fault) = fault_of(&spooled.beginning) {
             return Err(PollError::NotTheData { url: shown, fault });
         }
-        if is_cut_short(&spooled) {
-            // Where the end of the connection is the end of the body, a server that dies looks like one that is done.
+        if !is_measured && is_cut_short(&spooled) {
             let source = io::Error::other("the array or object in it has no end");
             let source = SpoolError::Broken { bytes: spooled.upload.bytes, source };
             return Err(PollError::Body { url: shown, source });
@@ -469,6 +482,8 @@ fn hint(status: StatusCode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use shared::object::{Sequence, Sha256};
+
     use super::*;
 
     #[test]
@@ -511,6 +526,30 @@ mod tests {
             ("http://10.0.0.1/", false),
         ] {
             assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn validators_are_those_of_a_whole_snapshot_of_one_page() {
+        let url = "https://example.org/posts";
+        let last = |page, last_page| Metadata {
+            archive_id: Uuid::nil(),
+            observation: Uuid::nil(),
+            previous: None,
+            sha256: Sha256([0; 32]),
+            fetched_at: Timestamp::UNIX_EPOCH,
+            source_url: url.into(),
+            etag: Some("\"a\"".into()),
+            last_modified: None,
+            snapshot: Sequence::FIRST,
+            page,
+            last_page,
+            snapshot_sha256: Sha256([0; 32]),
+        };
+        assert_eq!(validators(Some(&last(1, true)), url).etag.as_deref(), Some("\"a\""));
+        assert_eq!(validators(Some(&last(1, true)), "https://example.org/others"), Validators::default());
+        for without in [None, Some(&last(1, false)), Some(&last(2, true))] {
+            assert_eq!(validators(without, url), Validators::default());
         }
     }
 }

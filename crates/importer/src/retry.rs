@@ -18,7 +18,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// A server that asks for a longer pause is not waited for: the poll has failed, and the next one comes later.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// From poll to poll the pauses grow to this, or to the interval if that is longer: the end of a fault is noticed soon.
+/// From poll to poll the pauses grow to this, so that the end of a fault is noticed soon; where it is the API that fails, to the
+/// interval if that is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// No server silences an importer for longer, whatever it says.
@@ -56,7 +57,8 @@ pub fn next_poll(
             let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
             now + pause.max(asked_pause(error).unwrap_or_default())
         }
-        ImportError::Archive(_) => now + jittered(grown.min(interval.max(LONGEST_PAUSE)), dice),
+        // Nothing was asked of the API yet.
+        ImportError::Archive(_) => now + jittered(grown.min(LONGEST_PAUSE), dice),
     }
 }
 
@@ -177,6 +179,7 @@ mod tests {
             (status(404, None).into(), long, 1, 3600.0),
             (archive(), short, 100, 15.0),
             (archive(), long, 1, 1.0),
+            (archive(), long, 100, 15.0),
             (ImportError::EndMoved, short, 100, 0.2),
             (ImportError::EndMoved, long, 1, 3600.0),
         ] {

@@ -165,9 +165,36 @@ pub fn public_url(url: &Url) -> String {
     shown.into()
 }
 
+/// Whether one of the words in a parameter's name says so: `api_key`, `accessToken` and `X-Amz-Signature` do, `author` does not.
 fn is_secret(parameter: &str) -> bool {
-    const SECRET: [&str; 8] = ["key", "token", "secret", "pass", "pwd", "auth", "sig", "credential"];
-    SECRET.iter().any(|secret| parameter.to_ascii_lowercase().contains(secret))
+    const SECRET: [&str; 15] = [
+        "key",
+        "apikey",
+        "token",
+        "secret",
+        "pass",
+        "passwd",
+        "password",
+        "sslpassword",
+        "pwd",
+        "auth",
+        "authorization",
+        "sig",
+        "signature",
+        "credential",
+        "credentials",
+    ];
+    let mut words = String::new();
+    for letter in parameter.chars() {
+        // `accessToken`, but `TOKEN`.
+        if letter.is_ascii_uppercase() && words.ends_with(|before: char| before.is_ascii_lowercase()) {
+            words.push(' ');
+        }
+        words.push(letter);
+    }
+    words
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .any(|word| SECRET.contains(&&*word.to_ascii_lowercase()))
 }
 
 /// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing, and at most a week.
@@ -210,6 +237,9 @@ mod tests {
             ("postgres://me:pw@localhost/posts", true),
             ("postgres://localhost/posts?user=me&password=pw", true),
             ("https://example.org/posts?page=2&api_key=abc", true),
+            ("https://example.org/posts?accessToken=abc", true),
+            ("https://example.org/posts?author=1&keyword=design", false),
+            ("postgres://localhost/posts?sslkey=/etc/ssl/client.key", false),
         ] {
             assert_eq!(has_secret(url), expected, "{url}");
         }

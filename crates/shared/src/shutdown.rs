@@ -46,6 +46,7 @@ impl Shutdown {
     /// Drop safety: `wait` is dropped when the signal comes, so it must be a receive or a sleep, never a step.
     pub async fn race<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
+            biased;
             // Dropped when `wait` is done: only a watch on a flag.
             _ = self.0.wait_for(|draining| *draining) => None,
             done = wait => Some(done),

@@ -35,6 +35,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
 const RECEIVE: &str = "ReceiveMessage";
 const DELETE: &str = "DeleteMessage";
 
+/// What SQS calls a receipt that is none, once it has found nothing against whoever shows it.
+const NO_RECEIPT: [&str; 3] = ["ReceiptHandleIsInvalid", "InvalidParameterValue", "InvalidAddress"];
+
 /// Which queue.
 #[derive(Args, Clone, Debug)]
 pub struct BellSettings {
@@ -138,7 +141,7 @@ impl Bell for SqsBell {
         // The rights are looked at before the receipt, which is nobody's.
         let queue_url = self.queue_url.clone();
         match self.client.delete_message().queue_url(queue_url.as_str()).receipt_handle("none").send().await {
-            Err(error) if error.code() == Some("AccessDenied") => {
+            Err(error) if !error.code().is_some_and(|code| NO_RECEIPT.iter().any(|known| code.ends_with(known))) => {
                 Err(BellError { doing: DELETE, queue_url, source: aws::reason(&error) })
             }
             _ => Ok(()),

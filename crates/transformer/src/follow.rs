@@ -31,7 +31,7 @@ const READS: u32 = 3;
 const LOOKS_A_LISTING: u32 = 10;
 
 /// A holder of the lock that is silent for so long has vanished or is frozen: longer than a stalled body is waited for. It cannot be
-/// told from one that sends a batch over a slow wire, so it doubles each time that somebody was ended, until an object is applied.
+/// told from one that sends a batch over a slow wire, so it doubles each time that somebody was ended, until somebody has applied an object.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why following came to a stop.
@@ -93,6 +93,8 @@ pub struct Follower<A, T> {
     /// How often the archive was looked at, and how long a holder of the lock must be silent to be ended.
     looks: u32,
     patience: Duration,
+    /// Where the table stood at the last look.
+    seen: Option<Sequence>,
     /// Whether this process has begun with an object.
     has_begun: bool,
 }
@@ -100,7 +102,7 @@ pub struct Follower<A, T> {
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
     pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
-        Self { archive, table, skip, progress, end: None, looks: 0, patience: PATIENCE, has_begun: false }
+        Self { archive, table, skip, progress, end: None, looks: 0, patience: PATIENCE, seen: None, has_begun: false }
     }
 
     /// The idle look: is the archive still the one that was followed, and is there more of it?
@@ -110,6 +112,10 @@ impl<A: Archive, T: Table> Follower<A, T> {
             self.end = None;
         }
         let position = self.table.position().await?;
+        let at = position.as_ref().map(|position| position.sequence);
+        if at != self.seen {
+            (self.seen, self.patience) = (at, PATIENCE);
+        }
         if let Some(position) = &position {
             match self.archive.head(position.sequence).await {
                 // SKIP has moved past an object that says nothing of itself.
@@ -146,7 +152,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, patience, has_begun, .. } = self;
+        let Self { archive, table, skip, progress, end: known_end, has_begun, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far it is worth to read ahead: known once there is more than one object to catch up with.
         let mut end = None;
@@ -193,7 +199,6 @@ impl<A: Archive, T: Table> Follower<A, T> {
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
                 Outcome::Applied(_) => {
-                    *patience = PATIENCE;
                     if end.is_none() && !goal.is_passed(sequence.next()) {
                         end = archive.end().await?;
                         telemetry::note_end(end);
@@ -233,6 +238,7 @@ async fn apply<A: Archive, T: Table>(
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Outcome::Moved) };
         let outcome = tokio::select! {
+            biased;
             // Never dropped before it is done, because the other branch never is.
             outcome = table.apply(position, sequence, body, care) => outcome,
             never = ahead.advance() => match never {},

@@ -16,11 +16,12 @@
 //!     record    bytes to records
 //!     post      a record to a post, or the reason why not
 //!   table     the transaction: lock, batches, ledger, position, commit
+//!     ledger    the stream's row, and a line for each object
 //!     write     a batch into the tables
 //!     copy      posts in the form that COPY reads
 //!     connect   one connection, its settings and deadlines
 //!     token     RDS IAM tokens
-//!     fault     whose fault an error is
+//!     fault     what can go wrong with the database, and whose fault it is
 //! migrate     makes and upgrades the tables
 //! audit       the archive against the ledger
 //! quarantine  what is not among the posts, and why
