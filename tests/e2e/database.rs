@@ -320,6 +320,21 @@ async fn each_connection_comes_with_an_iam_token_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_batch_that_somebodys_trigger_makes_too_slow_is_written_in_parts() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;
+    let trigger =
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON posts FOR EACH ROW EXECUTE FUNCTION slow();";
+    execute(&sandbox, trigger).await?;
+    // A statement may take sixty seconds.
+    Author::of(&sandbox).await?.append(document(1..=64, "slow")).await?;
+    sandbox.wait_until("it is applied", 4 * SOON, async || Ok(sandbox.position().await? == 1)).await?;
+    let line: String = select(&sandbox, "SELECT concat_ws(' ', outcome, records, quarantined) FROM objects").await?;
+    assert_eq!(line, "loaded 64 0");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_server_bounds_every_session_too() -> Result<()> {
     let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;
     // What a trigger sees is what the session has set.

@@ -449,7 +449,18 @@ async fn an_end_that_is_not_ours_holds_the_importer_until_it_is_gone() -> Result
     assert!(why.contains(&foreign) && why.contains("its metadata lacks `archive-id`"), "{why}");
     sandbox.s3().delete_object().bucket(sandbox.bucket()).key(&foreign).send().await?;
     retitle(&sandbox, 1, "goes on");
-    end_is(&sandbox, 2).await
+    end_is(&sandbox, 2).await?;
+
+    // A copy of one of ours, under the last number that there is.
+    let source = format!("{}/{}", sandbox.bucket(), shared::object::Sequence::FIRST.key(sandbox.stream()));
+    let last = shared::object::Sequence::LAST.key(sandbox.stream());
+    sandbox.s3().copy_object().bucket(sandbox.bucket()).copy_source(source).key(&last).send().await?;
+    sandbox.importer.terminate().await?;
+    sandbox.importer.start();
+    let why = support::hold_of(&sandbox, &sandbox.importer).await?;
+    assert!(why.contains(&last) && why.contains("it has the last number of all"), "{why}");
+    assert!(sandbox.importer.ended().is_none_or(|status| status.success()), "it stays up");
+    Ok(())
 }
 
 #[tokio::test]

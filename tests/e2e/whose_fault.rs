@@ -111,6 +111,19 @@ async fn the_record_is_found_in_a_batch_of_thousands() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_record_too_large_for_the_server_costs_itself() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let mut author = Author::of(&sandbox).await?;
+    // The server's memory for the elements would be two gigabytes.
+    let zeros = "0,".repeat(16_777_300);
+    let post = |id: i64, more: &str| format!(r#"{{"id":{id},"userId":1,"title":"t","body":""{more}}}"#);
+    author.append(format!("[{},{},{}]", post(1, ""), post(2, &format!(r#","x":[{zeros}0]"#)), post(3, ""))).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!((line(&sandbox, 1).await?, sandbox.count().await?), ("loaded 3 1".into(), 2));
+    Ok(())
+}
+
+#[tokio::test]
 async fn thousands_of_refused_records_are_found_without_locks_for_each() -> Result<()> {
     // Each level of subtransactions left behind would hold a lock, in a table with room for 64 a connection, which all databases share.
     let world = world().await;

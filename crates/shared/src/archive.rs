@@ -113,7 +113,7 @@ pub enum ArchiveError {
         bucket: String,
     },
     /// The object is not one of ours, or of a later release.
-    #[error("s3://{bucket}/{key} cannot be followed")]
+    #[error("s3://{bucket}/{key} cannot be followed (if it is somebody else's, move it elsewhere)")]
     Foreign {
         /// The bucket.
         bucket: String,
@@ -238,7 +238,10 @@ where
 
 impl Archive for S3Archive {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
-        self.outermost(|groups| groups.max()).await
+        match self.outermost(|groups| groups.max()).await? {
+            Some(Sequence::LAST) => Err(self.foreign(&Sequence::LAST.key(&self.stream), MetadataError::Last)),
+            end => Ok(end),
+        }
     }
 
     async fn head(&self, sequence: Sequence) -> Result<Option<Head>, ArchiveError> {

@@ -251,6 +251,9 @@ pub enum MetadataError {
         /// The metadata key.
         field: &'static str,
     },
+    /// The number that no archive of ours reaches.
+    #[error("it has the last number of all, which somebody else must have given it")]
+    Last,
     /// It does not fit into what S3 stores.
     #[error("its metadata would take {bytes} bytes, and S3 stores {METADATA_LIMIT_BYTES}: shorten SOURCE_URL")]
     TooLong {

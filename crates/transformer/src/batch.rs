@@ -87,7 +87,12 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
     let document = read_records(&mut body, |record| {
         records += 1;
         match Post::from_record(&record) {
-            Ok(post) => filling.add(post, keep_records.then_some(record)),
+            Ok(post) => {
+                // Bytes that only stand between fields count too, and with and without kept records: what is a batch must not depend
+                // on how it is written, because of equal ids in one batch only the last is seen.
+                filling.bytes += record.raw.get().len();
+                filling.add(post, keep_records.then_some(record));
+            }
             Err(wrong) => filling.set_aside(wrong),
         }
         if filling.is_full() {
@@ -132,9 +137,7 @@ struct Filling {
 
 impl Filling {
     fn add(&mut self, post: Post, record: Option<Record>) {
-        self.bytes += post.size_bytes();
         if let Some(record) = record {
-            // Not counted: what is a batch must not depend on how it is written, because of equal ids in one batch only the last is seen.
             self.records.insert(record.index, record);
         }
         self.posts.push(post);

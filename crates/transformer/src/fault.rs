@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 const UNDEFINED_TABLE: &str = "42P01";
+const QUERY_CANCELED: &str = "57014";
 
 /// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
 #[derive(Debug, Error)]
@@ -92,9 +93,22 @@ impl TableError {
         }
     }
 
+    /// Whether a statement took longer than the session allows, as one does for thousands of posts with a slow trigger of somebody's
+    /// own. The same again would take as long, and half of it half.
+    pub fn is_too_slow(&self) -> bool {
+        self.sqlstate().as_deref() == Some(QUERY_CANCELED) && self.database_message().contains("statement timeout")
+    }
+
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
+            // XX000 is anybody's; with these words it says of a value that it is too large in the server's memory, as jsonb of
+            // some ten million elements is.
+            Self::Sql { source: sqlx::Error::Database(error), .. }
+                if error.message().starts_with("invalid memory alloc request size") =>
+            {
+                Fault::Record
+            }
             Self::Sql { source: sqlx::Error::Database(error), .. } => {
                 of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
             }

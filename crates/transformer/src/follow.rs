@@ -262,8 +262,8 @@ async fn apply<A: Archive, T: Table>(
                 return Ok(outcome);
             }
             Err(error) => match care.more() {
-                Some(more) if error.fault() == Fault::Record => {
-                    warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record");
+                Some(more) if error.fault() == Fault::Record || error.is_too_slow() => {
+                    warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres does not take a batch");
                     care = more;
                 }
                 _ => return Err(error.into()),
@@ -296,10 +296,10 @@ async fn skip_object(
 ) -> Result<Option<Outcome>, FollowError> {
     // Listed before it is looked at: one that is missing then was not just about to be appended.
     let Some(end) = archive.end().await?.filter(|end| *end >= sequence) else { return Ok(None) };
-    let head = match archive.head(sequence).await {
+    let (head, absent) = match archive.head(sequence).await {
         // One that cannot be read is as good as none.
-        Err(ArchiveError::Foreign { .. }) => None,
-        head => head?,
+        Err(ArchiveError::Foreign { .. }) => (None, "SKIP names it, and it cannot be read"),
+        head => (head?, "SKIP names it, and it is missing"),
     };
     if let (Some(Position { archive_id: ours, .. }), Some(found)) =
         (position, head.as_ref().map(|head| head.metadata.archive_id))
@@ -319,7 +319,7 @@ async fn skip_object(
     let fits = |head: &&Head| check_next(position, &head.metadata).is_ok();
     let head = head.as_ref();
     let reason = match head {
-        None => "SKIP names it, and it is missing",
+        None => absent,
         Some(head) if fits(&head) => "SKIP names it",
         Some(_) => "SKIP names it, and it does not continue the archive",
     };

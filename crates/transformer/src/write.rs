@@ -103,7 +103,8 @@ pub async fn write_posts_carefully(
             Ok(()) => {
                 within("release a savepoint in", connection.execute("RELEASE SAVEPOINT part")).await?;
             }
-            Err(error) if error.fault() == Fault::Record => {
+            // Too slow is no record's fault: it is only written in smaller parts.
+            Err(error) if error.fault() == Fault::Record || (error.is_too_slow() && part.len() > 1) => {
                 // Released too: left in place, each would be one more level of subtransactions, with a lock in a table that the whole
                 // cluster shares.
                 let roll_back = connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part");
