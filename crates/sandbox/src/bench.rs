@@ -236,7 +236,8 @@ fn show(rounds: &Rounds, settings: &BenchSettings) -> Result<()> {
             of(|round, number| round[number].peak_bytes.map_or(f64::NAN, |bytes| bytes as f64 / f64::from(1 << 20)));
         let wal = of(|round, number| round[number].wal_bytes as f64 / 1e6);
         let rate = settings.posts as f64 / seconds;
-        writeln!(out, "{name:<22}  {rate:>10.0}  {ratio:>7.2}  {peak:>8.1}  {wal:>8.1}")?;
+        let peak = if peak.is_nan() { "-".to_owned() } else { format!("{peak:.1}") };
+        writeln!(out, "{name:<22}  {rate:>10.0}  {ratio:>7.2}  {peak:>8}  {wal:>8.1}")?;
     }
     Ok(())
 }
