@@ -19,6 +19,20 @@ async fn follow(settings: &[&str]) -> Result<(Cluster, Sandbox)> {
     Ok((cluster, sandbox))
 }
 
+/// The same, with each plan in the log; `None` where Postgres cannot do that.
+async fn follow_explained() -> Result<Option<(Cluster, Sandbox)>> {
+    let explain =
+        ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "auto_explain.log_analyze=on"];
+    match follow(&explain).await {
+        Ok(followed) => Ok(Some(followed)),
+        Err(why) if format!("{why:#}").contains("auto_explain") => {
+            support::skipped(format!("this Postgres has no auto_explain: {why:#}"));
+            Ok(None)
+        }
+        Err(why) => Err(why),
+    }
+}
+
 async fn apply(sandbox: &Sandbox, author: &mut Author<'_>, body: String) -> Result<u64> {
     let number = author.append(body).await?;
     let what = format!("object {number} is applied");
@@ -28,16 +42,7 @@ async fn apply(sandbox: &Sandbox, author: &mut Author<'_>, body: String) -> Resu
 
 #[tokio::test]
 async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
-    let explain =
-        ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "auto_explain.log_analyze=on"];
-    let (cluster, sandbox) = match follow(&explain).await {
-        Ok(followed) => followed,
-        Err(why) if format!("{why:#}").contains("auto_explain") => {
-            support::skipped(format!("this Postgres has no auto_explain: {why:#}"));
-            return Ok(());
-        }
-        Err(why) => return Err(why),
-    };
+    let Some((cluster, sandbox)) = follow_explained().await? else { return Ok(()) };
     let mut author = Author::of(&sandbox).await?;
     // The statistics are those of an empty table, as after a first load that autovacuum has not come to yet.
     execute(&sandbox, "ALTER TABLE posts SET (autovacuum_enabled = off)").await?;
@@ -65,16 +70,7 @@ async fn stale_statistics_do_not_change_the_plan() -> Result<()> {
 
 #[tokio::test]
 async fn a_table_that_was_small_when_it_was_analysed_is_not_read_for_each_post() -> Result<()> {
-    let explain =
-        ["session_preload_libraries=auto_explain", "auto_explain.log_min_duration=0", "auto_explain.log_analyze=on"];
-    let (cluster, sandbox) = match follow(&explain).await {
-        Ok(followed) => followed,
-        Err(why) if format!("{why:#}").contains("auto_explain") => {
-            support::skipped(format!("this Postgres has no auto_explain: {why:#}"));
-            return Ok(());
-        }
-        Err(why) => return Err(why),
-    };
+    let Some((cluster, sandbox)) = follow_explained().await? else { return Ok(()) };
     execute(&sandbox, "ALTER TABLE posts SET (autovacuum_enabled = off)").await?;
     let mut author = Author::of(&sandbox).await?;
     apply(&sandbox, &mut author, document(1..=60, "first")).await?;
