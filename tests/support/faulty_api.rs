@@ -277,6 +277,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
         Body::Broken(bytes, sent) => stream.write_all(&bytes[..*sent]).await,
         Body::Dripping(bytes, pause) => {
             for byte in bytes {
+                // The slow answer itself, which the test asked for.
                 sleep(*pause).await;
                 stream.write_all(&[*byte]).await?;
             }

@@ -298,66 +298,23 @@ impl Api {
         spool: &mut Spool,
     ) -> Result<Option<(Answer, Signs)>, PollError> {
         let (fetched_at, shown) = (Timestamp::now(), public_url(url));
-        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "gzip").headers(self.header().await?);
-        for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
-            if let Some(value) = value {
-                request = request.header(name, value);
-            }
-        }
-        let response = match request.send().await {
-            Ok(response) => response,
-            // reqwest names the address with its secrets.
-            Err(source) => return Err(PollError::NoAnswer { url: shown, source: source.without_url() }),
-        };
+        let response = self.ask(url, validators, fetched_at).await?;
         let headers = response.headers().clone();
-        let status = response.status();
         let mut signs = Signs {
             page: response.url().clone(),
             links: headers.get_all(LINK).iter().filter_map(|link| link.to_str().ok()).map(str::to_owned).collect(),
             total: text(&headers, &HeaderName::from_static("x-total-count")),
             is_empty: false,
         };
-        // Where only the end of the connection ends a body, a server that dies looks like one that is done.
-        let is_measured = response.content_length().is_some()
-            || headers.contains_key(TRANSFER_ENCODING)
-            || response.version() >= Version::HTTP_2;
         let is_paged = signs.is_paged() || self.settings.page_parameter.is_some();
-        if status == StatusCode::NOT_MODIFIED && *validators != Validators::default() {
+        if response.status() == StatusCode::NOT_MODIFIED {
             if is_paged {
                 // The only page became the first of several, and is the same for all that.
                 return Box::pin(self.exchange(url, &Validators::default(), spool)).await;
             }
             return Ok(None);
         }
-        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
-            let to = text(&headers, &LOCATION).unwrap_or_default();
-            let there = response.url().join(&to).ok();
-            let is_home = there.as_ref().is_some_and(|there| there.origin() == url.origin());
-            let why = if is_home { "one redirect too many" } else { "another origin" };
-            return Err(PollError::Redirected { url: shown, to: there.map_or(to, |there| public_url(&there)), why });
-        }
-        if status != StatusCode::OK {
-            let retry_after = text(&headers, &RETRY_AFTER).and_then(|value| parse_retry_after(&value, fetched_at));
-            return Err(PollError::Status { url: shown, status, retry_after });
-        }
-        let spooled = match text(&headers, &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase()).as_deref() {
-            None | Some("identity" | "") => spool.keep(self.wire(response)).await,
-            Some("gzip") => {
-                let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
-                decoder.multiple_members(true);
-                spool.keep(ReaderStream::new(decoder)).await
-            }
-            Some(encoding) => return Err(PollError::Encoded { url: shown, encoding: encoding.to_owned() }),
-        };
-        let spooled = spooled.map_err(|source| PollError::Body { url: shown.clone(), source })?;
-        if let Some(fault) = fault_of(&spooled.beginning) {
-            return Err(PollError::NotTheData { url: shown, fault });
-        }
-        if !is_measured && is_cut_short(&spooled) {
-            let source = io::Error::other("the array or object in it has no end");
-            let source = SpoolError::Broken { bytes: spooled.upload.bytes, source };
-            return Err(PollError::Body { url: shown, source });
-        }
+        let spooled = self.keep(response, &shown, spool).await?;
         signs.is_empty = is_empty(&spooled);
         let validators = if is_paged {
             Validators::default()
@@ -365,6 +322,65 @@ impl Api {
             Validators { etag: text(&headers, &ETAG), last_modified: text(&headers, &LAST_MODIFIED) }
         };
         Ok(Some((Answer { observation: Uuid::now_v7(), fetched_at, source_url: shown, validators, spooled }, signs)))
+    }
+
+    /// Sends the request; what comes back has a body, or is a 304 that was asked for.
+    async fn ask(&self, url: &Url, validators: &Validators, now: Timestamp) -> Result<Response, PollError> {
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "gzip").headers(self.header().await?);
+        for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
+        }
+        let shown = public_url(url);
+        let response = match request.send().await {
+            Ok(response) => response,
+            // reqwest names the address with its secrets.
+            Err(source) => return Err(PollError::NoAnswer { url: shown, source: source.without_url() }),
+        };
+        let status = response.status();
+        let is_asked_for = status == StatusCode::NOT_MODIFIED && *validators != Validators::default();
+        if status == StatusCode::OK || is_asked_for {
+            return Ok(response);
+        }
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            let to = text(response.headers(), &LOCATION).unwrap_or_default();
+            let there = response.url().join(&to).ok();
+            let is_home = there.as_ref().is_some_and(|there| there.origin() == url.origin());
+            let why = if is_home { "one redirect too many" } else { "another origin" };
+            return Err(PollError::Redirected { url: shown, to: there.map_or(to, |there| public_url(&there)), why });
+        }
+        let retry_after = text(response.headers(), &RETRY_AFTER).and_then(|value| parse_retry_after(&value, now));
+        Err(PollError::Status { url: shown, status, retry_after })
+    }
+
+    /// Keeps a body that may be the data.
+    async fn keep(&self, response: Response, shown: &str, spool: &mut Spool) -> Result<Spooled, PollError> {
+        let url = || shown.to_owned();
+        // Where only the end of the connection ends a body, a server that dies looks like one that is done.
+        let is_measured = response.content_length().is_some()
+            || response.headers().contains_key(TRANSFER_ENCODING)
+            || response.version() >= Version::HTTP_2;
+        let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase());
+        let spooled = match encoding.as_deref() {
+            None | Some("identity" | "") => spool.keep(self.wire(response)).await,
+            Some("gzip") => {
+                let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
+                decoder.multiple_members(true);
+                spool.keep(ReaderStream::new(decoder)).await
+            }
+            Some(encoding) => return Err(PollError::Encoded { url: url(), encoding: encoding.to_owned() }),
+        };
+        let spooled = spooled.map_err(|source| PollError::Body { url: url(), source })?;
+        if let Some(fault) = fault_of(&spooled.beginning) {
+            return Err(PollError::NotTheData { url: url(), fault });
+        }
+        if !is_measured && is_cut_short(&spooled) {
+            let source = io::Error::other("the array or object in it has no end");
+            let source = SpoolError::Broken { bytes: spooled.upload.bytes, source };
+            return Err(PollError::Body { url: url(), source });
+        }
+        Ok(spooled)
     }
 
     /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.

@@ -81,6 +81,7 @@ mod tests {
         assert!(matches!(status.signal(), Some(2 | 9)), "{status}");
         let gone = async {
             while folder.path().exists() {
+                // Between two looks at the condition; the guard has no process left that could tell.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };

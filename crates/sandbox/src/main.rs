@@ -96,6 +96,7 @@ async fn compare(source_url: &str, database_url: &str) -> Result<ExitCode> {
         if begun.elapsed() > PATIENCE {
             bail!("the table is not equal to the API's posts:\n{}", differences.join("\n"));
         }
+        // Between two looks at the condition: neither the API nor the table tells when it changes.
         tokio::time::sleep(COMPARE_EVERY).await;
     }
 }
