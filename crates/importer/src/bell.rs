@@ -31,25 +31,14 @@ pub trait Bell {
 
 /// The queue did not take a pointer.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum BellError {
     /// The request failed.
     #[error("SendMessageBatch to {queue_url}, which the role must be allowed to sqs:SendMessage, failed")]
-    Failed {
-        /// The queue.
-        queue_url: Url,
-        /// What came back.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Failed { queue_url: Url, source: Box<dyn std::error::Error + Send + Sync> },
     /// The request succeeded, and entries in it did not.
     #[error("{queue_url} did not take {entries} of the messages ({code})")]
-    Refused {
-        /// The queue.
-        queue_url: Url,
-        /// How many.
-        entries: usize,
-        /// Why the first of them.
-        code: String,
-    },
+    Refused { queue_url: Url, entries: usize, code: String },
 }
 
 /// An SQS FIFO queue.

@@ -52,18 +52,18 @@ enum Command {
     /// Every setting is a flag and an environment variable. SIGTERM drains: what is in hand is finished or left for the
     /// next start, within 8 seconds. Exit codes: 0 done, 1 failed, 2 wrong settings.
     #[command(override_usage = "importer [run] [OPTIONS]", after_long_help = EXAMPLE)]
-    Run(RunSettings),
+    Run(Settings),
     /// Polls once, for cron and CI: exit code 0 when something was archived, 3 when there was nothing new, 1 when it failed
     Once(OnceSettings),
     /// Lists the archive: sequence, time, bytes, page, observation and etag of each object
     List(ListCommand),
     /// Looks whether API, archive and queue are reachable and permitted, and says what to do: exit code 3 when something is
     /// wrong. It writes no object
-    Check(CheckSettings),
+    Check(Settings),
 }
 
 #[derive(Args, Debug)]
-struct RunSettings {
+struct Settings {
     #[command(flatten)]
     wires: Wires,
     #[command(flatten)]
@@ -93,16 +93,6 @@ struct ListCommand {
     telemetry: TelemetrySettings,
 }
 
-#[derive(Args, Debug)]
-struct CheckSettings {
-    #[command(flatten)]
-    wires: Wires,
-    #[command(flatten)]
-    pace: PaceSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
-}
-
 /// What the importer is connected to.
 #[derive(Args, Debug)]
 struct Wires {
@@ -122,10 +112,10 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
 
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
-    let (Command::Run(RunSettings { telemetry, .. })
+    let (Command::Run(Settings { telemetry, .. })
+    | Command::Check(Settings { telemetry, .. })
     | Command::Once(OnceSettings { telemetry, .. })
-    | Command::List(ListCommand { telemetry, .. })
-    | Command::Check(CheckSettings { telemetry, .. })) = &command;
+    | Command::List(ListCommand { telemetry, .. })) = &command;
     telemetry::log_to_stderr(telemetry);
     let done = match command {
         Command::Run(settings) => run(settings).await,
@@ -142,7 +132,7 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
 /// Nothing new, or something found.
 const FOUND: u8 = 3;
 
-async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
+async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let status = Status::default();
     telemetry::serve_admin(&settings.telemetry, &status).await?;
     let Wires { poll, archive, .. } = &settings.wires;
@@ -195,7 +185,7 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn check_wires(settings: CheckSettings) -> anyhow::Result<ExitCode> {
+async fn check_wires(settings: Settings) -> anyhow::Result<ExitCode> {
     let stream = settings.wires.archive.stream.clone();
     let spool_dir = settings.wires.poll.spool_dir();
     let (api, archive, bell) = connect(settings.wires).await?;

@@ -1,4 +1,5 @@
-//! What the importer decides, from values alone: whether an answer is new, what a person must see to. Pure.
+//! What the importer decides, from values alone: whether an answer may be the data, whether it is new, what a person must
+//! see to. Pure.
 
 use shared::{
     archive::ArchiveError,
@@ -6,7 +7,11 @@ use shared::{
     telemetry::{State, chain},
 };
 
-use crate::{poll::Answer, run::ImportError};
+use crate::{
+    poll::{Answer, Validators},
+    run::ImportError,
+    spool::Spooled,
+};
 
 /// The newest object of the archive, as the archive shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +57,51 @@ pub fn next_objects(end: Option<&End>, pages: &[Answer], again: bool) -> Option<
     Some(objects)
 }
 
+/// What to send with the next fetch from `source_url`. A snapshot of several pages has no validator of its own, a cut one none
+/// that counts, and what another address said is not to be held against this one.
+pub fn validators(last: Option<&Metadata>, source_url: &str) -> Validators {
+    match last {
+        Some(last) if last.last_page && last.page == 1 && last.source_url == source_url => {
+            Validators { etag: last.etag.clone(), last_modified: last.last_modified.clone() }
+        }
+        _ => Validators::default(),
+    }
+}
+
+/// What makes a body impossible as data, judged by how it begins: a log-in page must not become the last word.
+pub fn fault_of(beginning: &[u8]) -> Option<String> {
+    let text = content(beginning);
+    match text.first() {
+        Some(b'[' | b'{') => None,
+        // `null` is an empty collection to many servers.
+        Some(b'n') if text.starts_with(b"null") => None,
+        Some(_) => Some(format!("begins with {:?}", String::from_utf8_lossy(text))),
+        None => Some("is empty".to_owned()),
+    }
+}
+
+/// Without byte order mark and white space in front.
+fn content(beginning: &[u8]) -> &[u8] {
+    beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start()
+}
+
+/// Whether a page holds no record. A longer one than its kept beginning holds some.
+pub fn is_empty(spooled: &Spooled) -> bool {
+    let is_whole = spooled.upload.bytes == spooled.beginning.len() as u64;
+    let words: Vec<u8> =
+        content(&spooled.beginning).iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    is_whole && matches!(words.as_slice(), b"[]" | b"null")
+}
+
+/// Whether a body that begins as an array or object does not end as one.
+pub fn is_cut_short(spooled: &Spooled) -> bool {
+    match content(&spooled.beginning).first() {
+        Some(b'[') => spooled.ending != Some(b']'),
+        Some(b'{') => spooled.ending != Some(b'}'),
+        _ => false,
+    }
+}
+
 /// What a fault means to the people who run the daemon.
 pub fn state_after(fault: &ImportError) -> State {
     match fault {
@@ -74,7 +124,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{poll::Validators, spool::Spooled};
 
     fn answer(observation: u128, digest: u8) -> Answer {
         let upload = Upload { file: Arc::new(tempfile::tempfile().unwrap()), offset: 0, bytes: 0 };
@@ -128,5 +177,45 @@ mod tests {
         let pages = [answer(1, 1), answer(2, 2)];
         assert_eq!(next_objects(Some(&end_of(&pages)), &pages, false), None);
         assert!(next_objects(Some(&end_of(&pages)), &pages[..1], false).is_some(), "a page less");
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_the_data_is_told_apart_by_its_beginning() {
+        for good in ["[]", "\u{feff} [", "\n\t {", "null"] {
+            assert_eq!(fault_of(good.as_bytes()), None, "{good}");
+        }
+        for (bad, fault) in [
+            ("", "is empty"),
+            (" \n", "is empty"),
+            ("<html>", "begins with \"<html>\""),
+            ("nope", "begins with \"nope\""),
+            ("42", "begins with \"42\""),
+        ] {
+            assert_eq!(fault_of(bad.as_bytes()).as_deref(), Some(fault), "{bad}");
+        }
+    }
+
+    #[test]
+    fn validators_are_those_of_a_whole_snapshot_of_one_page() {
+        let url = "https://example.org/posts";
+        let last = |page, last_page| Metadata {
+            archive_id: Uuid::nil(),
+            observation: Uuid::nil(),
+            previous: None,
+            sha256: Sha256([0; 32]),
+            fetched_at: Timestamp::UNIX_EPOCH,
+            source_url: url.into(),
+            etag: Some("\"a\"".into()),
+            last_modified: None,
+            snapshot: Sequence::FIRST,
+            page,
+            last_page,
+            snapshot_sha256: Sha256([0; 32]),
+        };
+        assert_eq!(validators(Some(&last(1, true)), url).etag.as_deref(), Some("\"a\""));
+        assert_eq!(validators(Some(&last(1, true)), "https://example.org/others"), Validators::default());
+        for without in [None, Some(&last(1, false)), Some(&last(2, true))] {
+            assert_eq!(validators(without, url), Validators::default());
+        }
     }
 }

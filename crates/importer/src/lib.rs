@@ -7,10 +7,11 @@
 //! command   the command line: which command, its settings, the exit code
 //! run       the loop, and the only file that knows the order of the steps:
 //!   poll      a snapshot of the collection, page by page
+//!     exchange  a request and its answer
 //!     page      which page comes next, and whether the pages belong together
 //!     retry     whether and when to ask again
 //!     spool     a body, to disk, with hash and length
-//!   decide    new or unchanged; what a person must see to
+//!   decide    the data or something else, new or unchanged; what a person must see to
 //!   bell      the pointers, to the queue
 //! list      shows the archive
 //! check     looks whether everything is reachable and permitted
@@ -21,6 +22,7 @@
 pub mod command;
 pub mod run;
 pub mod poll;
+pub mod exchange;
 pub mod page;
 pub mod retry;
 pub mod spool;

@@ -48,31 +48,17 @@ pub enum Turn {
 
 /// Why the pages cannot be followed.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PageError {
     /// A page that was there before.
     #[error("the next page of {from} is {next}, which came before: its links lead in a circle")]
-    Circle {
-        /// The page with the link.
-        from: String,
-        /// Where it leads.
-        next: String,
-    },
+    Circle { from: String, next: String },
     /// Another server.
     #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
-    OtherOrigin {
-        /// The page with the link.
-        from: String,
-        /// Where it leads.
-        next: String,
-    },
+    OtherOrigin { from: String, next: String },
     /// No address at all.
     #[error("the next page of {from} is `{next}`, which is no address")]
-    Unreadable {
-        /// The page with the link.
-        from: String,
-        /// What stands there.
-        next: String,
-    },
+    Unreadable { from: String, next: String },
     /// Too many.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 
 use tokio::time::Instant;
 
-use crate::{poll::PollError, run::ImportError, spool::SpoolError};
+use crate::{exchange::ExchangeError, poll::PollError, run::ImportError, spool::SpoolError};
 
 /// Within one poll; after that the poll has failed, and the next one begins afresh.
 const TRIES: u32 = 5;
@@ -26,7 +26,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LONGEST_ASKED: Duration = Duration::from_hours(1);
 
 /// How long to wait before trying again, `None` when that is of no use. `tries` have been made.
-pub fn pause_after(error: &PollError, tries: u32, dice: &mut fastrand::Rng) -> Option<Duration> {
+pub fn pause_after(error: &ExchangeError, tries: u32, dice: &mut fastrand::Rng) -> Option<Duration> {
     if tries >= TRIES || !is_transient(error) {
         return None;
     }
@@ -51,12 +51,12 @@ pub fn next_poll(
         ImportError::Bell(_) => regular,
         // Whoever was faster has the newer answer, and may be in the middle of its pages.
         ImportError::EndMoved => now + jittered(interval, dice),
-        // Not sooner: a page that is not there costs its server as much as one that is.
-        ImportError::Poll(error) if !is_transient(error) => regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice)),
-        ImportError::Poll(error) => {
+        ImportError::Poll(PollError::Exchange(error)) if is_transient(error) => {
             let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
             now + pause.max(asked_pause(error).unwrap_or_default())
         }
+        // Not sooner: a page that is not there costs its server as much as one that is.
+        ImportError::Poll(_) => regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice)),
         // Nothing was asked of the API yet.
         ImportError::Archive(_) => now + jittered(grown.min(LONGEST_PAUSE), dice),
     }
@@ -68,29 +68,26 @@ pub fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
 }
 
 /// What the server asked for with `Retry-After`.
-fn asked_pause(error: &PollError) -> Option<Duration> {
+fn asked_pause(error: &ExchangeError) -> Option<Duration> {
     match error {
-        PollError::Status { retry_after, .. } => *retry_after,
+        ExchangeError::Status { retry_after, .. } => *retry_after,
         _ => None,
     }
 }
 
 /// Whether the same request may succeed a moment later.
-fn is_transient(error: &PollError) -> bool {
+fn is_transient(error: &ExchangeError) -> bool {
     match error {
-        PollError::NoAnswer { .. } | PollError::Body { source: SpoolError::Broken { .. }, .. } => true,
-        PollError::Status { status, .. } => {
+        ExchangeError::NoAnswer { .. } | ExchangeError::Body { source: SpoolError::Broken { .. }, .. } => true,
+        ExchangeError::Status { status, .. } => {
             matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
                 || status.is_server_error()
         }
-        PollError::Body { source: SpoolError::TooLong { .. } | SpoolError::Disk { .. }, .. }
-        | PollError::Spool(_)
-        | PollError::NotTheData { .. }
-        | PollError::Redirected { .. }
-        | PollError::Encoded { .. }
-        | PollError::Page(_)
-        | PollError::Unsettled { .. }
-        | PollError::HeaderFile { .. } => false,
+        ExchangeError::Body { source: SpoolError::TooLong { .. } | SpoolError::Disk { .. }, .. }
+        | ExchangeError::NotTheData { .. }
+        | ExchangeError::Redirected { .. }
+        | ExchangeError::Encoded { .. }
+        | ExchangeError::HeaderFile { .. } => false,
     }
 }
 
@@ -111,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    fn status(code: u16, retry_after: Option<u64>) -> PollError {
-        PollError::Status {
+    fn status(code: u16, retry_after: Option<u64>) -> ExchangeError {
+        ExchangeError::Status {
             url: "http://api/posts".into(),
             status: StatusCode::from_u16(code).unwrap(),
             retry_after: retry_after.map(Duration::from_secs),
@@ -167,16 +164,17 @@ mod tests {
     fn a_fault_makes_polls_rarer_and_what_may_pass_is_tried_before_a_long_interval_is_over() {
         let mut dice = fastrand::Rng::with_seed(1);
         let (short, long) = (Duration::from_millis(200), Duration::from_hours(1));
+        let poll = |error| ImportError::Poll(PollError::Exchange(error));
         let archive = || ImportError::Archive(ArchiveError::NoBucket { bucket: String::new() });
         for (fault, interval, faults, seconds) in [
-            (status(500, None).into(), short, 1, 1.0),
-            (status(500, None).into(), short, 100, 15.0),
-            (status(500, None).into(), long, 1, 1.0),
-            (status(500, None).into(), long, 100, 3600.0),
-            (status(429, Some(600)).into(), short, 1, 600.0),
-            (status(404, None).into(), short, 1, 1.0),
-            (status(404, None).into(), short, 100, 15.0),
-            (status(404, None).into(), long, 1, 3600.0),
+            (poll(status(500, None)), short, 1, 1.0),
+            (poll(status(500, None)), short, 100, 15.0),
+            (poll(status(500, None)), long, 1, 1.0),
+            (poll(status(500, None)), long, 100, 3600.0),
+            (poll(status(429, Some(600))), short, 1, 600.0),
+            (poll(status(404, None)), short, 1, 1.0),
+            (poll(status(404, None)), short, 100, 15.0),
+            (poll(status(404, None)), long, 1, 3600.0),
             (archive(), short, 100, 15.0),
             (archive(), long, 1, 1.0),
             (archive(), long, 100, 15.0),

@@ -51,12 +51,10 @@ pub struct PaceSettings {
 
 /// What a poll came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum Outcome {
-    /// Something new is archived.
-    Appended {
-        /// The bodies of all pages together.
-        bytes: u64,
-    },
+    /// Something new is archived, of so many bytes.
+    Appended { bytes: u64 },
     /// The archive ends with what the API says.
     Unchanged,
     /// The daemon was told to end while it asked.

@@ -35,29 +35,17 @@ pub struct Spooled {
 
 /// Why a body is not on disk.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum SpoolError {
     /// The sender's side.
     #[error("the body broke off after {bytes} bytes")]
-    Broken {
-        /// How much had come.
-        bytes: u64,
-        /// What the connection said.
-        source: io::Error,
-    },
+    Broken { bytes: u64, source: io::Error },
     /// The answer is longer than allowed.
     #[error("it is longer than MAX_BODY ({max_bytes} bytes): raise that, if so much is expected")]
-    TooLong {
-        /// The limit.
-        max_bytes: u64,
-    },
+    TooLong { max_bytes: u64 },
     /// Our side.
     #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
-    Disk {
-        /// The folder.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Disk { dir: PathBuf, source: io::Error },
 }
 
 /// The file of one snapshot.

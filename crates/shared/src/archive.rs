@@ -91,55 +91,25 @@ pub type Body = BoxStream<'static, io::Result<Bytes>>;
 
 /// Why the archive did not do what was asked.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum ArchiveError {
     /// 403. Never taken for absence: without `s3:ListBucket` a missing key reads 403 too.
     #[error(
         "{operation} s3://{bucket}/{key} was refused ({code}): check the credentials and the role's policy, which needs s3:ListBucket, s3:GetObject and, to append, s3:PutObject"
     )]
-    Refused {
-        /// The S3 operation.
-        operation: &'static str,
-        /// The bucket.
-        bucket: String,
-        /// The key or prefix.
-        key: String,
-        /// The error code that came back.
-        code: String,
-    },
+    Refused { operation: &'static str, bucket: String, key: String, code: String },
     /// There is no such bucket.
     #[error("there is no bucket `{bucket}`: create it, or correct ARCHIVE_BUCKET or AWS_REGION")]
-    NoBucket {
-        /// The bucket.
-        bucket: String,
-    },
+    NoBucket { bucket: String },
     /// The object is not one of ours, or of a later release.
     #[error("s3://{bucket}/{key} cannot be followed (if it is somebody else's, move it elsewhere)")]
-    Foreign {
-        /// The bucket.
-        bucket: String,
-        /// The key.
-        key: String,
-        /// What is wrong with it.
-        source: MetadataError,
-    },
+    Foreign { bucket: String, key: String, source: MetadataError },
     /// A small object's body stopped on its way.
     #[error("an object's body broke off on its way from S3")]
-    BrokeOff {
-        /// What the connection said.
-        source: io::Error,
-    },
+    BrokeOff { source: io::Error },
     /// Anything else: no answer, or an answer that says to try again.
     #[error("{operation} s3://{bucket}/{key} failed")]
-    Failed {
-        /// The S3 operation.
-        operation: &'static str,
-        /// The bucket.
-        bucket: String,
-        /// The key or prefix.
-        key: String,
-        /// What came back.
-        source: BoxError,
-    },
+    Failed { operation: &'static str, bucket: String, key: String, source: BoxError },
 }
 
 /// The archive of one stream in an S3 bucket.

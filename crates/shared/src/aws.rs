@@ -2,8 +2,9 @@
 
 use std::{error::Error, time::Duration};
 
+pub use aws_config::SdkConfig;
 use aws_config::{
-    BehaviorVersion, Region, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
+    BehaviorVersion, Region, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
     timeout::TimeoutConfig,
 };
 use aws_sdk_s3::{

@@ -232,34 +232,23 @@ pub struct Metadata {
 
 /// Why metadata cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum MetadataError {
     /// Written by a later release.
     #[error("its metadata has version {found}, and this program reads up to {VERSION}")]
-    NewerVersion {
-        /// The version that stands there.
-        found: u32,
-    },
+    NewerVersion { found: u32 },
     /// A field that every object of ours has is not there.
     #[error("its metadata lacks `{field}`")]
-    Missing {
-        /// The metadata key.
-        field: &'static str,
-    },
+    Missing { field: &'static str },
     /// A field holds something else than it should.
     #[error("its metadata field `{field}` cannot be read")]
-    Unreadable {
-        /// The metadata key.
-        field: &'static str,
-    },
+    Unreadable { field: &'static str },
     /// The number that no archive of ours reaches.
     #[error("it has the last number of all, which somebody else must have given it")]
     Last,
     /// It does not fit into what S3 stores.
     #[error("its metadata would take {bytes} bytes, and S3 stores {METADATA_LIMIT_BYTES}: shorten SOURCE_URL")]
-    TooLong {
-        /// The size of keys and values together.
-        bytes: usize,
-    },
+    TooLong { bytes: usize },
 }
 
 impl Metadata {

@@ -30,30 +30,20 @@ pub struct Pointer {
 
 /// Why a message is a strange bell.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PointerError {
     /// Not a pointer at all.
     #[error("the message is no pointer")]
     Unreadable(#[source] serde_json::Error),
     /// Written by a later release.
     #[error("the message has version {found}, and this program reads up to {VERSION}")]
-    NewerVersion {
-        /// The version that stands there.
-        found: u32,
-    },
+    NewerVersion { found: u32 },
     /// Of another stream.
     #[error("the message is of stream {found}")]
-    OtherStream {
-        /// The stream that stands there.
-        found: StreamName,
-    },
+    OtherStream { found: StreamName },
     /// The key is not the one that stream and sequence give.
     #[error("the message names the key {found} for sequence {sequence}")]
-    OtherKey {
-        /// The key that stands there.
-        found: String,
-        /// The sequence beside it.
-        sequence: Sequence,
-    },
+    OtherKey { found: String, sequence: Sequence },
 }
 
 impl Pointer {

@@ -52,18 +52,10 @@ pub struct Batch {
 
 /// How reading ended.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum End {
-    /// All bytes were seen, and these they were.
-    Read {
-        /// Their digest.
-        sha256: Sha256,
-        /// Their number.
-        bytes: u64,
-        /// The records in them.
-        records: u64,
-        /// Why they are no document, if they are none.
-        broken: Option<String>,
-    },
+    /// All bytes were seen: their digest, their number, the records in them, and why they are no document, if they are none.
+    Read { sha256: Sha256, bytes: u64, records: u64, broken: Option<String> },
     /// The body broke off on its way.
     BrokeOff(io::Error),
 }

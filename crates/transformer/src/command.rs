@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::{
     archive::S3Archive,
-    aws,
+    aws::{self, SdkConfig},
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, VERSION, parse_sequence},
     shutdown::run_until_drained,
@@ -81,20 +81,27 @@ enum Command {
     Check(CheckSettings),
 }
 
+/// What the transformer is connected to, and how it speaks.
 #[derive(Args, Debug)]
-struct RunSettings {
+struct Wires {
     #[command(flatten)]
     archive: ArchiveSettings,
     #[command(flatten)]
-    bell: BellSettings,
-    #[command(flatten)]
     database: DatabaseSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
+struct RunSettings {
+    #[command(flatten)]
+    wires: Wires,
+    #[command(flatten)]
+    bell: BellSettings,
     #[command(flatten)]
     follow: FollowSettings,
     #[command(flatten)]
     pace: PaceSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -111,13 +118,9 @@ struct OnceSettings {
     #[arg(long, value_name = "SEQUENCE", value_parser = parse_sequence)]
     to: Option<Sequence>,
     #[command(flatten)]
-    archive: ArchiveSettings,
-    #[command(flatten)]
-    database: DatabaseSettings,
+    wires: Wires,
     #[command(flatten)]
     follow: FollowSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Debug)]
@@ -129,11 +132,7 @@ struct AuditSettings {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    archive: ArchiveSettings,
-    #[command(flatten)]
-    database: DatabaseSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
+    wires: Wires,
 }
 
 #[derive(Args, Debug)]
@@ -163,13 +162,9 @@ struct MigrateSettings {
 #[derive(Args, Debug)]
 struct CheckSettings {
     #[command(flatten)]
-    archive: ArchiveSettings,
+    wires: Wires,
     #[command(flatten)]
     bell: BellSettings,
-    #[command(flatten)]
-    database: DatabaseSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
 }
 
 /// What is wrong with settings that are each right by themselves.
@@ -180,12 +175,12 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
 
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
-    let (Command::Run(RunSettings { telemetry, .. })
-    | Command::Once(OnceSettings { telemetry, .. })
-    | Command::Audit(AuditSettings { telemetry, .. })
+    let (Command::Run(RunSettings { wires: Wires { telemetry, .. }, .. })
+    | Command::Once(OnceSettings { wires: Wires { telemetry, .. }, .. })
+    | Command::Audit(AuditSettings { wires: Wires { telemetry, .. }, .. })
+    | Command::Check(CheckSettings { wires: Wires { telemetry, .. }, .. })
     | Command::Quarantine(QuarantineSettings { telemetry, .. })
-    | Command::Migrate(MigrateSettings { telemetry, .. })
-    | Command::Check(CheckSettings { telemetry, .. })) = &command;
+    | Command::Migrate(MigrateSettings { telemetry, .. })) = &command;
     telemetry::log_to_stderr(telemetry);
     let done = match command {
         Command::Run(settings) => run(settings).await,
@@ -207,36 +202,33 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
 /// Something was found.
 const FOUND: u8 = 3;
 
-async fn run(settings: RunSettings) -> anyhow::Result<ExitCode> {
+async fn run(RunSettings { wires, bell, follow, pace }: RunSettings) -> anyhow::Result<ExitCode> {
     let status = Status::default();
-    telemetry::serve_admin(&settings.telemetry, &status).await?;
+    telemetry::serve_admin(&wires.telemetry, &status).await?;
+    let (stream, schema) = (wires.archive.stream.clone(), wires.database.database_schema.clone());
+    info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
     let config = aws::config().await;
-    let ArchiveSettings { stream, archive_bucket } = settings.archive;
-    info!(version = VERSION, %stream, archive_bucket, schema = %settings.database.database_schema, "transformer starts");
-    let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream.clone());
-    let table = PostgresTable::new(settings.database, stream.clone());
-    let follower = Follower::new(archive, table, settings.follow.skip, ProgressBar::hidden());
-    let transformer =
-        Transformer::new(follower, SqsBell::new(aws::sqs(&config), settings.bell), stream, status.clone());
+    let bell = SqsBell::new(aws::sqs(&config), bell);
+    let (archive, table) = doors(wires, &config);
+    let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
+    let transformer = Transformer::new(follower, bell, stream, status.clone());
     run_until_drained(|shutdown| {
         systemd::serve(&status);
-        transformer.run(settings.pace, shutdown)
+        transformer.run(pace, shutdown)
     })
     .await;
     info!("transformer ends");
     Ok(ExitCode::SUCCESS)
 }
 
-async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
+async fn once(OnceSettings { to, wires, follow }: OnceSettings) -> anyhow::Result<ExitCode> {
     /// A live transformer has the stream for the time of one object.
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
-    let archive = s3_archive(&settings.archive).await;
-    let (database, stream) = (settings.database, settings.archive.stream);
-    let table = PostgresTable::new(database.clone(), stream.clone());
     let progress = progress();
-    let mut follower = Follower::new(archive, table, settings.follow.skip, progress.clone());
-    let goal = settings.to.map_or(Goal::End, Goal::To);
+    let (archive, table) = doors(wires, &aws::config().await);
+    let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
+    let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
         while follower.look(goal, &shutdown).await? == Followed::Busy && !shutdown.is_draining() {
             follower.take_over_from_the_silent().await?;
@@ -248,31 +240,23 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     let was_cut = done.await.transpose()?.unwrap_or(true);
     progress.finish_and_clear();
     ensure!(!was_cut, "it was told to end before it was done; it goes on where it was");
-    let reached = table_at(&database, &stream).await?;
-    if let Some(to) = settings.to {
-        ensure!(
-            reached == Some(to),
-            "the position is {}, and --to {to} is not to be reached",
-            reached.map_or(0, Sequence::get)
-        );
+    if let Some(to) = to {
+        let reached = follower.position().await?;
+        let at = reached.map_or(0, |position| position.sequence.get());
+        ensure!(at == to.get(), "the position is {at}, and --to {to} is not to be reached");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn table_at(database: &DatabaseSettings, stream: &StreamName) -> anyhow::Result<Option<Sequence>> {
-    let position = PostgresTable::new(database.clone(), stream.clone()).position().await?;
-    Ok(position.map(|position| position.sequence))
-}
-
-async fn audit_archive(settings: AuditSettings) -> anyhow::Result<ExitCode> {
-    let archive = s3_archive(&settings.archive).await;
-    let mut connection = connect(&settings.database).await?;
-    let position = PostgresTable::new(settings.database, settings.archive.stream).position().await?;
+async fn audit_archive(AuditSettings { deep, json, wires }: AuditSettings) -> anyhow::Result<ExitCode> {
+    let mut connection = connect(&wires.database).await?;
+    let (archive, mut table) = doors(wires, &aws::config().await);
+    let position = table.position().await?;
     let progress = progress();
-    let report = audit(&archive, &mut connection, position.as_ref(), settings.deep, &progress).await;
+    let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
     progress.finish_and_clear();
     let report = report?;
-    let text = if settings.json { serde_json::to_string(&report)? } else { report.to_string() };
+    let text = if json { serde_json::to_string(&report)? } else { report.to_string() };
     writeln!(io::stdout(), "{text}")?;
     Ok(found(!report.problems.is_empty()))
 }
@@ -283,17 +267,20 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_all(settings: CheckSettings) -> anyhow::Result<ExitCode> {
-    let archive = s3_archive(&settings.archive).await;
-    let bell = SqsBell::new(aws::sqs(&aws::config().await), settings.bell);
-    let connection = connect(&settings.database).await;
-    let mut table = PostgresTable::new(settings.database, settings.archive.stream);
+async fn check_all(CheckSettings { wires, bell }: CheckSettings) -> anyhow::Result<ExitCode> {
+    let config = aws::config().await;
+    let bell = SqsBell::new(aws::sqs(&config), bell);
+    let connection = connect(&wires.database).await;
+    let (archive, mut table) = doors(wires, &config);
     let is_well = check(connection, &mut table, &archive, &bell, &mut io::stdout().lock()).await?;
     Ok(found(!is_well))
 }
 
-async fn s3_archive(settings: &ArchiveSettings) -> S3Archive {
-    S3Archive::new(aws::s3(&aws::config().await), settings.archive_bucket.clone(), settings.stream.clone())
+/// Nothing is asked of either yet.
+fn doors(Wires { archive, database, .. }: Wires, config: &SdkConfig) -> (S3Archive, PostgresTable) {
+    let ArchiveSettings { stream, archive_bucket } = archive;
+    let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
+    (archive, PostgresTable::new(database, stream))
 }
 
 fn found(something: bool) -> ExitCode {

@@ -38,70 +38,40 @@ pub fn next_after(position: Option<&Position>) -> Sequence {
 
 /// What only a person can settle. The daemon touches nothing, and looks again every minute.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum Hold {
     /// The archive begins elsewhere than the one that was followed.
     #[error(
         "this is another archive: the object at sequence {sequence} belongs to archive {found}, and the table was made from {ours}: \
          correct ARCHIVE_BUCKET or STREAM, bring the old archive back, or rebuild into a new DATABASE_SCHEMA"
     )]
-    AnotherArchive {
-        /// Where that was seen.
-        sequence: Sequence,
-        /// The identity in the bucket.
-        found: Uuid,
-        /// The identity in the database.
-        ours: Uuid,
-    },
+    AnotherArchive { sequence: Sequence, found: Uuid, ours: Uuid },
     /// The object at the position is not the one that was applied.
     #[error(
         "the object at the position, sequence {sequence}, was written anew: the archive has observation {found}, and the ledger {ours}: \
          bring the old version of the object back, or rebuild into a new DATABASE_SCHEMA"
     )]
-    Rewritten {
-        /// The position.
-        sequence: Sequence,
-        /// The observation in the bucket.
-        found: Uuid,
-        /// The observation in the ledger.
-        ours: Uuid,
-    },
+    Rewritten { sequence: Sequence, found: Uuid, ours: Uuid },
     /// The next object does not continue what was applied.
     #[error(
         "the archive was forked: the object at sequence {sequence} follows observation {found}, and the ledger ends with {ours}: \
          correct ARCHIVE_BUCKET, bring the old archive back, or rebuild into a new DATABASE_SCHEMA",
         found = found.map_or("none".to_owned(), |found| found.to_string())
     )]
-    Forked {
-        /// The object that was to be applied.
-        sequence: Sequence,
-        /// What it names as `previous`.
-        found: Option<Uuid>,
-        /// The observation at the position.
-        ours: Uuid,
-    },
+    Forked { sequence: Sequence, found: Option<Uuid>, ours: Uuid },
     /// The archive ends before the position.
     #[error(
         "the archive ends at {end}, below the position, sequence {position}: was the bucket emptied or swapped? Bring its objects \
          back (delete markers of a versioned bucket can be removed), correct ARCHIVE_BUCKET, or rebuild into a new DATABASE_SCHEMA",
         end = end.map_or("nothing".to_owned(), |end| format!("sequence {end}"))
     )]
-    EndBelowPosition {
-        /// The newest object in the bucket.
-        end: Option<Sequence>,
-        /// The last object that was applied.
-        position: Sequence,
-    },
+    EndBelowPosition { end: Option<Sequence>, position: Sequence },
     /// There is a hole.
     #[error(
         "the object at sequence {missing} is missing, and the archive goes on to {end}: bring it back (a versioned bucket has it \
          under a delete marker), or do without it with SKIP={missing}"
     )]
-    ObjectMissing {
-        /// The hole.
-        missing: Sequence,
-        /// The newest object in the bucket.
-        end: Sequence,
-    },
+    ObjectMissing { missing: Sequence, end: Sequence },
 }
 
 /// Whether the object at the position is the one that was applied.
@@ -132,14 +102,12 @@ pub fn check_next(position: Option<&Position>, there: &Metadata) -> Result<(), H
 
 /// Why the next object is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum Absence {
     /// Everything is applied.
     AtTheEnd,
-    /// Later objects are listed: a hole, unless this one was appended after the look.
-    Hole {
-        /// The newest of them.
-        end: Sequence,
-    },
+    /// Later objects are listed, up to `end`: a hole, unless this one was appended after the look.
+    Hole { end: Sequence },
 }
 
 /// Reads the absence of the next object with the archive's listed end.

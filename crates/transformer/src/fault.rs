@@ -9,37 +9,20 @@ const QUERY_CANCELED: &str = "57014";
 
 /// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum TableError {
     /// Postgres answered with an error, or could not be reached.
     #[error("could not {doing} the database")]
-    Sql {
-        /// What was being done.
-        doing: &'static str,
-        /// What came back.
-        source: sqlx::Error,
-    },
+    Sql { doing: &'static str, source: sqlx::Error },
     /// Postgres did not answer.
     #[error("could not {doing} the database: no answer for {secs} seconds")]
-    Deadline {
-        /// What was being done.
-        doing: &'static str,
-        /// The deadline.
-        secs: u64,
-    },
+    Deadline { doing: &'static str, secs: u64 },
     /// The address is not to be had.
     #[error("cannot use DATABASE_URL_FILE {}", file.display())]
-    UrlFile {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        source: io::Error,
-    },
+    UrlFile { file: PathBuf, source: io::Error },
     /// The address asks for less than TLS with a checked certificate.
     #[error("{why}")]
-    Exposed {
-        /// What to do.
-        why: String,
-    },
+    Exposed { why: String },
     /// There is no token to connect with.
     #[error("could not make an IAM token for the database")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -54,20 +37,10 @@ pub enum TableError {
         "the session is in the schema `{found}`, and DATABASE_SCHEMA is `{ours}`: a pooler between here and Postgres must keep a \
          session for each client"
     )]
-    OtherSession {
-        /// The schema that names mean now.
-        found: String,
-        /// The name in the settings.
-        ours: String,
-    },
+    OtherSession { found: String, ours: String },
     /// The schema is another stream's.
     #[error("the tables hold the stream `{found}`, and STREAM is `{ours}`: correct STREAM or DATABASE_SCHEMA")]
-    OtherStream {
-        /// The name in the database.
-        found: String,
-        /// The name in the settings.
-        ours: String,
-    },
+    OtherStream { found: String, ours: String },
 }
 
 impl TableError {

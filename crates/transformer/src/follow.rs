@@ -105,6 +105,11 @@ impl<A: Archive, T: Table> Follower<A, T> {
         Self { archive, table, skip, progress, end: None, looks: 0, patience: PATIENCE, seen: None, has_begun: false }
     }
 
+    /// Where the table stands.
+    pub async fn position(&mut self) -> Result<Option<Position>, FollowError> {
+        Ok(self.table.position().await?)
+    }
+
     /// The idle look: is the archive still the one that was followed, and is there more of it?
     pub async fn look(&mut self, goal: Goal, shutdown: &Shutdown) -> Result<Followed, FollowError> {
         self.looks += 1;

@@ -73,6 +73,7 @@ impl Care {
 
 /// What became of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum Outcome {
     /// It is applied, with this to show for it.
     Applied(Counts),
@@ -81,17 +82,9 @@ pub enum Outcome {
     /// The position is another one than expected: another transformer was faster, or the database was restored. Nothing was done.
     Moved,
     /// The bytes are those that were archived, and no document. Nothing was done.
-    Broken {
-        /// Their number.
-        bytes: u64,
-        /// What is wrong with them.
-        reason: String,
-    },
+    Broken { bytes: u64, reason: String },
     /// The bytes are not those that were archived. Nothing was done.
-    WrongBytes {
-        /// Their number.
-        bytes: u64,
-    },
+    WrongBytes { bytes: u64 },
 }
 
 /// The tables of one stream in Postgres.
