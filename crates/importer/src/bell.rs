@@ -4,7 +4,7 @@
 
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use clap::Args;
-use shared::{aws, pointer::Pointer};
+use shared::{aws, crash_point, pointer::Pointer};
 use thiserror::Error;
 use url::Url;
 
@@ -66,6 +66,7 @@ impl Bell for SqsBell {
                     return Err(error);
                 }
             }
+            crash_point!("announcing");
         }
         Ok(())
     }

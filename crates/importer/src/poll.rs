@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use jiff::Timestamp;
 use shared::{
+    crash_point,
     object::Metadata,
     settings::public_url,
     telemetry::{beat, chain},
@@ -159,6 +160,7 @@ impl Api {
             let turn = paging.turn(&signs)?;
             if !matches!(turn, Turn::PastTheEnd) {
                 pages.push(page);
+                crash_point!("page-spooled");
             }
             match turn {
                 Turn::Next(next) => url = next,

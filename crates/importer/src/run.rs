@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use shared::{
     archive::{Append, Archive, ArchiveError, Upload},
+    crash_point,
     object::{Metadata, Sequence, StreamName},
     pointer::Pointer,
     settings::parse_duration,
@@ -149,6 +150,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     /// One poll, with all that belongs to it. Killed between any two lines, the next poll of any importer goes on.
     pub async fn poll(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         let archived = self.archive_a_snapshot(again, shutdown).await;
+        crash_point!("not-announced");
         // The bell rings even when the API is down: there may be news from before.
         let announced = self.announce().await;
         let outcome = archived?;
@@ -157,6 +159,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     async fn archive_a_snapshot(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         self.find_end().await?;
+        crash_point!("end-found");
         let started = Instant::now();
         let is_whole = again || self.unmodified >= BELIEVED_304S;
         if is_whole {
@@ -172,12 +175,14 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             }
             None => return Ok(Outcome::Drained),
         };
+        crash_point!("fetched");
         self.unmodified = 0;
         let Some(objects) = next_objects(self.end.as_deref(), &pages, again) else {
             return Ok(note_unchanged(started));
         };
         let (fetched, mut bytes) = (started.elapsed(), 0);
         self.check_end().await?;
+        crash_point!("end-checked");
         for ((sequence, metadata), page) in objects.iter().zip(&pages) {
             let upload = &page.spooled.upload;
             let begun = Instant::now();
@@ -188,6 +193,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 page = metadata.page, pages = pages.len(), fetch_ms = millis(fetched), append_ms = millis(begun.elapsed()), "appended"
             );
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
+            crash_point!("between-pages");
         }
         Ok(Outcome::Appended { bytes })
     }
@@ -223,6 +229,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             info!(sequence = %end.sequence, observation = %end.metadata.observation, "adopted");
             // The newest one says all.
             self.news = vec![Pointer::new(&self.stream, end.sequence, &end.metadata)];
+            crash_point!("adopted");
         }
         telemetry::note_end(Some(end.sequence));
         self.end = Some(Box::new(end));
@@ -242,8 +249,12 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         loop {
             telemetry::beat();
             let unknown = match self.archive.append(sequence, metadata, upload).await {
-                Ok(Append::Done) => return Ok(()),
+                Ok(Append::Done) => {
+                    crash_point!("appended");
+                    return Ok(());
+                }
                 Ok(Append::Taken) => {
+                    crash_point!("taken");
                     match self.archive.head(sequence).await?.map(|head| head.metadata.observation) {
                         // An earlier try of this very append, whose answer was lost.
                         Some(winner) if winner == metadata.observation => return Ok(()),
@@ -262,6 +273,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     /// Forgets the end, so that the next poll reads it anew.
     fn end_moved(&mut self) -> ImportError {
+        crash_point!("end-moved");
         self.end = None;
         ImportError::EndMoved
     }
@@ -273,6 +285,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             self.news = vec![newest];
             return Err(error.into());
         }
+        crash_point!("announced");
         let elapsed_ms = millis(started.elapsed());
         info!(sequence = %newest.sequence, observation = %newest.observation, elapsed_ms, "announced");
         self.announced = Some(newest.sequence);

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::Digest;
-use shared::{archive::Upload, object::Sha256, telemetry};
+use shared::{archive::Upload, crash_point, object::Sha256, telemetry};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 
@@ -87,6 +87,7 @@ impl Spool {
             // At its place and awaited, so that no write of a body that was given up lands in the next one.
             let written = spawn_blocking(move || file.write_all_at(&chunk, offset)).await;
             written.expect("writing a file does not panic").map_err(disk)?;
+            crash_point!("spooling");
         }
         let upload = Upload { file: self.file.clone(), offset: self.end, bytes };
         self.end += bytes;

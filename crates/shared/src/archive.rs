@@ -356,6 +356,7 @@ impl Upload {
             let mut chunk = vec![0; bytes];
             self.file.read_exact_at(&mut chunk, self.offset + sent).map(|()| Bytes::from(chunk))
         });
+        crate::crash_point!("uploading");
         read.await.expect("reading a file does not panic")
     }
 }

@@ -12,3 +12,4 @@ pub mod aws;
 pub mod telemetry;
 pub mod systemd;
 pub mod shutdown;
+pub mod crash;

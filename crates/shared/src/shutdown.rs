@@ -19,6 +19,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(8);
 /// Runs a program on one thread, and does not wait for what then still blocks another one: a name server that does not answer or a
 /// disk that hangs would keep a daemon past its drain deadline.
 pub fn block_on<T>(program: impl Future<Output = T>) -> T {
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::crash::arm();
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().expect("the system has room for a runtime");
     let done = runtime.block_on(program);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sha2::Digest;
-use shared::{archive::Body, object::Sha256, telemetry::chain};
+use shared::{archive::Body, crash_point, object::Sha256, telemetry::chain};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -173,6 +173,7 @@ impl<R: Read> Read for Hashing<'_, R> {
             return Err(io::Error::other("nobody wants the rest"));
         }
         let read = self.body.read(buffer)?;
+        crash_point!("reading");
         self.hasher.update(&buffer[..read]);
         self.bytes += read as u64;
         Ok(read)

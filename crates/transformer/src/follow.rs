@@ -5,6 +5,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use shared::{
     archive::{Archive, ArchiveError, Head, Object},
+    crash_point,
     object::{Metadata, Sequence},
     shutdown::Shutdown,
     telemetry,
@@ -191,6 +192,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     }
                     continue;
                 };
+                crash_point!("object-found");
                 was_absent = false;
                 check_next(position.as_ref(), &object.metadata)?;
                 if !*has_begun {
@@ -286,6 +288,7 @@ async fn apply<A: Archive, T: Table>(
         reason: Some(&reason),
     };
     let outcome = table.pass_over(position, &line).await?;
+    crash_point!("quarantined");
     if let Outcome::Applied(_) = outcome {
         warn!(%sequence, observation = %metadata.observation, outcome = line.outcome, reason, "applied");
     }
@@ -337,6 +340,7 @@ async fn skip_object(
         reason: Some(reason),
     };
     let outcome = table.pass_over(position, &line).await?;
+    crash_point!("skipped");
     if let Outcome::Applied(_) = outcome {
         warn!(%sequence, outcome = line.outcome, reason, "applied");
     }

@@ -1,6 +1,9 @@
 //! The stream's row and the ledger: where the table stands, and what became of each object.
 
-use shared::object::{Metadata, Sequence, Sha256, StreamName};
+use shared::{
+    crash_point,
+    object::{Metadata, Sequence, Sha256, StreamName},
+};
 use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
@@ -148,11 +151,13 @@ pub async fn advance(
         .bind(written_before.updated);
     let row = within("write the ledger of", insert.fetch_one(&mut **transaction)).await?;
     let written = Written::of(&row).map_err(|source| TableError::Sql { doing: "write the ledger of", source })?;
+    crash_point!("ledger-written");
     let update = sqlx::query(include_str!("sql/advance_position.sql"))
         .bind(line.archive_id)
         .bind(to_bigint(line.sequence.get()))
         .bind(line.metadata.map(|metadata| metadata.observation));
     within("advance the position in", update.execute(&mut **transaction)).await?;
+    crash_point!("position-advanced");
     Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use shared::{
     archive::Archive,
+    crash_point,
     object::StreamName,
     pointer::Pointer,
     settings::parse_duration,
@@ -115,6 +116,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
 
     /// Applies what the messages point to, then deletes them: after COMMIT, never before.
     async fn answer(&mut self, rings: &[Ring], shutdown: &Shutdown) -> Result<Followed, FollowError> {
+        crash_point!("received");
         let mut newest = None;
         let mut is_strange = false;
         for ring in rings {
@@ -138,7 +140,9 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         }
         // Undeleted, they come again, when whoever is at work now is done.
         if followed == Followed::ToTheGoal && !shutdown.is_draining() {
+            crash_point!("not-deleted");
             self.bell.delete(rings).await;
+            crash_point!("deleted");
         }
         Ok(followed)
     }
@@ -147,6 +151,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
     async fn stand_by(&mut self) -> Result<Followed, FollowError> {
         self.status.set(State::StandingBy);
         if self.follower.take_over_from_the_silent().await? {
+            crash_point!("ended-a-silent-holder");
             info!("ended the transaction of a transformer that was silent");
             return Ok(Followed::ToTheGoal);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shared::{
     archive::Object,
+    crash_point,
     object::{Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
@@ -173,6 +174,7 @@ async fn apply(
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
     };
+    crash_point!("locked");
     if care == Care::EachConstraint {
         within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     }
@@ -186,7 +188,9 @@ async fn apply(
                 } else {
                     write_posts(&mut transaction, &batch.posts, row).await?;
                 }
+                crash_point!("posts-written");
                 write_wrong_records(&mut transaction, &batch.wrong, row).await?;
+                crash_point!("batch-written");
                 counts.quarantined += batch.wrong.len() as u64;
                 counts.with_extra += batch.posts.iter().filter(|post| post.extra.is_some()).count() as u64;
             }
@@ -210,6 +214,7 @@ async fn apply(
     let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
     let counts = advance(&mut transaction, home.stream, &line, counts, written_before).await?;
     within("commit to", transaction.commit()).await?;
+    crash_point!("committed");
     Ok(Outcome::Applied(counts))
 }
 
@@ -250,5 +255,6 @@ async fn next_piece_meanwhile(
 
 async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> Result<Outcome, TableError> {
     within("roll back a transaction of", transaction.rollback()).await?;
+    crash_point!("rolled-back");
     Ok(outcome)
 }

@@ -1,7 +1,10 @@
 //! A batch into the tables: copied where nothing is there to compare with, merged elsewhere.
 
 use jiff::Timestamp;
-use shared::object::{Metadata, Sequence};
+use shared::{
+    crash_point,
+    object::{Metadata, Sequence},
+};
 use sqlx::{Executor, PgConnection, Row, postgres::PgRow};
 
 use crate::{
@@ -109,6 +112,7 @@ pub async fn write_posts_carefully(
                 // cluster shares.
                 let roll_back = connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part");
                 within("roll back to a savepoint in", roll_back).await?;
+                crash_point!("part-refused");
                 let after = written(connection).await?;
                 written_before.inserted += after.inserted - before.inserted;
                 written_before.updated += after.updated - before.updated;
