@@ -17,6 +17,7 @@ mod importer_protocol;
 mod json_test_suite;
 mod killable;
 mod kind_to_the_api;
+mod metrics;
 mod nothing_is_lost;
 mod once_in_order;
 mod page;

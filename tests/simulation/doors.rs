@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use importer::{
     bell::BellError as ImporterBellError,
-    poll::{Answer, PollError, Source, Validators, validators},
+    decide::validators,
+    poll::{Answer, PollError, Source, Validators},
     spool::Spooled,
 };
 use sha2::Digest;

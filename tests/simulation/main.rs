@@ -22,7 +22,7 @@ use std::{
 
 use importer::run::{Importer, PaceSettings as ImporterPace};
 use indicatif::ProgressBar;
-use shared::{shutdown::Shutdown, telemetry::Status};
+use shared::{shutdown::Shutdown, status::Status};
 use tokio::{
     runtime::Builder,
     select,

@@ -12,7 +12,7 @@ pub mod systemd;
 pub mod tap;
 pub mod terraform;
 
-use std::{io::Write as _, path::Path, process::Output, sync::Arc, time::Duration};
+use std::{collections::HashMap, io::Write as _, path::Path, process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
@@ -137,10 +137,27 @@ pub fn retitle(sandbox: &Sandbox, id: u64, title: &str) {
     sandbox.api.change(|posts| posts.patch(id, fields).map(|_| ())).expect("the API has the post");
 }
 
-/// What `/readyz` says, with its status; an error while nobody answers.
+/// The state that `/readyz` begins with, and its status; an error while nobody answers.
 pub async fn readiness(daemon: &Daemon) -> Result<(u16, String)> {
-    let response = reqwest::get(format!("{}/readyz", daemon.admin_url())).await?;
+    let (status, report) = admin(daemon, "/readyz").await?;
+    Ok((status, report.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// What the admin endpoint answers, with its status.
+pub async fn admin(daemon: &Daemon, path: &str) -> Result<(u16, String)> {
+    let response = reqwest::get(format!("{}{path}", daemon.admin_url())).await?;
     Ok((response.status().as_u16(), response.text().await?))
+}
+
+/// The numbers that a daemon serves, as they stand there, by name and labels.
+pub async fn metrics(daemon: &Daemon) -> Result<HashMap<String, String>> {
+    let (_, text) = admin(daemon, "/metrics").await?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let number = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').context("a name and a value")?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    lines.map(number).collect()
 }
 
 /// Waits until the daemon holds, and answers with its reason.

@@ -8,12 +8,14 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use shared::{
+    admin,
     archive::S3Archive,
-    aws,
+    aws, metrics,
     settings::{ArchiveSettings, VERSION, public_url},
     shutdown::run_until_drained,
+    status::{Dependency, Status},
     systemd,
-    telemetry::{self, Status, TelemetrySettings},
+    telemetry::{self, TelemetrySettings},
 };
 use tracing::{error, info};
 
@@ -21,6 +23,7 @@ use crate::{
     bell::{BellSettings, SqsBell},
     check::check,
     list::{ListSettings, is_closed_pipe, list},
+    notes,
     poll::{Api, PollSettings, exposure},
     run::{Importer, Outcome, PaceSettings},
 };
@@ -133,8 +136,10 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
 const FOUND: u8 = 3;
 
 async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
-    let status = Status::default();
-    telemetry::serve_admin(&settings.telemetry, &status).await?;
+    let status = Status::new(&[Dependency::Api, Dependency::Disk, Dependency::Archive, Dependency::Queue]);
+    metrics::name_the_program("importer", &settings.wires.archive.stream);
+    notes::register();
+    admin::serve(&settings.telemetry, &status).await?;
     let Wires { poll, archive, .. } = &settings.wires;
     let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
     info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&poll.source_url), "importer starts");

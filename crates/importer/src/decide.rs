@@ -4,13 +4,15 @@
 use shared::{
     archive::ArchiveError,
     object::{Metadata, Sequence, Sha256},
-    telemetry::{State, chain},
+    status::{Dependency, Reason, State},
+    telemetry::chain,
 };
 
 use crate::{
-    poll::{Answer, Validators},
+    exchange::ExchangeError,
+    poll::{Answer, PollError, Validators},
     run::ImportError,
-    spool::Spooled,
+    spool::{SpoolError, Spooled},
 };
 
 /// The newest object of the archive, as the archive shows it.
@@ -104,13 +106,19 @@ pub fn is_cut_short(spooled: &Spooled) -> bool {
 
 /// What a fault means to the people who run the daemon.
 pub fn state_after(fault: &ImportError) -> State {
+    let why = chain(fault);
     match fault {
-        ImportError::Archive(
-            ArchiveError::Refused { .. } | ArchiveError::NoBucket { .. } | ArchiveError::Foreign { .. },
-        ) => State::Holding(chain(fault)),
-        ImportError::Archive(ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. })
-        | ImportError::Poll(_)
-        | ImportError::Bell(_) => State::Waiting(chain(fault)),
+        ImportError::Archive(ArchiveError::Refused { .. }) => State::Holding(Reason::AccessRefused, why),
+        ImportError::Archive(ArchiveError::NoBucket { .. }) => State::Holding(Reason::BucketMissing, why),
+        ImportError::Archive(ArchiveError::Foreign { .. }) => State::Holding(Reason::ObjectForeign, why),
+        ImportError::Archive(ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. }) => {
+            State::Waiting(Dependency::Archive, why)
+        }
+        ImportError::Poll(
+            PollError::Spool(_) | PollError::Exchange(ExchangeError::Body { source: SpoolError::Disk { .. }, .. }),
+        ) => State::Waiting(Dependency::Disk, why),
+        ImportError::Poll(_) => State::Waiting(Dependency::Api, why),
+        ImportError::Bell(_) => State::Waiting(Dependency::Queue, why),
         ImportError::EndMoved => State::StandingBy,
     }
 }

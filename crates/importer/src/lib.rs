@@ -13,6 +13,7 @@
 //!     spool     a body, to disk, with hash and length
 //!   decide    the data or something else, new or unchanged; what a person must see to
 //!   bell      the pointers, to the queue
+//! notes     what happened, as log lines and numbers
 //! list      shows the archive
 //! check     looks whether everything is reachable and permitted
 //! ```
@@ -28,5 +29,6 @@ pub mod retry;
 pub mod spool;
 pub mod decide;
 pub mod bell;
+pub mod notes;
 pub mod list;
 pub mod check;

@@ -4,21 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
-use shared::{
-    crash_point,
-    object::Metadata,
-    settings::public_url,
-    telemetry::{beat, chain},
-};
+use shared::{crash_point, object::Metadata, settings::public_url, status::beat};
 use thiserror::Error;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::warn;
 use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
     decide::validators,
     exchange::{ExchangeError, Http},
+    notes,
     page::{PageError, Paging, Signs, Turn},
     retry::pause_after,
     spool::{Spool, SpoolError, Spooled},
@@ -187,7 +183,7 @@ impl Api {
             };
             tries += 1;
             let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
-            debug!(why = chain(&error), tries, pause_ms = pause.as_millis(), "asking again");
+            notes::asking_again(&error, tries, pause);
             sleep(pause).await;
         }
     }

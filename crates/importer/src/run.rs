@@ -13,15 +13,16 @@ use shared::{
     pointer::Pointer,
     settings::parse_duration,
     shutdown::Shutdown,
-    telemetry::{self, State, Status},
+    status::{self, State, Status},
 };
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use crate::{
     bell::{Bell, BellError},
     decide::{End, next_objects, state_after},
+    notes,
     poll::{PollError, Source},
     retry::{LONGEST_PAUSE, jittered, next_poll},
 };
@@ -111,6 +112,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             let started = Instant::now();
             let regular = started + jittered(pace.poll_interval, &mut dice);
             let polled = self.poll(false, &mut shutdown).await;
+            notes::polled(&polled);
             let next = match &polled {
                 Ok(Outcome::Drained) => return,
                 Ok(outcome) => {
@@ -129,7 +131,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 let is_owing = !self.news.is_empty();
                 let wait = next.saturating_duration_since(Instant::now());
                 let wait = if is_owing { wait.min(LONGEST_PAUSE) } else { wait };
-                telemetry::beat_after(wait);
+                status::beat_after(wait);
                 // Nothing is in hand.
                 if shutdown.race(sleep(wait)).await.is_none() {
                     return;
@@ -171,16 +173,19 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             Some(Some(pages)) => pages,
             Some(None) => {
                 self.unmodified += 1;
-                return Ok(note_unchanged(started));
+                notes::unchanged(started.elapsed());
+                return Ok(Outcome::Unchanged);
             }
             None => return Ok(Outcome::Drained),
         };
         crash_point!("fetched");
         self.unmodified = 0;
         let Some(objects) = next_objects(self.end.as_deref(), &pages, again) else {
-            return Ok(note_unchanged(started));
+            notes::unchanged(started.elapsed());
+            return Ok(Outcome::Unchanged);
         };
-        let (fetched, mut bytes) = (started.elapsed(), 0);
+        let (fetch, mut bytes) = (started.elapsed(), 0);
+        notes::fetched(fetch);
         self.check_end().await?;
         crash_point!("end-checked");
         for ((sequence, metadata), page) in objects.iter().zip(&pages) {
@@ -188,10 +193,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             let begun = Instant::now();
             self.append(*sequence, metadata, upload).await?;
             bytes += upload.bytes;
-            info!(
-                %sequence, observation = %metadata.observation, key = sequence.key(&self.stream), bytes = upload.bytes,
-                page = metadata.page, pages = pages.len(), fetch_ms = millis(fetched), append_ms = millis(begun.elapsed()), "appended"
-            );
+            notes::appended(&self.stream, *sequence, metadata, upload.bytes, (fetch, begun.elapsed()));
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
             crash_point!("between-pages");
         }
@@ -204,7 +206,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn find_end(&mut self) -> Result<(), ImportError> {
         let mut walked = 0;
         loop {
-            telemetry::beat();
+            status::beat();
             let (sequence, is_listed) = match &self.end {
                 Some(end) if walked < LONGEST_WALK => (end.sequence.next(), false),
                 _ => {
@@ -226,12 +228,12 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     fn adopt(&mut self, end: End) {
         if self.announced < Some(end.sequence) {
-            info!(sequence = %end.sequence, observation = %end.metadata.observation, "adopted");
+            notes::adopted(end.sequence, &end.metadata);
             // The newest one says all.
             self.news = vec![Pointer::new(&self.stream, end.sequence, &end.metadata)];
             crash_point!("adopted");
         }
-        telemetry::note_end(Some(end.sequence));
+        notes::ends_with(end.sequence, &end.metadata);
         self.end = Some(Box::new(end));
     }
 
@@ -247,7 +249,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn append(&mut self, sequence: Sequence, metadata: &Metadata, upload: &Upload) -> Result<(), ImportError> {
         let mut pauses = APPEND_AGAIN_AFTER.into_iter();
         loop {
-            telemetry::beat();
+            status::beat();
             let unknown = match self.archive.append(sequence, metadata, upload).await {
                 Ok(Append::Done) => {
                     crash_point!("appended");
@@ -281,22 +283,17 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn announce(&mut self) -> Result<(), ImportError> {
         let Some(newest) = self.news.last().cloned() else { return Ok(()) };
         let started = Instant::now();
-        if let Err(error) = self.bell.ring(&self.news).await {
+        let rung = self.bell.ring(&self.news).await;
+        notes::announced(&newest, started.elapsed(), rung.as_ref().copied());
+        if let Err(error) = rung {
             self.news = vec![newest];
             return Err(error.into());
         }
         crash_point!("announced");
-        let elapsed_ms = millis(started.elapsed());
-        info!(sequence = %newest.sequence, observation = %newest.observation, elapsed_ms, "announced");
         self.announced = Some(newest.sequence);
         self.news.clear();
         Ok(())
     }
-}
-
-fn note_unchanged(started: Instant) -> Outcome {
-    debug!(elapsed_ms = millis(started.elapsed()), "unchanged");
-    Outcome::Unchanged
 }
 
 /// Polls in a row that each brought another answer.
@@ -328,11 +325,6 @@ impl Streak {
 pub fn bytes_a_day(bytes: u64, poll_interval: Duration) -> u64 {
     const DAY_MS: u128 = 24 * 60 * 60 * 1000;
     u64::try_from(u128::from(bytes) * DAY_MS / poll_interval.as_millis().max(1)).unwrap_or(u64::MAX)
-}
-
-/// For log fields.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::Digest;
-use shared::{archive::Upload, crash_point, object::Sha256, telemetry};
+use shared::{archive::Upload, crash_point, object::Sha256, status};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 
@@ -74,7 +74,7 @@ impl Spool {
         let (mut hasher, mut bytes, mut beginning, mut ending) = (sha2::Sha256::new(), 0, Vec::new(), None);
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
-            telemetry::beat();
+            status::beat();
             let offset = self.end + bytes;
             bytes += chunk.len() as u64;
             if self.end + bytes > self.max_bytes {

@@ -130,7 +130,7 @@ impl Daemon {
     pub async fn status(&self) -> Result<String> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
         let answer = client.get(format!("{}/readyz", self.admin_url())).send().await?;
-        Ok(answer.text().await?.trim_end().to_owned())
+        Ok(answer.text().await?.lines().next().unwrap_or_default().to_owned())
     }
 
     /// All its log lines so far; those that are no JSON are left out.

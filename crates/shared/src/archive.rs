@@ -25,7 +25,7 @@ use tracing::debug;
 use crate::{
     aws,
     object::{Metadata, MetadataError, Sequence, StreamName, prefix},
-    telemetry,
+    status,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -350,7 +350,7 @@ impl Upload {
     }
 
     async fn chunk(self, sent: u64) -> io::Result<Bytes> {
-        telemetry::beat();
+        status::beat();
         let bytes = usize::try_from((self.bytes - sent).min(Self::CHUNK_BYTES)).expect("a chunk fits into memory");
         let read = tokio::task::spawn_blocking(move || {
             let mut chunk = vec![0; bytes];

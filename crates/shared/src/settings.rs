@@ -226,6 +226,10 @@ pub fn parse_http_url(text: &str) -> Result<Url, String> {
 /// The version of the workspace and the git revision that it was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
 
+/// The same, apart.
+pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const GIT_REVISION: &str = env!("GIT_REVISION");
+
 #[cfg(test)]
 mod tests {
     use super::*;

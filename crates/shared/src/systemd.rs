@@ -13,7 +13,10 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::telemetry::{self, Status};
+use crate::{
+    status::{Status, is_alive},
+    telemetry::chain,
+};
 
 /// How often the state is looked at: often enough for a person, and seldom enough to tell systemd of a thousand objects a second.
 const LONGEST_TICK: Duration = Duration::from_secs(1);
@@ -43,7 +46,7 @@ pub fn serve(status: &Status) {
                 tell(&[NotifyState::Status(&line)]);
                 told = line;
             }
-            if watchdog.is_some() && telemetry::is_alive() {
+            if watchdog.is_some() && is_alive() {
                 tell(&[NotifyState::Watchdog]);
             }
         }
@@ -57,7 +60,7 @@ pub(crate) fn stopping() {
 
 fn tell(news: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(news) {
-        debug!(why = telemetry::chain(&error), "systemd does not listen");
+        debug!(why = chain(&error), "systemd does not listen");
     }
 }
 

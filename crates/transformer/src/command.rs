@@ -10,13 +10,16 @@ use anyhow::ensure;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::{
+    admin,
     archive::S3Archive,
     aws::{self, SdkConfig},
+    metrics,
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, VERSION, parse_sequence},
     shutdown::run_until_drained,
+    status::{Dependency, Status},
     systemd,
-    telemetry::{self, Status, TelemetrySettings},
+    telemetry::{self, TelemetrySettings},
 };
 use tokio::time::sleep;
 use tracing::{error, info};
@@ -28,6 +31,7 @@ use crate::{
     connect::{DatabaseSettings, connect, exposure},
     follow::{Followed, Follower, Goal},
     migrate::migrate,
+    notes,
     quarantine::{QuarantineCommand, quarantine},
     run::{PaceSettings, Transformer},
     skip::Skip,
@@ -81,15 +85,13 @@ enum Command {
     Check(CheckSettings),
 }
 
-/// What the transformer is connected to, and how it speaks.
+/// What the transformer is connected to.
 #[derive(Args, Debug)]
 struct Wires {
     #[command(flatten)]
     archive: ArchiveSettings,
     #[command(flatten)]
     database: DatabaseSettings,
-    #[command(flatten)]
-    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Debug)]
@@ -102,6 +104,8 @@ struct RunSettings {
     follow: FollowSettings,
     #[command(flatten)]
     pace: PaceSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -121,6 +125,8 @@ struct OnceSettings {
     wires: Wires,
     #[command(flatten)]
     follow: FollowSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +139,8 @@ struct AuditSettings {
     json: bool,
     #[command(flatten)]
     wires: Wires,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
 }
 
 #[derive(Args, Debug)]
@@ -165,6 +173,8 @@ struct CheckSettings {
     wires: Wires,
     #[command(flatten)]
     bell: BellSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
 }
 
 /// What is wrong with settings that are each right by themselves.
@@ -175,10 +185,10 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
 
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
-    let (Command::Run(RunSettings { wires: Wires { telemetry, .. }, .. })
-    | Command::Once(OnceSettings { wires: Wires { telemetry, .. }, .. })
-    | Command::Audit(AuditSettings { wires: Wires { telemetry, .. }, .. })
-    | Command::Check(CheckSettings { wires: Wires { telemetry, .. }, .. })
+    let (Command::Run(RunSettings { telemetry, .. })
+    | Command::Once(OnceSettings { telemetry, .. })
+    | Command::Audit(AuditSettings { telemetry, .. })
+    | Command::Check(CheckSettings { telemetry, .. })
     | Command::Quarantine(QuarantineSettings { telemetry, .. })
     | Command::Migrate(MigrateSettings { telemetry, .. })) = &command;
     telemetry::log_to_stderr(telemetry);
@@ -202,9 +212,11 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
 /// Something was found.
 const FOUND: u8 = 3;
 
-async fn run(RunSettings { wires, bell, follow, pace }: RunSettings) -> anyhow::Result<ExitCode> {
-    let status = Status::default();
-    telemetry::serve_admin(&wires.telemetry, &status).await?;
+async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) -> anyhow::Result<ExitCode> {
+    let status = Status::new(&[Dependency::Archive, Dependency::Queue, Dependency::Database]);
+    metrics::name_the_program("transformer", &wires.archive.stream);
+    notes::register();
+    admin::serve(&telemetry, &status).await?;
     let (stream, schema) = (wires.archive.stream.clone(), wires.database.database_schema.clone());
     info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
     let config = aws::config().await;
@@ -221,7 +233,7 @@ async fn run(RunSettings { wires, bell, follow, pace }: RunSettings) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-async fn once(OnceSettings { to, wires, follow }: OnceSettings) -> anyhow::Result<ExitCode> {
+async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::Result<ExitCode> {
     /// A live transformer has the stream for the time of one object.
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -248,7 +260,7 @@ async fn once(OnceSettings { to, wires, follow }: OnceSettings) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-async fn audit_archive(AuditSettings { deep, json, wires }: AuditSettings) -> anyhow::Result<ExitCode> {
+async fn audit_archive(AuditSettings { deep, json, wires, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
     let (archive, mut table) = doors(wires, &aws::config().await);
     let position = table.position().await?;
@@ -267,7 +279,7 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_all(CheckSettings { wires, bell }: CheckSettings) -> anyhow::Result<ExitCode> {
+async fn check_all(CheckSettings { wires, bell, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
     let config = aws::config().await;
     let bell = SqsBell::new(aws::sqs(&config), bell);
     let connection = connect(&wires.database).await;
@@ -277,7 +289,7 @@ async fn check_all(CheckSettings { wires, bell }: CheckSettings) -> anyhow::Resu
 }
 
 /// Nothing is asked of either yet.
-fn doors(Wires { archive, database, .. }: Wires, config: &SdkConfig) -> (S3Archive, PostgresTable) {
+fn doors(Wires { archive, database }: Wires, config: &SdkConfig) -> (S3Archive, PostgresTable) {
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
     (archive, PostgresTable::new(database, stream))

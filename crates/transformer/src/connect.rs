@@ -7,7 +7,7 @@ use std::{fs, future::Future, io, net::IpAddr, path::PathBuf, str::FromStr, time
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use shared::telemetry;
+use shared::status;
 use sqlx::{
     ConnectOptions, Executor, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -185,7 +185,7 @@ pub async fn within<T>(
     doing: &'static str,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, TableError> {
-    telemetry::beat();
+    status::beat();
     match timeout(DEADLINE, answer).await {
         Ok(answer) => answer.map_err(|source| TableError::Sql { doing, source }),
         Err(_) => Err(TableError::Deadline { doing, secs: DEADLINE.as_secs() }),

@@ -3,12 +3,16 @@
 use shared::{
     archive::ArchiveError,
     object::{Metadata, Sequence, Sha256},
-    telemetry::{State, chain},
+    status::{Dependency, Reason, State},
+    telemetry::chain,
 };
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{fault::Fault, follow::FollowError};
+use crate::{
+    fault::{Fault, TableError},
+    follow::FollowError,
+};
 
 /// Where the database stands: the last object applied, as its ledger has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,18 @@ pub enum Hold {
     ObjectMissing { missing: Sequence, end: Sequence },
 }
 
+impl Hold {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::AnotherArchive { .. } => Reason::AnotherArchive,
+            Self::Rewritten { .. } => Reason::ObjectRewritten,
+            Self::Forked { .. } => Reason::ArchiveForked,
+            Self::EndBelowPosition { .. } => Reason::EndBelowPosition,
+            Self::ObjectMissing { .. } => Reason::ObjectMissing,
+        }
+    }
+}
+
 /// Whether the object at the position is the one that was applied.
 pub fn check_position(position: &Position, there: &Metadata) -> Result<(), Hold> {
     let Position { sequence, archive_id: ours, .. } = *position;
@@ -124,16 +140,17 @@ pub fn absence(position: Option<&Position>, end: Option<Sequence>) -> Result<Abs
 pub fn state_after(fault: &FollowError) -> State {
     let why = chain(fault);
     match fault {
-        FollowError::Hold(_) | FollowError::Archive(ArchiveError::Foreign { .. } | ArchiveError::NoBucket { .. }) => {
-            State::Holding(why)
-        }
+        FollowError::Hold(hold) => State::Holding(hold.reason(), why),
+        FollowError::Archive(ArchiveError::Foreign { .. }) => State::Holding(Reason::ObjectForeign, why),
+        FollowError::Archive(ArchiveError::NoBucket { .. }) => State::Holding(Reason::BucketMissing, why),
         FollowError::Archive(
             ArchiveError::Refused { .. } | ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. },
         )
-        | FollowError::Bell(_) => State::Waiting(why),
+        | FollowError::Table(TableError::BrokeOff(_)) => State::Waiting(Dependency::Archive, why),
+        FollowError::Bell(_) => State::Waiting(Dependency::Queue, why),
         FollowError::Table(error) => match error.fault() {
-            Fault::Dependency => State::Waiting(why),
-            Fault::Record | Fault::Operator | Fault::Unknown => State::Holding(why),
+            Fault::Dependency => State::Waiting(Dependency::Database, why),
+            Fault::Record | Fault::Operator | Fault::Unknown => State::Holding(Reason::Database, why),
         },
     }
 }

@@ -6,9 +6,9 @@ use indicatif::ProgressBar;
 use shared::{
     archive::{Archive, ArchiveError, Head, Object},
     crash_point,
-    object::{Metadata, Sequence},
+    object::Sequence,
     shutdown::Shutdown,
-    telemetry,
+    status,
 };
 use thiserror::Error;
 use tokio::time::Instant;
@@ -18,7 +18,8 @@ use crate::{
     bell::BellError,
     decide::{Absence, Hold, Position, absence, check_next, check_position, next_after},
     fault::{Fault, TableError},
-    ledger::{Counts, LedgerLine},
+    ledger::LedgerLine,
+    notes,
     prefetch::Prefetch,
     skip::Skip,
     table::{Care, Outcome, Table},
@@ -126,7 +127,10 @@ impl<A: Archive, T: Table> Follower<A, T> {
             match self.archive.head(position.sequence).await {
                 // SKIP has moved past an object that says nothing of itself.
                 Err(ArchiveError::Foreign { .. }) if position.observation.is_none() => {}
-                Ok(Some(head)) => check_position(position, &head.metadata)?,
+                Ok(Some(head)) => {
+                    check_position(position, &head.metadata)?;
+                    notes::stands_at(&head.metadata);
+                }
                 // An old object may be gone; the next one's `previous` speaks for it. The end may not.
                 Ok(None) => {
                     absence(Some(position), self.archive.end().await?)?;
@@ -164,7 +168,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         let mut end = None;
         let mut was_absent = false;
         while !shutdown.is_draining() {
-            telemetry::note_position(position.as_ref().map(|position| position.sequence));
+            status::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
             if goal.is_passed(sequence) {
                 break;
@@ -173,7 +177,10 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 let Some(outcome) = skip_object(archive, table, position.as_ref(), sequence).await? else { break };
                 (outcome, None)
             } else {
-                let Some(object) = ahead.get(sequence, end.unwrap_or(sequence)).await? else {
+                let asked = Instant::now();
+                let object = ahead.get(sequence, end.unwrap_or(sequence)).await?;
+                notes::took("get", asked.elapsed());
+                let Some(object) = object else {
                     let at = position.as_ref().map(|position| position.sequence);
                     if goal == Goal::End && at.is_some() && at == *known_end {
                         break;
@@ -208,7 +215,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 Outcome::Applied(_) => {
                     if end.is_none() && !goal.is_passed(sequence.next()) {
                         end = archive.end().await?;
-                        telemetry::note_end(end);
+                        status::note_end(end);
                         progress.set_length(end.map_or(0, Sequence::get));
                     }
                     progress.set_position(sequence.get());
@@ -225,7 +232,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
 async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal: Goal) -> Result<Absence, FollowError> {
     let absence = absence(position, archive.end().await?)?;
     if let (Goal::Bell(named), Absence::AtTheEnd) = (goal, absence) {
-        warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
+        notes::bell_beyond_the_end(named);
     }
     Ok(absence)
 }
@@ -264,7 +271,7 @@ async fn apply<A: Archive, T: Table>(
             Ok(Outcome::Broken { bytes, reason }) => break (bytes, reason),
             Ok(outcome) => {
                 if let Outcome::Applied(counts) = outcome {
-                    note_applied(sequence, &metadata, counts, started);
+                    notes::loaded(sequence, &metadata, counts, started.elapsed());
                 }
                 return Ok(outcome);
             }
@@ -290,7 +297,7 @@ async fn apply<A: Archive, T: Table>(
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("quarantined");
     if let Outcome::Applied(_) = outcome {
-        warn!(%sequence, observation = %metadata.observation, outcome = line.outcome, reason, "applied");
+        notes::passed_over(&line);
     }
     Ok(outcome)
 }
@@ -342,16 +349,7 @@ async fn skip_object(
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("skipped");
     if let Outcome::Applied(_) = outcome {
-        warn!(%sequence, outcome = line.outcome, reason, "applied");
+        notes::passed_over(&line);
     }
     Ok(Some(outcome))
-}
-
-fn note_applied(sequence: Sequence, metadata: &Metadata, counts: Counts, started: Instant) {
-    let Counts { records, inserted, updated, quarantined, with_extra } = counts;
-    let unchanged = records.saturating_sub(inserted + updated + quarantined);
-    info!(
-        %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
-        with_extra, elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "applied"
-    );
 }

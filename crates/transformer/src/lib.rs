@@ -22,6 +22,7 @@
 //!     connect   one connection, its settings and deadlines
 //!     token     RDS IAM tokens
 //!     fault     what can go wrong with the database, and whose fault it is
+//! notes       what happened, as log lines and numbers
 //! migrate     makes and upgrades the tables
 //! audit       the archive against the ledger
 //! quarantine  what is not among the posts, and why
@@ -49,6 +50,7 @@ pub mod copy;
 pub mod connect;
 pub mod token;
 pub mod fault;
+pub mod notes;
 pub mod migrate;
 pub mod audit;
 pub mod quarantine;

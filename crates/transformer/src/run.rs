@@ -14,15 +14,15 @@ use shared::{
     pointer::Pointer,
     settings::parse_duration,
     shutdown::Shutdown,
-    telemetry::{State, Status, chain},
+    status::{State, Status},
 };
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info, warn};
 
 use crate::{
     bell::{Bell, LONGEST_WAIT, Ring},
     decide::state_after,
     follow::{FollowError, Followed, Follower, Goal},
+    notes,
     table::Table,
 };
 
@@ -77,7 +77,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
                 Ok(Followed::Busy) => STAND_BY_PAUSE.min(pace.catch_up_interval),
                 Err(fault) => {
                     let state = state_after(&fault);
-                    let is_held = matches!(state, State::Holding(_));
+                    let is_held = matches!(state, State::Holding(..));
                     self.status.set(state);
                     self.faults += 1;
                     if is_held { HOLD_PAUSE.min(pace.catch_up_interval) } else { pause_after(self.faults) }
@@ -94,6 +94,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         if self.follower.look(Goal::End, shutdown).await? == Followed::Busy {
             return Ok(Followed::Busy);
         }
+        notes::looked();
         if !self.is_deaf {
             self.status.set(State::Ready);
         }
@@ -122,11 +123,11 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         for ring in rings {
             match Pointer::decode(&ring.body, &self.stream) {
                 Ok(pointer) => {
-                    debug!(sequence = %pointer.sequence, observation = %pointer.observation, "heard");
+                    notes::heard(&pointer);
                     newest = newest.max(Some(pointer.sequence));
                 }
                 Err(error) => {
-                    warn!(why = chain(&error), "strange bell");
+                    notes::strange_bell(&error);
                     is_strange = true;
                 }
             }
@@ -152,7 +153,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         self.status.set(State::StandingBy);
         if self.follower.take_over_from_the_silent().await? {
             crash_point!("ended-a-silent-holder");
-            info!("ended the transaction of a transformer that was silent");
+            notes::took_over();
             return Ok(Followed::ToTheGoal);
         }
         Ok(Followed::Busy)

@@ -11,7 +11,10 @@ use shared::{
     object::{Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use crate::{
     batch::{self, End, Piece},
@@ -19,6 +22,7 @@ use crate::{
     decide::Position,
     fault::TableError,
     ledger::{Counts, Home, LedgerLine, Lock, advance, lock, read_position},
+    notes,
     write::{RowSource, write_posts, write_posts_carefully, write_wrong_records},
 };
 
@@ -213,7 +217,9 @@ async fn apply(
     let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
     let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
     let counts = advance(&mut transaction, home.stream, &line, counts, written_before).await?;
+    let committing = Instant::now();
     within("commit to", transaction.commit()).await?;
+    notes::took("commit", committing.elapsed());
     crash_point!("committed");
     Ok(Outcome::Applied(counts))
 }

@@ -1,0 +1,339 @@
+//! Whether a daemon does its work, how far it has come, and when it last gave a sign of life.
+
+use std::{
+    fmt::{self, Write},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus::{IntCounterVec, IntGaugeVec};
+use tracing::{error, info, warn};
+
+use crate::{metrics, object::Sequence};
+
+/// A daemon that shows no sign of life for this long is stuck: twice the longest wait on any one answer.
+const STUCK_AFTER: Duration = Duration::from_mins(3);
+
+/// The last sign of life, in milliseconds since the first. One a process, so that any step can give it.
+static ALIVE_AT: AtomicU64 = AtomicU64::new(0);
+
+/// Says that the work makes progress: a chunk, a batch, an answer.
+pub fn beat() {
+    beat_after(Duration::ZERO);
+}
+
+/// Says that the next sign of life will come after a wait that is meant.
+pub fn beat_after(wait: Duration) {
+    let at = since_start().saturating_add(wait);
+    ALIVE_AT.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+fn since_start() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// The age of the last sign of life; 0 during a wait that was announced.
+pub(crate) fn silence() -> Duration {
+    since_start().saturating_sub(Duration::from_millis(ALIVE_AT.load(Ordering::Relaxed)))
+}
+
+/// Whether the work makes progress, or waits no longer than it said it would.
+pub(crate) fn is_alive() -> bool {
+    silence() < STUCK_AFTER
+}
+
+/// How far the work has come and how far there is to go, as numbers of objects; 0 while nobody knows. One a process, like the beat.
+static POSITION: AtomicU64 = AtomicU64::new(0);
+static END: AtomicU64 = AtomicU64::new(0);
+
+static STATE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauges("pipeline_state", "1 for the state that the daemon is in", "state", &State::LABELS)
+});
+static HOLD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    metrics::gauges("pipeline_hold", "1 for the reason why a person is needed", "reason", &Reason::LABELS)
+});
+static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    metrics::counters(
+        "pipeline_retries_total",
+        "Calls that failed and were or will be made again",
+        "dependency",
+        &Dependency::LABELS,
+    )
+});
+
+/// Notes the last object that was applied. It is in the archive, whatever the last look saw.
+pub fn note_position(sequence: Option<Sequence>) {
+    let position = sequence.map_or(0, Sequence::get);
+    POSITION.store(position, Ordering::Relaxed);
+    END.fetch_max(position, Ordering::Relaxed);
+}
+
+/// Notes the last object that is in the archive, as far as this process has looked.
+pub fn note_end(sequence: Option<Sequence>) {
+    END.store(sequence.map_or(0, Sequence::get), Ordering::Relaxed);
+}
+
+/// The last object that was applied, as far as this process knows; 0 for none.
+pub fn position() -> u64 {
+    POSITION.load(Ordering::Relaxed)
+}
+
+/// The last object in the archive, as far as this process knows; 0 for none.
+pub fn end() -> u64 {
+    END.load(Ordering::Relaxed)
+}
+
+/// Counts a call that failed and will be made again.
+pub fn note_retry(of: Dependency) {
+    RETRIES.with_label_values(&[of.label()]).inc();
+}
+
+/// What the daemons depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dependency {
+    /// The source.
+    Api,
+    /// Where bodies wait for their append.
+    Disk,
+    /// S3.
+    Archive,
+    /// SQS.
+    Queue,
+    /// Postgres.
+    Database,
+}
+
+impl Dependency {
+    const LABELS: [&str; 5] = ["api", "disk", "archive", "queue", "database"];
+
+    /// The name in logs and metrics.
+    pub fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
+}
+
+/// Why a person is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the daemons' own errors say what each means and what to do")]
+pub enum Reason {
+    AnotherArchive,
+    ObjectRewritten,
+    ArchiveForked,
+    EndBelowPosition,
+    ObjectMissing,
+    ObjectForeign,
+    BucketMissing,
+    AccessRefused,
+    Database,
+}
+
+impl Reason {
+    const LABELS: [&str; 9] = [
+        "another_archive",
+        "object_rewritten",
+        "archive_forked",
+        "end_below_position",
+        "object_missing",
+        "object_foreign",
+        "bucket_missing",
+        "access_refused",
+        "database",
+    ];
+
+    /// The name in logs and metrics.
+    pub fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
+
+    fn dependency(self) -> Dependency {
+        if self == Self::Database { Dependency::Database } else { Dependency::Archive }
+    }
+}
+
+/// Whether a daemon does its work, and if not, why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Nothing has succeeded or failed yet.
+    #[default]
+    Starting,
+    /// The last piece of work succeeded.
+    Ready,
+    /// Another process does the work of this stream, and this one watches.
+    StandingBy,
+    /// A dependency fails; it is tried again with back-off, for ever.
+    Waiting(Dependency, String),
+    /// A person is needed; it is looked at again every minute.
+    Holding(Reason, String),
+}
+
+impl State {
+    const LABELS: [&str; 5] = ["starting", "ready", "standing_by", "waiting", "holding"];
+
+    fn label(&self) -> &'static str {
+        let index = match self {
+            Self::Starting => 0,
+            Self::Ready => 1,
+            Self::StandingBy => 2,
+            Self::Waiting(..) => 3,
+            Self::Holding(..) => 4,
+        };
+        Self::LABELS[index]
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready | Self::StandingBy)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Ready => f.write_str("ready"),
+            Self::StandingBy => f.write_str("standing by"),
+            Self::Waiting(_, why) => write!(f, "waiting: {why}"),
+            Self::Holding(_, why) => write!(f, "holding: {why}"),
+        }
+    }
+}
+
+/// The state of the daemon, shared by the loop that sets it and the endpoint that shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    /// How often the loop came to the same state without a change.
+    repeats: u64,
+    /// What came of the last call to each dependency.
+    dependencies: Vec<(Dependency, &'static str)>,
+}
+
+const UNASKED: &str = "not asked yet";
+const OK: &str = "ok";
+const FAILS: &str = "fails";
+
+impl Status {
+    /// The status of a daemon with these dependencies.
+    pub fn new(dependencies: &[Dependency]) -> Self {
+        STATE.with_label_values(&[State::Starting.label()]).set(1);
+        let dependencies = dependencies.iter().map(|dependency| (*dependency, UNASKED)).collect();
+        Self(Arc::new(Mutex::new(Inner { dependencies, ..Inner::default() })))
+    }
+
+    /// Notes the state and that the loop is alive. A fault is logged when it begins and when it ends, with how often it came.
+    pub fn set(&self, state: State) {
+        beat();
+        let mut inner = self.lock();
+        let failing = match &state {
+            State::Waiting(dependency, _) => Some(*dependency),
+            State::Holding(reason, _) => Some(reason.dependency()),
+            State::Starting | State::Ready | State::StandingBy => None,
+        };
+        failing.inspect(|dependency| note_retry(*dependency));
+        if inner.state == state {
+            inner.repeats += 1;
+            return;
+        }
+        for (dependency, answer) in &mut inner.dependencies {
+            if state.is_ready() {
+                *answer = OK;
+            } else if failing == Some(*dependency) {
+                *answer = FAILS;
+            }
+        }
+        show(&inner.state, 0);
+        show(&state, 1);
+        let times = inner.repeats + 1;
+        match (&inner.state, &state) {
+            (_, State::Holding(reason, why)) => error!(reason = reason.label(), why, "holding: a person is needed"),
+            (_, State::Waiting(dependency, why)) => {
+                warn!(dependency = dependency.label(), why, "waiting for a dependency");
+            }
+            (_, State::StandingBy) => info!("standing by"),
+            (State::Holding(_, was) | State::Waiting(_, was), State::Ready) => info!(was, times, "ready again"),
+            (_, State::Ready) => info!("ready"),
+            (_, State::Starting) => {}
+        }
+        inner.state = state;
+        inner.repeats = 0;
+    }
+
+    /// The state with the numbers, for whoever looks at the process.
+    pub(crate) fn summary(&self) -> String {
+        summary(&self.lock().state, position(), end())
+    }
+
+    /// Whether the work gets done, and a report: the state, and a line for each dependency.
+    pub(crate) fn readiness(&self) -> (bool, String) {
+        let inner = self.lock();
+        let mut report = format!("{}\n", inner.state);
+        for (dependency, answer) in &inner.dependencies {
+            let _ = writeln!(report, "{:<8}  {answer}", dependency.label());
+        }
+        (inner.state.is_ready(), report)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves a whole value behind: each change is one assignment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn show(state: &State, value: i64) {
+    STATE.with_label_values(&[state.label()]).set(value);
+    if let State::Holding(reason, _) = state {
+        HOLD.with_label_values(&[reason.label()]).set(value);
+    }
+}
+
+fn summary(state: &State, position: u64, end: u64) -> String {
+    match (position, end) {
+        (0, 0) => state.to_string(),
+        (0, end) => format!("the archive ends with {end}, {state}"),
+        (position, end) => format!("position {position} of {end}, {state}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_ready_while_the_work_gets_done_by_it_or_another() {
+        let status = Status::new(&[Dependency::Archive, Dependency::Database]);
+        for (state, is_ready, text) in [
+            (State::Starting, false, "starting\narchive   not asked yet\ndatabase  not asked yet\n"),
+            (
+                State::Waiting(Dependency::Archive, "S3".into()),
+                false,
+                "waiting: S3\narchive   fails\ndatabase  not asked yet\n",
+            ),
+            (State::Ready, true, "ready\narchive   ok\ndatabase  ok\n"),
+            (
+                State::Holding(Reason::Database, "no tables".into()),
+                false,
+                "holding: no tables\narchive   ok\ndatabase  fails\n",
+            ),
+            (State::StandingBy, true, "standing by\narchive   ok\ndatabase  ok\n"),
+        ] {
+            status.set(state);
+            assert_eq!(status.readiness(), (is_ready, text.to_owned()));
+        }
+        assert!(is_alive());
+    }
+
+    #[test]
+    fn a_summary_has_the_numbers_that_are_known() {
+        for (position, end, line) in
+            [(0, 0, "ready"), (0, 7, "the archive ends with 7, ready"), (3, 7, "position 3 of 7, ready")]
+        {
+            assert_eq!(summary(&State::Ready, position, end), line);
+        }
+    }
+}

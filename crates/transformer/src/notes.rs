@@ -1,0 +1,159 @@
+//! What happened, each fact as a log line and as numbers from one function, so that they cannot disagree.
+
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use shared::{
+    metrics::{counter, counters, gauge, looked_up, stages},
+    object::{Metadata, Sequence},
+    pointer::{Pointer, PointerError},
+    status::{end, position},
+    telemetry::chain,
+};
+use tracing::{debug, info, warn};
+
+use crate::ledger::{Counts, LedgerLine};
+
+static OBJECTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    const OUTCOMES: [&str; 3] = ["loaded", "quarantined", "skipped"];
+    counters(
+        "transformer_objects_total",
+        "Objects that the position has moved past, by what became of them",
+        "outcome",
+        &OUTCOMES,
+    )
+});
+static RECORDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counters("transformer_records_total", "Records of loaded objects", "outcome", &["loaded", "quarantined"])
+});
+static ROWS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    const CHANGES: [&str; 3] = ["inserted", "updated", "unchanged"];
+    counters("transformer_rows_total", "What loaded records did to the posts", "change", &CHANGES)
+});
+static BELLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    const KINDS: [&str; 3] = ["new", "old", "strange"];
+    counters(
+        "transformer_bells_total",
+        "Messages received: of an object above the position, at or below it, or unusable",
+        "kind",
+        &KINDS,
+    )
+});
+static STAGES: LazyLock<HistogramVec> = LazyLock::new(|| {
+    stages(
+        "transformer_stage_seconds",
+        "Time that the stages of an object take; apply holds commit",
+        &["get", "apply", "commit"],
+    )
+});
+static TAKE_OVERS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("transformer_take_overs_total", "Transactions of silent transformers that were ended"));
+static LAST_LOOK: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "transformer_last_success_timestamp_seconds",
+        "When the archive was last looked at, and all that it had was applied",
+    )
+});
+
+/// When the fetch of the newest applied object began, in seconds since 1970; 0 while that is unknown.
+static APPLIED_FETCHED: AtomicI64 = AtomicI64::new(0);
+
+/// Has all numbers there before the first event.
+#[allow(clippy::cast_precision_loss, reason = "sequences and times are below 2^53")]
+pub fn register() {
+    looked_up("pipeline_archive_end", "Sequence of the newest object in the archive; 0 while none is known", || {
+        end() as f64
+    });
+    looked_up("transformer_position", "Sequence of the last object applied; 0 for none", || position() as f64);
+    looked_up("transformer_lag_objects", "Objects above the position", || end().saturating_sub(position()) as f64);
+    looked_up(
+        "transformer_lag_seconds",
+        "Time since the fetch of the newest applied object began; NaN while unknown",
+        || match APPLIED_FETCHED.load(Ordering::Relaxed) {
+            0 => f64::NAN,
+            fetched_at => (Timestamp::now().as_second() - fetched_at) as f64,
+        },
+    );
+    LazyLock::force(&OBJECTS);
+    LazyLock::force(&RECORDS);
+    LazyLock::force(&ROWS);
+    LazyLock::force(&BELLS);
+    LazyLock::force(&STAGES);
+    LazyLock::force(&TAKE_OVERS);
+    LazyLock::force(&LAST_LOOK);
+}
+
+/// A message says that there is an object.
+pub fn heard(pointer: &Pointer) {
+    let kind = if pointer.sequence.get() > position() { "new" } else { "old" };
+    BELLS.with_label_values(&[kind]).inc();
+    debug!(sequence = %pointer.sequence, observation = %pointer.observation, kind, "heard");
+}
+
+/// A message says nothing that can be used.
+pub fn strange_bell(error: &PointerError) {
+    BELLS.with_label_values(&["strange"]).inc();
+    warn!(why = chain(error), "strange bell");
+}
+
+/// A message named an object that is not there.
+pub fn bell_beyond_the_end(named: Sequence) {
+    BELLS.with_label_values(&["strange"]).inc();
+    warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
+}
+
+/// Everything in the archive is applied.
+pub fn looked() {
+    LAST_LOOK.set(Timestamp::now().as_second());
+}
+
+/// The object at the position.
+pub fn stands_at(metadata: &Metadata) {
+    APPLIED_FETCHED.store(metadata.fetched_at.as_second(), Ordering::Relaxed);
+}
+
+/// A stage is done.
+pub fn took(stage: &'static str, time: Duration) {
+    STAGES.with_label_values(&[stage]).observe(time.as_secs_f64());
+}
+
+/// An object's records are in the table.
+pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
+    let Counts { records, inserted, updated, quarantined, with_extra } = counts;
+    let unchanged = records.saturating_sub(inserted + updated + quarantined);
+    OBJECTS.with_label_values(&["loaded"]).inc();
+    for (outcome, number) in [("loaded", records - quarantined.min(records)), ("quarantined", quarantined)] {
+        RECORDS.with_label_values(&[outcome]).inc_by(number);
+    }
+    for (change, number) in [("inserted", inserted), ("updated", updated), ("unchanged", unchanged)] {
+        ROWS.with_label_values(&[change]).inc_by(number);
+    }
+    took("apply", elapsed);
+    stands_at(metadata);
+    info!(
+        %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
+        with_extra, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
+    );
+}
+
+/// The position has moved past an object without its records.
+pub fn passed_over(line: &LedgerLine<'_>) {
+    let LedgerLine { sequence, metadata, outcome, reason, .. } = *line;
+    OBJECTS.with_label_values(&[outcome]).inc();
+    metadata.inspect(|metadata| stands_at(metadata));
+    let observation = metadata.map(|metadata| metadata.observation.to_string());
+    warn!(%sequence, observation, outcome, reason, "applied");
+}
+
+/// A transformer that was silent lost its transaction.
+pub fn took_over() {
+    TAKE_OVERS.inc();
+    info!("ended the transaction of a transformer that was silent");
+}
