@@ -20,33 +20,38 @@ use crate::{
     run::{ImportError, Outcome},
 };
 
-static POLLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    const RESULTS: [&str; 5] = ["appended", "unchanged", "rejected", "overtaken", "failed"];
-    counters("importer_polls_total", "Polls of the API, by what came of them", "result", &RESULTS)
-});
-static OBJECTS: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("importer_appended_objects_total", "Objects appended to the archive"));
-static BYTES: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("importer_appended_bytes_total", "Bytes of the bodies of these objects"));
-static MESSAGES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters(
+struct Numbers {
+    polls: IntCounterVec,
+    objects: IntCounter,
+    bytes: IntCounter,
+    messages: IntCounterVec,
+    stages: HistogramVec,
+    last_poll: IntGauge,
+    end_fetched: IntGauge,
+}
+
+static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
+    polls: counters(
+        "importer_polls_total",
+        "Polls of the API, by what came of them",
+        "result",
+        &["appended", "unchanged", "rejected", "overtaken", "failed"],
+    ),
+    objects: counter("importer_appended_objects_total", "Objects appended to the archive"),
+    bytes: counter("importer_appended_bytes_total", "Bytes of the bodies of these objects"),
+    messages: counters(
         "importer_messages_total",
         "Attempts to tell the queue, by what came of them",
         "result",
         &["sent", "failed"],
-    )
-});
-static STAGES: LazyLock<HistogramVec> = LazyLock::new(|| {
-    stages("importer_stage_seconds", "Time that the stages of a poll take", &["fetch", "append", "announce"])
-});
-static LAST_POLL: LazyLock<IntGauge> = LazyLock::new(|| {
-    gauge(
+    ),
+    stages: stages("importer_stage_seconds", "Time that the stages of a poll take", &["fetch", "append", "announce"]),
+    last_poll: gauge(
         "importer_last_success_timestamp_seconds",
         "When a poll last ended with the API's answer in the archive, new or not",
-    )
+    ),
+    end_fetched: gauge("importer_end_fetched_timestamp_seconds", "When the fetch of the newest object began"),
 });
-static END_FETCHED: LazyLock<IntGauge> =
-    LazyLock::new(|| gauge("importer_end_fetched_timestamp_seconds", "When the fetch of the newest object began"));
 
 /// Has all numbers there before the first event.
 pub fn register() {
@@ -54,13 +59,7 @@ pub fn register() {
     looked_up("pipeline_archive_end", "Sequence of the newest object in the archive; 0 while none is known", || {
         end() as f64
     });
-    LazyLock::force(&POLLS);
-    LazyLock::force(&OBJECTS);
-    LazyLock::force(&BYTES);
-    LazyLock::force(&MESSAGES);
-    LazyLock::force(&STAGES);
-    LazyLock::force(&LAST_POLL);
-    LazyLock::force(&END_FETCHED);
+    LazyLock::force(&NUMBERS);
 }
 
 /// A poll is over.
@@ -74,9 +73,9 @@ pub fn polled(outcome: &Result<Outcome, ImportError>) {
         Err(ImportError::Poll(PollError::Exchange(ExchangeError::NotTheData { .. }))) => "rejected",
         Err(ImportError::Poll(_) | ImportError::Archive(_) | ImportError::Bell(_)) => "failed",
     };
-    POLLS.with_label_values(&[result]).inc();
+    NUMBERS.polls.with_label_values(&[result]).inc();
     if outcome.is_ok() {
-        LAST_POLL.set(Timestamp::now().as_second());
+        NUMBERS.last_poll.set(Timestamp::now().as_second());
     }
 }
 
@@ -88,13 +87,13 @@ pub fn asking_again(error: &ExchangeError, tries: u32, pause: Duration) {
 
 /// The API said nothing new.
 pub fn unchanged(fetch: Duration) {
-    STAGES.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
+    NUMBERS.stages.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
     debug!(fetch_ms = millis(fetch), "unchanged");
 }
 
 /// All pages of a snapshot are on disk.
 pub fn fetched(fetch: Duration) {
-    STAGES.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
+    NUMBERS.stages.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
 }
 
 /// An object is in the archive.
@@ -105,10 +104,10 @@ pub fn appended(
     bytes: u64,
     (fetch, append): (Duration, Duration),
 ) {
-    OBJECTS.inc();
-    BYTES.inc_by(bytes);
+    NUMBERS.objects.inc();
+    NUMBERS.bytes.inc_by(bytes);
     ends_with(sequence, metadata);
-    STAGES.with_label_values(&["append"]).observe(append.as_secs_f64());
+    NUMBERS.stages.with_label_values(&["append"]).observe(append.as_secs_f64());
     let (observation, page, last_page) = (metadata.observation, metadata.page, metadata.last_page);
     info!(
         %sequence, %observation, key = sequence.key(stream), bytes, page, last_page, fetch_ms = millis(fetch), append_ms = millis(append),
@@ -119,7 +118,7 @@ pub fn appended(
 /// The archive ends with this object.
 pub fn ends_with(sequence: Sequence, metadata: &Metadata) {
     note_end(Some(sequence));
-    END_FETCHED.set(metadata.fetched_at.as_second());
+    NUMBERS.end_fetched.set(metadata.fetched_at.as_second());
 }
 
 /// The archive ends with an object that this process has not told the queue of.
@@ -129,8 +128,8 @@ pub fn adopted(sequence: Sequence, metadata: &Metadata) {
 
 /// The queue was told of some objects, this the newest, or not.
 pub fn announced(newest: &Pointer, elapsed: Duration, rung: Result<(), &BellError>) {
-    MESSAGES.with_label_values(&[if rung.is_ok() { "sent" } else { "failed" }]).inc();
-    STAGES.with_label_values(&["announce"]).observe(elapsed.as_secs_f64());
+    NUMBERS.messages.with_label_values(&[if rung.is_ok() { "sent" } else { "failed" }]).inc();
+    NUMBERS.stages.with_label_values(&["announce"]).observe(elapsed.as_secs_f64());
     if rung.is_ok() {
         info!(sequence = %newest.sequence, observation = %newest.observation, announce_ms = millis(elapsed), "announced");
     }

@@ -21,45 +21,46 @@ use tracing::{debug, info, warn};
 
 use crate::ledger::{Counts, LedgerLine};
 
-static OBJECTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    const OUTCOMES: [&str; 3] = ["loaded", "quarantined", "skipped"];
-    counters(
+struct Numbers {
+    objects: IntCounterVec,
+    records: IntCounterVec,
+    rows: IntCounterVec,
+    bells: IntCounterVec,
+    stages: HistogramVec,
+    take_overs: IntCounter,
+    last_look: IntGauge,
+}
+
+static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
+    objects: counters(
         "transformer_objects_total",
         "Objects that the position has moved past, by what became of them",
         "outcome",
-        &OUTCOMES,
-    )
-});
-static RECORDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    counters("transformer_records_total", "Records of loaded objects", "outcome", &["loaded", "quarantined"])
-});
-static ROWS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    const CHANGES: [&str; 3] = ["inserted", "updated", "unchanged"];
-    counters("transformer_rows_total", "What loaded records did to the posts", "change", &CHANGES)
-});
-static BELLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    const KINDS: [&str; 3] = ["new", "old", "strange"];
-    counters(
+        &["loaded", "quarantined", "skipped"],
+    ),
+    records: counters("transformer_records_total", "Records of loaded objects", "outcome", &["loaded", "quarantined"]),
+    rows: counters(
+        "transformer_rows_total",
+        "What loaded records did to the posts",
+        "change",
+        &["inserted", "updated", "unchanged"],
+    ),
+    bells: counters(
         "transformer_bells_total",
         "Messages received: of an object above the position, at or below it, or unusable",
         "kind",
-        &KINDS,
-    )
-});
-static STAGES: LazyLock<HistogramVec> = LazyLock::new(|| {
-    stages(
+        &["new", "old", "strange"],
+    ),
+    stages: stages(
         "transformer_stage_seconds",
         "Time that the stages of an object take; apply holds commit",
         &["get", "apply", "commit"],
-    )
-});
-static TAKE_OVERS: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("transformer_take_overs_total", "Transactions of silent transformers that were ended"));
-static LAST_LOOK: LazyLock<IntGauge> = LazyLock::new(|| {
-    gauge(
+    ),
+    take_overs: counter("transformer_take_overs_total", "Transactions of silent transformers that were ended"),
+    last_look: gauge(
         "transformer_last_success_timestamp_seconds",
         "When the archive was last looked at, and all that it had was applied",
-    )
+    ),
 });
 
 /// When the fetch of the newest applied object began, in seconds since 1970; 0 while that is unknown.
@@ -81,37 +82,31 @@ pub fn register() {
             fetched_at => (Timestamp::now().as_second() - fetched_at) as f64,
         },
     );
-    LazyLock::force(&OBJECTS);
-    LazyLock::force(&RECORDS);
-    LazyLock::force(&ROWS);
-    LazyLock::force(&BELLS);
-    LazyLock::force(&STAGES);
-    LazyLock::force(&TAKE_OVERS);
-    LazyLock::force(&LAST_LOOK);
+    LazyLock::force(&NUMBERS);
 }
 
 /// A message says that there is an object.
 pub fn heard(pointer: &Pointer) {
     let kind = if pointer.sequence.get() > position() { "new" } else { "old" };
-    BELLS.with_label_values(&[kind]).inc();
+    NUMBERS.bells.with_label_values(&[kind]).inc();
     debug!(sequence = %pointer.sequence, observation = %pointer.observation, kind, "heard");
 }
 
 /// A message says nothing that can be used.
 pub fn strange_bell(error: &PointerError) {
-    BELLS.with_label_values(&["strange"]).inc();
+    NUMBERS.bells.with_label_values(&["strange"]).inc();
     warn!(why = chain(error), "strange bell");
 }
 
 /// A message named an object that is not there.
 pub fn bell_beyond_the_end(named: Sequence) {
-    BELLS.with_label_values(&["strange"]).inc();
+    NUMBERS.bells.with_label_values(&["strange"]).inc();
     warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
 }
 
 /// Everything in the archive is applied.
 pub fn looked() {
-    LAST_LOOK.set(Timestamp::now().as_second());
+    NUMBERS.last_look.set(Timestamp::now().as_second());
 }
 
 /// The object at the position.
@@ -121,19 +116,19 @@ pub fn stands_at(metadata: &Metadata) {
 
 /// A stage is done.
 pub fn took(stage: &'static str, time: Duration) {
-    STAGES.with_label_values(&[stage]).observe(time.as_secs_f64());
+    NUMBERS.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
 }
 
 /// An object's records are in the table.
 pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
     let Counts { records, inserted, updated, quarantined, with_extra } = counts;
     let unchanged = records.saturating_sub(inserted + updated + quarantined);
-    OBJECTS.with_label_values(&["loaded"]).inc();
+    NUMBERS.objects.with_label_values(&["loaded"]).inc();
     for (outcome, number) in [("loaded", records - quarantined.min(records)), ("quarantined", quarantined)] {
-        RECORDS.with_label_values(&[outcome]).inc_by(number);
+        NUMBERS.records.with_label_values(&[outcome]).inc_by(number);
     }
     for (change, number) in [("inserted", inserted), ("updated", updated), ("unchanged", unchanged)] {
-        ROWS.with_label_values(&[change]).inc_by(number);
+        NUMBERS.rows.with_label_values(&[change]).inc_by(number);
     }
     took("apply", elapsed);
     stands_at(metadata);
@@ -146,7 +141,7 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
 /// The position has moved past an object without its records.
 pub fn passed_over(line: &LedgerLine<'_>) {
     let LedgerLine { sequence, metadata, outcome, reason, .. } = *line;
-    OBJECTS.with_label_values(&[outcome]).inc();
+    NUMBERS.objects.with_label_values(&[outcome]).inc();
     metadata.inspect(|metadata| stands_at(metadata));
     let observation = metadata.map(|metadata| metadata.observation.to_string());
     warn!(%sequence, observation, outcome, reason, "applied");
@@ -154,6 +149,6 @@ pub fn passed_over(line: &LedgerLine<'_>) {
 
 /// A transformer that was silent lost its transaction.
 pub fn took_over() {
-    TAKE_OVERS.inc();
+    NUMBERS.take_overs.inc();
     info!("ended the transaction of a transformer that was silent");
 }
