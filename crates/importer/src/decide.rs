@@ -84,7 +84,8 @@ pub fn fault_of(beginning: &[u8]) -> Option<String> {
 
 /// Without byte order mark and white space in front.
 fn content(beginning: &[u8]) -> &[u8] {
-    beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start()
+    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning);
+    &text[text.iter().take_while(|byte| b" \t\r\n".contains(byte)).count()..]
 }
 
 /// Whether a page holds no record. A longer one than its kept beginning holds some.
@@ -196,6 +197,7 @@ mod tests {
             ("", "is empty"),
             (" \n", "is empty"),
             ("<html>", "begins with \"<html>\""),
+            ("\u{c}[]", "begins with \"\\u{c}[]\""),
             ("nope", "begins with \"nope\""),
             ("42", "begins with \"42\""),
         ] {

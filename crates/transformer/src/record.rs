@@ -67,7 +67,8 @@ fn skip_to_content(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
     }
     loop {
         match reader.fill_buf()?.first() {
-            Some(byte) if byte.is_ascii_whitespace() => reader.consume(1),
+            // JSON's own, which has no form feed.
+            Some(b' ' | b'\t' | b'\r' | b'\n') => reader.consume(1),
             byte => return Ok(byte.copied()),
         }
     }
@@ -145,6 +146,7 @@ mod tests {
         for (document, reason) in [
             ("", "the document is empty"),
             ("<html>", "the document is no collection: it begins with '<'"),
+            ("\u{c}[]", "the document is no collection: it begins with '\\u{c}'"),
             ("[1,2", "the document is broken: EOF while parsing a list at line 1 column 4"),
             ("[1,,2]", "the document is broken: expected value at line 1 column 4"),
             ("[1] x", "the document is broken: trailing characters at line 1 column 5"),
