@@ -56,6 +56,9 @@ pub fn log_to_stderr(settings: &TelemetrySettings) {
     }
 }
 
+/// What strangers wrote may be in an error, and is as long as they like.
+const LINE_LIMIT_CHARS: usize = 2_000;
+
 /// An error and its causes in one line, for the one place that logs it. Some libraries repeat the cause in their own text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
@@ -67,7 +70,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    line
+    match line.char_indices().nth(LINE_LIMIT_CHARS) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line,
+    }
 }
 
 #[cfg(test)]
@@ -84,5 +90,7 @@ mod tests {
             source: cause.into(),
         };
         assert_eq!(chain(&error), "PutObject s3://b/k failed: connection refused");
+        let long = chain(&io::Error::other("é".repeat(256 * 1024)));
+        assert_eq!((long.chars().count(), long.ends_with("é …")), (LINE_LIMIT_CHARS + 2, true));
     }
 }
