@@ -125,7 +125,7 @@ pub fn state_after(fault: &ImportError) -> State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use jiff::Timestamp;
@@ -143,6 +143,11 @@ mod tests {
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
             spooled: Spooled { upload, sha256: Sha256([digest; 32]), beginning: Vec::new(), ending: None },
         }
+    }
+
+    /// A page from there, one of several.
+    pub(crate) fn answer_from(source_url: &str) -> Answer {
+        Answer { source_url: source_url.into(), validators: Validators::default(), ..answer(1, 1) }
     }
 
     /// The end of an archive whose only snapshot has the pages.

@@ -13,6 +13,13 @@ use shared::settings::public_url;
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
 
+/// All addresses of a walk are in memory together, and few servers take a longer one.
+const LINK_LIMIT_BYTES: usize = 4_000;
+
+/// So much without a query goes into an object's metadata, however it has to be written there. Were that found out only when the
+/// page is appended, each poll would append the pages before it anew.
+const PATH_LIMIT_BYTES: usize = 900;
+
 /// What a page says of the collection, beside its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signs {
@@ -59,6 +66,12 @@ pub enum PageError {
     /// No address at all.
     #[error("the next page of {from} is `{next}`, which is no address")]
     Unreadable { from: String, next: String },
+    /// An address that is too long.
+    #[error(
+        "the next page of {from} has an address of {bytes} bytes, and a page's may have {LINK_LIMIT_BYTES}, and {PATH_LIMIT_BYTES} \
+         before its query"
+    )]
+    TooLong { from: String, bytes: usize },
     /// Too many.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,
@@ -98,6 +111,10 @@ impl Paging {
             (None, Some(parameter)) => numbered_after(page, parameter),
             (None, None) => return Ok(Turn::End),
         };
+        let bytes = next.as_str().len();
+        if bytes > LINK_LIMIT_BYTES || next.as_str().find('?').unwrap_or(bytes) > PATH_LIMIT_BYTES {
+            return Err(PageError::TooLong { from: public_url(page), bytes });
+        }
         if self.seen.contains(&next) {
             return Err(PageError::Circle { from: public_url(page), next: public_url(&next) });
         }
@@ -182,9 +199,39 @@ mod tests {
             ("<https://api/posts?_page=2>; rel=next", "on another origin"),
             ("<http://[>; rel=next", "is no address"),
             ("<http://api/posts?_page=1>; rel=next", "came before"),
+            ("<javascript:alert(1)>; rel=next", "on another origin"),
+            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has an address of 901 bytes"),
+            (&format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 16)), "has an address of 4001 bytes"),
         ] {
             let said = turn(link).unwrap_err().to_string();
             assert!(said.contains(error), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_address_just_as_long_as_allowed_is_followed_and_can_be_named_in_metadata() {
+        for link in [
+            format!("</{}>; rel=next", "%00".repeat((PATH_LIMIT_BYTES - 12) / 3)),
+            format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 17)),
+        ] {
+            let Ok(Turn::Next(next)) = turn(&link) else { panic!("{link}") };
+            let page = crate::decide::tests::answer_from(next.as_str());
+            for (_, metadata) in crate::decide::next_objects(None, &[page], false).unwrap() {
+                metadata.encode().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_speaks_of_others_may_be_one_of_several() {
+        for (signs, is_paged) in [
+            (signs("http://api/posts"), false),
+            (linked("</style.css>; rel=preload"), false),
+            (linked("<?_page=2>; rel=next"), true),
+            (linked("<?_page=2>; rel=last"), true),
+            (Signs { total: Some("1".into()), ..signs("http://api/posts") }, true),
+        ] {
+            assert_eq!(signs.is_paged(), is_paged, "{signs:?}");
         }
     }
 
