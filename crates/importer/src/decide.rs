@@ -1,6 +1,7 @@
 //! What the importer decides, from values alone: whether an answer may be the data, whether it is new, what a person must
 //! see to. Pure.
 
+use reqwest::header::HeaderValue;
 use shared::{
     archive::ArchiveError,
     object::{Metadata, Sequence, Sha256},
@@ -64,7 +65,9 @@ pub fn next_objects(end: Option<&End>, pages: &[Answer], again: bool) -> Option<
 pub fn validators(last: Option<&Metadata>, source_url: &str) -> Validators {
     match last {
         Some(last) if last.last_page && last.page == 1 && last.source_url == source_url => {
-            Validators { etag: last.etag.clone(), last_modified: last.last_modified.clone() }
+            // Whoever may append may have written something there that no header can hold.
+            let header = |value: &Option<String>| value.clone().filter(|value| HeaderValue::try_from(value).is_ok());
+            Validators { etag: header(&last.etag), last_modified: header(&last.last_modified) }
         }
         _ => Validators::default(),
     }
@@ -229,7 +232,8 @@ pub(crate) mod tests {
         };
         assert_eq!(validators(Some(&last(1, true)), url).etag.as_deref(), Some("\"a\""));
         assert_eq!(validators(Some(&last(1, true)), "https://example.org/others"), Validators::default());
-        for without in [None, Some(&last(1, false)), Some(&last(2, true))] {
+        let strange = Metadata { etag: Some("\"a\r\nb: c\"".into()), ..last(1, true) };
+        for without in [None, Some(&strange), Some(&last(1, false)), Some(&last(2, true))] {
             assert_eq!(validators(without, url), Validators::default());
         }
     }
