@@ -291,7 +291,10 @@ impl Metadata {
             observation: fields.required("observation")?,
             previous: fields.optional("previous")?,
             sha256: fields.required("sha256")?,
-            fetched_at: fields.required("fetched-at")?,
+            // Nothing was fetched before 1970, and not every year before can be written into the ledger.
+            fetched_at: Some(fields.required("fetched-at")?)
+                .filter(|time| *time >= Timestamp::UNIX_EPOCH)
+                .ok_or(MetadataError::Unreadable { field: "fetched-at" })?,
             source_url: fields.foreign("source-url")?.ok_or(MetadataError::Missing { field: "source-url" })?,
             etag: fields.foreign("etag")?,
             last_modified: fields.foreign("last-modified")?,
@@ -360,12 +363,15 @@ mod tests {
         for (number, key) in [
             (1, "raw/posts/000/000/000/001.json"),
             (42_999, "raw/posts/000/000/042/999.json"),
+            (123_456_789_012, "raw/posts/123/456/789/012.json"),
             (999_999_999_999, "raw/posts/999/999/999/999.json"),
         ] {
             let sequence = Sequence::try_from(number).unwrap();
             assert_eq!(sequence.key(&posts()), key);
             assert_eq!(Sequence::from_key(key, &posts()), Some(sequence));
+            assert_eq!(sequence.get(), number);
         }
+        assert_eq!(Sequence::FIRST.next().next().get(), 3);
     }
 
     #[test]
@@ -406,6 +412,23 @@ mod tests {
     }
 
     #[test]
+    fn a_source_url_too_long_loses_its_query_and_one_that_is_longer_still_is_refused() {
+        let came_back = |url: &str| {
+            let fields = Metadata { source_url: url.into(), ..metadata() }.encode()?;
+            let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
+            Metadata::decode(&fields).map(|metadata| (metadata.source_url, bytes))
+        };
+        let url = |bytes| format!("{:a<1$}", "https://example.org/posts?q=", bytes);
+        assert_eq!(came_back(&url(512)).unwrap().0, url(512));
+        assert_eq!(came_back(&url(513)).unwrap().0, "https://example.org/posts");
+        let path = |bytes| format!("{:a<1$}", "https://example.org/", bytes);
+        let room = METADATA_LIMIT_BYTES - came_back(&path(20)).unwrap().1;
+        assert_eq!(came_back(&path(20 + room)), Ok((path(20 + room), METADATA_LIMIT_BYTES)));
+        let bytes = METADATA_LIMIT_BYTES + 1;
+        assert_eq!(came_back(&path(21 + room)), Err(MetadataError::TooLong { bytes }));
+    }
+
+    #[test]
     fn metadata_of_a_later_release_is_told_apart_and_its_new_fields_are_ignored() {
         let mut fields = metadata().encode().unwrap();
         fields.insert("colour".into(), "blue".into());
@@ -419,8 +442,21 @@ mod tests {
     #[test]
     fn metadata_that_is_not_ours_is_named() {
         assert_eq!(Metadata::decode(&HashMap::new()), Err(MetadataError::Missing { field: "archive-id" }));
-        let mut fields = metadata().encode().unwrap();
-        fields.insert("sha256".into(), "00".into());
-        assert_eq!(Metadata::decode(&fields), Err(MetadataError::Unreadable { field: "sha256" }));
+        assert!(
+            format!("{:?}", metadata()).contains(&"07".repeat(32)),
+            "failing tests name digests as everything else does"
+        );
+        for (field, value) in [
+            ("sha256", "00"),
+            ("version", "-1"),
+            ("snapshot", "0"),
+            ("source-url", "%ff"),
+            ("fetched-at", "1969-12-31T23:59:59Z"),
+            ("fetched-at", "-009999-01-02T03:04:05Z"),
+        ] {
+            let mut fields = metadata().encode().unwrap();
+            fields.insert(field.into(), value.into());
+            assert_eq!(Metadata::decode(&fields), Err(MetadataError::Unreadable { field }), "{value}");
+        }
     }
 }
