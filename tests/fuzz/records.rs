@@ -1,0 +1,228 @@
+//! Bytes become records and posts: what serde_json says of the whole is what the streaming reader says of it, however it is cut, and a
+//! post is what a plainer reading of its record says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    io::{self, BufRead, BufReader, Read},
+};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    post::{Post, WrongRecord},
+    record::{Record, read_records},
+};
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const WHITE_SPACE: &[u8] = b" \t\r\n";
+const RAW_LIMIT_BYTES: usize = 64 * 1024;
+const REASON_LIMIT_CHARS: usize = 500;
+
+/// Whatever the bytes are.
+pub fn hold(document: &[u8]) {
+    let (records, broken) = read(document);
+    match whole(document) {
+        Some(expected) => {
+            assert_eq!(broken, None);
+            assert!(texts(&records).eq(expected.iter().map(|raw| raw.get())), "{records:?} instead of {expected:?}");
+            assert_in_place(document, &records);
+        }
+        None => assert!(broken.is_some(), "{records:?} of a document that serde_json refuses"),
+    }
+    let size = 1 + document.len() % 7;
+    let (cut, cut_broken) = read(BufReader::with_capacity(5, Cut { bytes: document, size }));
+    assert!(texts(&cut).eq(texts(&records)), "{cut:?} in pieces of {size}, {records:?} whole");
+    assert_eq!(cut_broken, broken, "in pieces of {size}");
+    for (index, record) in (0..).zip(&records) {
+        assert_eq!(record.index, index);
+        judge(record);
+    }
+}
+
+fn texts(records: &[Record]) -> impl Iterator<Item = &str> {
+    records.iter().map(|record| record.raw.get())
+}
+
+fn read(reader: impl BufRead) -> (Vec<Record>, Option<String>) {
+    let mut records = Vec::new();
+    let read = read_records(reader, |record| records.push(record));
+    // The words and the cause, which says where.
+    (records, read.err().map(|error| format!("{error:?}")))
+}
+
+/// The records of the whole document, as serde_json reads it at once; `None` of one that is refused.
+fn whole(document: &[u8]) -> Option<Vec<Box<RawValue>>> {
+    let text = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
+    match trim(text).first()? {
+        b'[' => serde_json::from_slice(text).ok(),
+        b'{' => Some(vec![serde_json::from_slice(text).ok()?]),
+        _ => serde_json::from_slice(text).ok().map(|()| Vec::new()),
+    }
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    &text[text.iter().take_while(|byte| WHITE_SPACE.contains(byte)).count()..]
+}
+
+/// The records, one after the other, with what JSON has between them, are the document.
+fn assert_in_place(document: &[u8], records: &[Record]) {
+    let text = trim(document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document));
+    let is_array = text[0] == b'[';
+    let mut rest = text;
+    let mut separator: &[u8] = b"[";
+    for record in records {
+        if is_array {
+            rest = trim(trim(rest).strip_prefix(separator).expect("a record begins after a bracket or comma"));
+            separator = b",";
+        }
+        rest = rest.strip_prefix(record.raw.get().as_bytes()).expect("the record stands there");
+    }
+    let end: String = rest.iter().filter(|byte| !WHITE_SPACE.contains(byte)).map(|byte| char::from(*byte)).collect();
+    match (is_array, records) {
+        (true, []) => assert_eq!(end, "[]"),
+        (true, _) => assert_eq!(end, "]"),
+        (false, []) => assert_eq!(end, "null"),
+        (false, _) => assert_eq!(end, ""),
+    }
+}
+
+/// Bytes that come in pieces of this size.
+struct Cut<'a> {
+    bytes: &'a [u8],
+    size: usize,
+}
+
+impl Read for Cut<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = self.size.min(buffer.len());
+        (&mut self.bytes).take(size as u64).read(buffer)
+    }
+}
+
+/// A record is a post with all its fields, or a wrong record with its bytes.
+fn judge(record: &Record) {
+    let raw = record.raw.get();
+    let fields = fields(raw);
+    let expected = is_post(fields.as_deref());
+    match Post::from_record(record) {
+        Ok(post) => {
+            assert_ne!(expected, Some(false), "{raw}");
+            assert_eq!(post.index, record.index);
+            assert_says(&post, raw, &fields.expect("a post is an object"));
+        }
+        Err(WrongRecord { index, id, reason, raw: kept }) => {
+            assert_ne!(expected, Some(true), "{raw}: {reason}");
+            assert_eq!(index, record.index);
+            assert_eq!(id, fields.and_then(|fields| single::<i64>(&fields, "id")), "{raw}");
+            assert!(!reason.is_empty() && !reason.contains('\0') && reason.chars().count() <= REASON_LIMIT_CHARS);
+            assert_eq!(kept, &raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)]);
+        }
+    }
+}
+
+/// A field's name and its value as it is written.
+pub type Field = (String, Box<RawValue>);
+
+/// All fields of an object, repeated ones too; `None` of what is no object, or has a name that is no text.
+pub fn fields(json: &str) -> Option<Vec<Field>> {
+    struct Fields(Vec<Field>);
+
+    impl<'de> Deserialize<'de> for Fields {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(FieldsVisitor).map(Self)
+        }
+    }
+
+    struct FieldsVisitor;
+
+    impl<'de> Visitor<'de> for FieldsVisitor {
+        type Value = Vec<Field>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Field>, A::Error> {
+            let mut fields = Vec::new();
+            while let Some(field) = map.next_entry()? {
+                fields.push(field);
+            }
+            Ok(fields)
+        }
+    }
+
+    serde_json::from_str::<Fields>(json).ok().map(|Fields(fields)| fields)
+}
+
+/// The value of a field that is there once and has the type.
+pub fn single<T: for<'de> Deserialize<'de>>(fields: &[Field], name: &str) -> Option<T> {
+    let mut named = fields.iter().filter(|(known, _)| known == name);
+    match (named.next(), named.next()) {
+        (Some((_, value)), None) => serde_json::from_str(value.get()).ok(),
+        _ => None,
+    }
+}
+
+/// Whether a record of these fields is a post; `None` where serde_json cannot read a value that Postgres perhaps can.
+fn is_post(fields: Option<&[Field]>) -> Option<bool> {
+    let Some(fields) = fields else { return Some(false) };
+    let names: BTreeSet<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+    let has_text = |name| single::<String>(fields, name).is_some_and(|text| !text.contains('\0'));
+    let has_number = |name| single::<i64>(fields, name).is_some();
+    let is_well = names.len() == fields.len()
+        && !names.iter().any(|name| name.contains('\0'))
+        && has_number("id")
+        && has_number("userId")
+        && has_text("title")
+        && has_text("body");
+    let mut verdict = Some(is_well);
+    for (_, value) in fields {
+        match serde_json::from_str::<Value>(value.get()) {
+            Ok(value) if holds_nul(&value) => return Some(false),
+            Ok(_) => {}
+            // It stopped there, and what follows may be wrong or not.
+            Err(error)
+                if ["number out of range", "recursion limit"].iter().any(|why| error.to_string().contains(why)) =>
+            {
+                verdict = verdict.filter(|is_well| !is_well);
+            }
+            Err(_) => return Some(false),
+        }
+    }
+    verdict
+}
+
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The post says what the record says, field by field; what it has no column for letter by letter, sorted by name.
+fn assert_says(post: &Post, raw: &str, all: &[Field]) {
+    assert!(!post.title.contains('\0') && !post.body.contains('\0'));
+    assert!(post.size_bytes() >= post.title.len() + post.body.len());
+    assert_eq!((Some(post.id), Some(post.user_id)), (single(all, "id"), single(all, "userId")));
+    assert_eq!((Some(&post.title), Some(&post.body)), (single(all, "title").as_ref(), single(all, "body").as_ref()));
+    let is_column = |name: &str| ["id", "userId", "title", "body"].contains(&name);
+    let others: BTreeMap<&str, &str> =
+        all.iter().filter(|(name, _)| !is_column(name)).map(|(name, value)| (name.as_str(), value.get())).collect();
+    let extra = post.extra.as_deref().map_or(Vec::new(), |extra| fields(extra).expect("an object"));
+    assert_eq!(post.extra.is_some(), !others.is_empty());
+    assert!(extra.iter().map(|(name, value)| (name.as_str(), value.get())).eq(others), "{raw}: {:?}", post.extra);
+    if let Ok(Value::Object(mut record)) = serde_json::from_str(raw) {
+        for name in ["id", "userId", "title", "body"] {
+            record.remove(name);
+        }
+        let extra = post.extra.as_deref().map_or("{}", |extra| extra);
+        assert_eq!(serde_json::from_str::<Value>(extra).expect("it is part of the record"), Value::Object(record));
+    }
+}
