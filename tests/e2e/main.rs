@@ -11,6 +11,7 @@ mod deploy_package;
 mod deploy_terraform;
 mod deploy_units;
 mod holes;
+mod hostile;
 mod importer_commands;
 mod importer_errors;
 mod importer_protocol;

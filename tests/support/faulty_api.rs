@@ -98,6 +98,12 @@ impl Answer {
         Self { status, ..self }
     }
 
+    /// With this body, as it is.
+    #[must_use]
+    pub fn with_body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: Body::Whole(body.into()), ..self }
+    }
+
     /// With one more header.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a reference")]
