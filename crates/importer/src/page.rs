@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn an_address_just_as_long_as_allowed_is_followed_and_can_be_named_in_metadata() {
         for link in [
-            format!("</{}>; rel=next", "%00".repeat((PATH_LIMIT_BYTES - 12) / 3)),
+            format!("</{}a>; rel=next", "%00".repeat((PATH_LIMIT_BYTES - 12) / 3)),
             format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 17)),
         ] {
             let Ok(Turn::Next(next)) = turn(&link) else { panic!("{link}") };

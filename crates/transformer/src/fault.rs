@@ -134,7 +134,93 @@ fn is_ours(constraint: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{borrow::Cow, error::Error as StdError, fmt};
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
     use super::*;
+
+    /// What Postgres answered.
+    #[derive(Debug)]
+    struct Answer {
+        code: &'static str,
+        message: &'static str,
+    }
+
+    impl fmt::Display for Answer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("in other words")
+        }
+    }
+
+    impl StdError for Answer {}
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            self.message
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.code.into())
+        }
+
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn answered(code: &'static str, message: &'static str) -> TableError {
+        TableError::Sql { doing: "try", source: sqlx::Error::Database(Box::new(Answer { code, message })) }
+    }
+
+    const TIMEOUT: &str = "canceling statement due to statement timeout";
+    const ALLOCATION: &str = "invalid memory alloc request size 1073741824";
+
+    #[test]
+    fn an_answer_of_postgres_is_read_by_its_code_and_its_words() {
+        for (code, message, fault, is_too_slow) in [
+            ("22003", "out of range", Fault::Record, false),
+            ("XX000", ALLOCATION, Fault::Record, false),
+            ("XX000", "something else", Fault::Unknown, false),
+            ("57014", TIMEOUT, Fault::Dependency, true),
+            ("57014", "canceling statement due to user request", Fault::Dependency, false),
+            ("22003", TIMEOUT, Fault::Record, false),
+        ] {
+            let error = answered(code, message);
+            assert_eq!((error.fault(), error.is_too_slow()), (fault, is_too_slow), "{code} {message}");
+            assert_eq!((error.sqlstate().as_deref(), error.database_message().as_str()), (Some(code), message));
+        }
+        assert!(matches!(answered("42P01", "").of_our_tables(), TableError::NoStream));
+        assert!(matches!(answered("42501", "").of_our_tables(), TableError::Sql { .. }));
+    }
+
+    #[test]
+    fn what_is_no_answer_of_postgres_has_its_fault_too() {
+        let (found, ours) = (String::new(), String::new());
+        for (error, fault) in [
+            (TableError::Sql { doing: "try", source: sqlx::Error::WorkerCrashed }, Fault::Dependency),
+            (TableError::Deadline { doing: "try", secs: 7 }, Fault::Dependency),
+            (TableError::BrokeOff(io::Error::other("cut")), Fault::Dependency),
+            (TableError::NoStream, Fault::Operator),
+            (TableError::OtherStream { found, ours }, Fault::Operator),
+        ] {
+            assert_eq!((error.fault(), error.sqlstate(), error.is_too_slow()), (fault, None, false), "{error}");
+        }
+        let deadline = TableError::Deadline { doing: "try", secs: 7 };
+        assert_eq!(deadline.database_message(), "could not try the database: no answer for 7 seconds");
+    }
 
     #[test]
     fn nothing_outside_an_object_is_charged_to_it() {

@@ -212,7 +212,10 @@ mod tests {
                 extra: Some(r#"{"a":{"b": [1e400]},"z":1.50}"#.into()),
             })
         );
+        assert_eq!(post(json).unwrap().size_bytes(), size_of::<Post>() + 3 + 29);
         assert_eq!(post(r#"{"userId":1,"id":2,"title":"","body":""}"#).unwrap().extra, None);
+        let escaped = r#"{"userId":1,"id":2,"title":"","body":"b","x":["\\","\"","\u00e9","\\u0000","\"\u00e9"]}"#;
+        assert!(post(escaped).unwrap().extra.is_some(), "each string ends where it ends, and none holds U+0000");
     }
 
     #[test]

@@ -147,6 +147,8 @@ mod tests {
             ("", "the document is empty"),
             ("<html>", "the document is no collection: it begins with '<'"),
             ("\u{c}[]", "the document is no collection: it begins with '\\u{c}'"),
+            // Two thirds of a byte order mark.
+            ("\u{fefe}[]", "the document is no collection: it begins with 'ï'"),
             ("[1,2", "the document is broken: EOF while parsing a list at line 1 column 4"),
             ("[1,,2]", "the document is broken: expected value at line 1 column 4"),
             ("[1] x", "the document is broken: trailing characters at line 1 column 5"),
