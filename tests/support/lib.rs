@@ -7,10 +7,11 @@ pub mod host;
 pub mod iam_gate;
 pub mod moto;
 pub mod programs;
-pub mod proxy;
 pub mod systemd;
 pub mod tap;
 pub mod terraform;
+
+pub use sandbox::proxy;
 
 use std::{collections::HashMap, io::Write as _, path::Path, process::Output, sync::Arc, time::Duration};
 

@@ -48,6 +48,7 @@ pub mod bench;
 pub mod drills;
 mod env_file;
 pub mod page;
+pub mod proxy;
 pub mod run;
 mod say;
 mod show;

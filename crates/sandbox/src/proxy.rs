@@ -4,8 +4,8 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -16,8 +16,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{sleep, timeout},
 };
+
+use crate::port::free_port;
 
 /// What becomes of the bytes. It counts from the next chunk on, also for connections that are open.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +39,8 @@ pub enum Way {
     Reset,
     /// Connections are accepted, and what comes, from either side, is swallowed.
     BlackHole,
+    /// The server sees its connections end; the client's stay open, and what it says is swallowed.
+    HalfOpen,
     /// Nobody listens, and open connections are reset: the server is down.
     Refuse,
     /// So many bytes a second, in each direction of each connection.
@@ -53,11 +57,30 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    target: String,
+    target: Mutex<String>,
     orders: watch::Sender<Orders>,
     trap: Mutex<Option<Trap>>,
+    ambush: Mutex<Option<Ambush>>,
+    /// How many connections went silent in an ambush so far.
+    sprung: watch::Sender<u64>,
     lost: AtomicU64,
     sent: AtomicU64,
+}
+
+/// For a request after which its connection goes silent.
+#[derive(Debug)]
+struct Ambush {
+    pattern: Vec<u8>,
+    chunks: u32,
+}
+
+/// What is known of one connection.
+#[derive(Debug, Default)]
+struct Connection {
+    /// The answer that is to come in the place of the next one.
+    instead: Mutex<Option<Vec<u8>>>,
+    /// Nothing is passed on any more.
+    is_silent: AtomicBool,
 }
 
 /// For requests whose answers are not to come through.
@@ -89,11 +112,19 @@ impl Proxy {
             Ok(url) if url.has_host() => url.socket_addrs(|| None)?.first().context("an address")?.to_string(),
             _ => target.to_owned(),
         };
-        let listener = TcpListener::bind((address, 0)).await?;
+        // Not a port that the system hands out: somebody's connection could take it while nobody listens.
+        let listener = TcpListener::bind((address, free_port())).await?;
         let address = listener.local_addr()?;
         let orders = watch::Sender::new(Orders { way: Way::Pass, cuts: 0 });
-        let shared = Shared { target, orders, trap: Mutex::default(), lost: 0.into(), sent: 0.into() };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            orders,
+            trap: Mutex::default(),
+            ambush: Mutex::default(),
+            sprung: watch::Sender::default(),
+            lost: 0.into(),
+            sent: 0.into(),
+        });
         Ok(Self { address, server: tokio::spawn(serve(listener, address, shared.clone())), shared })
     }
 
@@ -112,6 +143,21 @@ impl Proxy {
         self.shared.orders.send_modify(|orders| orders.way = way);
     }
 
+    /// Where new connections lead from here on.
+    pub fn aim(&self, target: &str) {
+        target.clone_into(&mut lock(&self.shared.target));
+    }
+
+    /// Waits for a request that contains `pattern`. It and so many further chunks from the client are passed on; then its connection goes
+    /// silent in both directions. Whether it came to that within `patience`.
+    pub async fn ambush(&self, pattern: &str, chunks: u32, patience: Duration) -> bool {
+        let mut sprung = self.shared.sprung.subscribe();
+        *lock(&self.shared.ambush) = Some(Ambush { pattern: pattern.into(), chunks });
+        let is_sprung = timeout(patience, sprung.changed()).await.is_ok();
+        *lock(&self.shared.ambush) = None;
+        is_sprung
+    }
+
     /// Resets all connections that are open now.
     pub fn cut(&self) {
         self.shared.orders.send_modify(|orders| orders.cuts += 1);
@@ -126,7 +172,7 @@ impl Proxy {
     /// The same, but the client gets this in the answer's place before the connection is closed.
     pub fn replace_answers(&self, pattern: &str, count: u64, answer: &str) {
         let trap = Trap { pattern: pattern.into(), count, answer: answer.into() };
-        *self.shared.trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(trap);
+        *lock(&self.shared.trap) = Some(trap);
     }
 
     /// How many answers were lost or replaced so far.
@@ -201,21 +247,39 @@ async fn carry(mut client: TcpStream, shared: Arc<Shared>) {
     let cuts = orders.borrow_and_update().cuts;
     let cut = orders.wait_for(|orders| orders.cuts > cuts || matches!(orders.way, Way::Reset | Way::Refuse));
     let carried = async {
-        let mut server = TcpStream::connect(&shared.target).await?;
+        let target = lock(&shared.target).clone();
+        let mut server = TcpStream::connect(target).await?;
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let trapped = Mutex::default();
-        let up = pump(from_client, to_server, &shared, &trapped, true);
-        tokio::try_join!(up, pump(from_server, to_client, &shared, &trapped, false)).map(|_| ())
+        let connection = Connection::default();
+        let up = pump(from_client, to_server, &shared, &connection, true);
+        tokio::try_join!(up, pump(from_server, to_client, &shared, &connection, false)).map(|_| ())
     };
+    let mut halved = shared.orders.subscribe();
+    let halved = halved.wait_for(|orders| orders.way == Way::HalfOpen);
     let carried = tokio::select! {
-        // Dropping either only drops bytes, which is what a cut does.
+        // Dropping any only drops bytes, which is what a cut does.
         _ = cut => Err(cut_off()),
         carried = carried => carried,
+        _ = halved => Ok(()),
     };
+    if carried.is_ok() && shared.orders.borrow().way == Way::HalfOpen {
+        swallow(&mut client, &shared, cuts).await;
+    }
     if carried.is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) {
         // Closing then resets.
         let _ = client.set_zero_linger();
+    }
+}
+
+/// The client's half of a connection whose server is gone, until the client ends it or it is cut.
+async fn swallow(client: &mut TcpStream, shared: &Shared, cuts: u64) {
+    let mut orders = shared.orders.subscribe();
+    let mut sink = tokio::io::sink();
+    tokio::select! {
+        // Dropping either only drops bytes.
+        _ = tokio::io::copy(client, &mut sink) => {}
+        _ = orders.wait_for(|orders| orders.cuts > cuts || matches!(orders.way, Way::Reset | Way::Refuse)) => {}
     }
 }
 
@@ -224,10 +288,11 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     shared: &Shared,
-    trapped: &Mutex<Option<Vec<u8>>>,
+    connection: &Connection,
     is_up: bool,
 ) -> io::Result<()> {
-    let (mut buffer, mut total, mut tail) = (vec![0; 16 * 1024], 0, Vec::new());
+    let (mut buffer, mut total, mut tail) = (vec![0; 16 * 1024], 0_u64, Vec::new());
+    let mut until_silent = None;
     loop {
         let read = from.read(&mut buffer).await?;
         let chunk = &buffer[..read];
@@ -236,19 +301,28 @@ async fn pump(
         }
         if is_up {
             if let Some(answer) = shared.springs_trap(&mut tail, chunk) {
-                *trapped.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+                *lock(&connection.instead) = Some(answer);
             }
         } else if !chunk.starts_with(b"HTTP/1.1 100") {
-            let instead = trapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let instead = lock(&connection.instead).take();
             if let Some(answer) = instead {
                 shared.lost.fetch_add(1, SeqCst);
                 to.write_all(&answer).await?;
                 return Err(if answer.is_empty() { cut_off() } else { io::ErrorKind::UnexpectedEof.into() });
             }
         }
-        let way = shared.orders.borrow().way;
+        let way = if connection.is_silent.load(SeqCst) { Way::BlackHole } else { shared.orders.borrow().way };
+        if is_up && way != Way::BlackHole {
+            until_silent =
+                until_silent.map_or_else(|| shared.springs_ambush(chunk), |chunks: u32| chunks.checked_sub(1));
+            // Before the chunk is passed on, so that its answer comes too late.
+            if until_silent == Some(0) {
+                connection.is_silent.store(true, SeqCst);
+                shared.sprung.send_modify(|sprung| *sprung += 1);
+            }
+        }
         match way {
-            Way::BlackHole => continue,
+            Way::BlackHole | Way::HalfOpen => continue,
             Way::Delay(delay) => sleep(delay).await,
             Way::Rate(bytes) => {
                 sleep(Duration::from_secs(read as u64) / u32::try_from(bytes).unwrap_or(u32::MAX)).await;
@@ -257,7 +331,9 @@ async fn pump(
             Way::Pass | Way::CutAfter { .. } => {}
         }
         let left = match way {
-            Way::CutAfter { sent, received } => usize::try_from((if is_up { sent } else { received }) - total),
+            Way::CutAfter { sent, received } => {
+                usize::try_from((if is_up { sent } else { received }).saturating_sub(total))
+            }
             _ => Ok(usize::MAX),
         };
         let passed = read.min(left.unwrap_or(usize::MAX));
@@ -273,9 +349,17 @@ async fn pump(
 }
 
 impl Shared {
+    /// How many further chunks are passed on before the connection goes silent, if this is what the ambush waits for.
+    fn springs_ambush(&self, chunk: &[u8]) -> Option<u32> {
+        let mut ambush = lock(&self.ambush);
+        let waited_for =
+            ambush.take_if(|ambush| chunk.windows(ambush.pattern.len()).any(|seen| seen == ambush.pattern));
+        waited_for.map(|ambush| ambush.chunks)
+    }
+
     /// What the answer is to be, if the pattern ends in this chunk. `tail` is what it may have begun with in the one before.
     fn springs_trap(&self, tail: &mut Vec<u8>, chunk: &[u8]) -> Option<Vec<u8>> {
-        let mut trap = self.trap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trap = lock(&self.trap);
         let Trap { pattern, count, answer } = trap.as_mut().filter(|trap| trap.count > 0)?;
         tail.extend_from_slice(chunk);
         if tail.windows(pattern.len()).any(|window| window == pattern) {
@@ -286,6 +370,11 @@ impl Shared {
         tail.drain(..tail.len().saturating_sub(pattern.len() - 1));
         None
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is assigned whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn cut_off() -> io::Error {
