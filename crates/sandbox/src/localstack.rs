@@ -54,6 +54,11 @@ impl LocalStack {
         &self.endpoint
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// Ends it.
     pub(crate) fn stop(&self) {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);

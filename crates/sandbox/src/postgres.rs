@@ -1,7 +1,7 @@
 //! A Postgres cluster of the sandbox's own: real server, temporary folder, one database a stream.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io,
     os::unix::{
         fs::{PermissionsExt, chown},
@@ -9,7 +9,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Room for a few dozen tests side by side, each with two programs and connections of its own.
 const MAX_CONNECTIONS: &str = "200";
 
+/// In the cluster's folder.
+const LOG: &str = "postgres.log";
+
 /// SQLSTATE of a database that somebody is connected to.
 const OBJECT_IN_USE: &str = "55006";
 
@@ -54,7 +60,7 @@ pub struct Postgres {
     programs: PostgresPrograms,
     folder: PathBuf,
     password: String,
-    port: u16,
+    port: AtomicU16,
 }
 
 /// A database as it was, in a file that goes with the last clone of this.
@@ -153,9 +159,14 @@ impl Postgres {
         }
     }
 
-    /// Ends it with a fast shutdown.
+    /// Ends it with a fast shutdown: sessions are cut, data is written.
     pub(crate) async fn stop(&self) -> Result<()> {
-        self.interrupt();
+        self.end(Signal::INT).await
+    }
+
+    /// Ends it: `INT` is a fast shutdown, `QUIT` an immediate one, and `KILL` leaves everything to the next start.
+    pub(crate) async fn end(&self, signal: Signal) -> Result<()> {
+        self.signal(signal);
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.ended()?.is_none() {
             ensure!(Instant::now() < deadline, "Postgres did not stop in {} s", STOP_DEADLINE.as_secs());
@@ -164,9 +175,29 @@ impl Postgres {
         Ok(())
     }
 
+    /// Starts a server that has ended, at this port, and waits until it answers.
+    pub(crate) async fn start_again(&self, port: u16, settings: &[&'static str], guard: &Guard) -> Result<()> {
+        self.port.store(port, Ordering::Relaxed);
+        let deadline = Instant::now() + START_DEADLINE;
+        loop {
+            let process = serve(&self.programs, &self.folder, port, settings, guard)?;
+            *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+            match self.until_it_answers().await {
+                // Of one that was killed the sessions may still be there, for a moment.
+                Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(100)).await,
+                answered => return answered,
+            }
+        }
+    }
+
     /// Where the server listens.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    /// The port of that.
+    pub(crate) fn port(&self) -> u16 {
+        self.port.load(Ordering::Relaxed)
     }
 
     /// The folder with the server's programs, for a cluster of one's own.
@@ -184,12 +215,32 @@ impl Postgres {
         format!("postgres://postgres:{}@{}/{name}", self.password, self.address())
     }
 
-    /// SIGINT is a fast shutdown: sessions are cut, data is written.
-    fn interrupt(&self) {
+    /// The server's main process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
+    /// Waits until the server answers; an error if it ends instead.
+    async fn until_it_answers(&self) -> Result<()> {
+        let log = self.folder.join(LOG);
+        let deadline = Instant::now() + START_DEADLINE;
+        while let Err(error) = self.connect("postgres").await {
+            if let Some(status) = self.ended()? {
+                bail!("postgres ended with {status} while it started:\n{}", tail::of_file(&log));
+            }
+            if Instant::now() > deadline {
+                return Err(error.context(format!("Postgres does not answer:\n{}", tail::of_file(&log))));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
             // Fails only if it has ended already, and until then nobody has waited for it, so the id is still its own.
-            let _ = kill_process(pid, Signal::INT);
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -206,7 +257,7 @@ impl Postgres {
         let mut client = guard.command(self.programs.folder.join(program));
         client.env("PGPASSWORD", &self.password);
         client.args(["--host=127.0.0.1", "--username=postgres", "--no-password"]);
-        client.arg(format!("--port={}", self.port)).arg(format!("--dbname={name}"));
+        client.arg(format!("--port={}", self.port())).arg(format!("--dbname={name}"));
         client
     }
 }
@@ -237,8 +288,26 @@ async fn init(programs: &PostgresPrograms, folder: &Path, password: &str, guard:
 
 async fn try_start(programs: &PostgresPrograms, folder: &Path, password: &str, guard: &Guard) -> Result<Postgres> {
     let port = free_port();
-    let log_path = folder.join("postgres.log");
-    let log = File::create(&log_path)?;
+    let postgres = Postgres {
+        process: Mutex::new(serve(programs, folder, port, &[], guard)?),
+        programs: programs.clone(),
+        folder: folder.to_owned(),
+        password: password.to_owned(),
+        port: port.into(),
+    };
+    postgres.until_it_answers().await?;
+    Ok(postgres)
+}
+
+/// The server, with these settings on top of the sandbox's.
+fn serve(
+    programs: &PostgresPrograms,
+    folder: &Path,
+    port: u16,
+    settings: &[&'static str],
+    guard: &Guard,
+) -> Result<Child> {
+    let log = OpenOptions::new().create(true).append(true).open(folder.join(LOG))?;
     let mut server = server_command(programs, "postgres", folder, guard);
     server.arg("-D").arg(folder.join("data"));
     // No socket file: its path would be too long or in a folder that others share.
@@ -246,25 +315,8 @@ async fn try_start(programs: &PostgresPrograms, folder: &Path, password: &str, g
         server.args(["-c", setting]);
     }
     server.args(["-c", &format!("max_connections={MAX_CONNECTIONS}")]);
-    let process = server.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start postgres")?;
-    let postgres = Postgres {
-        process: Mutex::new(process),
-        programs: programs.clone(),
-        folder: folder.to_owned(),
-        password: password.to_owned(),
-        port,
-    };
-    let deadline = Instant::now() + START_DEADLINE;
-    while let Err(error) = postgres.connect("postgres").await {
-        if let Some(status) = postgres.ended()? {
-            bail!("postgres ended with {status} while it started:\n{}", tail::of_file(&log_path));
-        }
-        if Instant::now() > deadline {
-            return Err(error.context(format!("Postgres does not answer:\n{}", tail::of_file(&log_path))));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(postgres)
+    server.args(settings.iter().flat_map(|setting| ["-c", setting]));
+    server.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start postgres")
 }
 
 /// Without the host's `PG*` settings, in a folder that its user may enter.

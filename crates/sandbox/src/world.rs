@@ -105,6 +105,11 @@ impl World {
         stopped
     }
 
+    /// Whom the world's processes end with.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
     /// A temporary folder that goes with the world.
     pub fn folder(&self) -> &Path {
         &self.folder
