@@ -150,7 +150,7 @@ impl Transformer<'_> {
         command.args(arguments).stderr(Stdio::piped());
         let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
         let mut stderr = child.stderr.take().context("stderr is piped")?;
-        let status = format!("/proc/{}/status", child.id().context("it has just started")?);
+        let pid = child.id().context("it has just started")?;
         let (mut log, mut peak_bytes) = (String::new(), None);
         let mut ticks = interval(Duration::from_millis(5));
         let read = stderr.read_to_string(&mut log);
@@ -163,7 +163,7 @@ impl Transformer<'_> {
                     break;
                 }
                 // Only a clock.
-                _ = ticks.tick() => peak_bytes = peak_memory(&status).or(peak_bytes),
+                _ = ticks.tick() => peak_bytes = memory(pid, "VmHWM:").or(peak_bytes),
             }
         }
         let ended = child.wait().await?;
@@ -172,10 +172,11 @@ impl Transformer<'_> {
     }
 }
 
-/// The most memory that the process has had in use; `None` when it has ended, or where there is no /proc.
-fn peak_memory(status: &str) -> Option<u64> {
-    let status = fs::read_to_string(status).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// A line of the process's `/proc` status in bytes: `VmHWM:` is the most memory that it has had in use. `None` when it has ended, or
+/// where there is no /proc.
+pub(crate) fn memory(pid: u32, line: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|found| found.strip_prefix(line))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 

@@ -52,6 +52,7 @@ pub mod proxy;
 pub mod run;
 mod say;
 mod show;
+pub mod soak;
 
 pub use compare::{Row, differences};
 pub use daemon::{Daemon, Signal};

@@ -13,6 +13,7 @@ use sandbox::{
     bench::{BenchSettings, bench},
     differences,
     run::{RunSettings, run},
+    soak::{SoakSettings, soak},
 };
 use sqlx::{Connection, PgConnection};
 
@@ -36,6 +37,16 @@ struct Arguments {
 enum Command {
     /// Measure how fast the transformer loads, beside straight COPY; with `cargo run --release`
     Bench(BenchSettings),
+    /// Break everything again and again under load, and say whether anything was lost or doubled.
+    ///
+    /// A fault drill: two importers and two transformers work on one stream, each behind wires of its own, while the posts change several times
+    /// a second. In each storm daemons are killed with SIGKILL, most of them while an upload or a transaction is open; wires are
+    /// delayed, cut, reset, swallowed, half open; the API, S3, SQS and Postgres fail; the database is restored. In the calm after it
+    /// everything must come to rest, and archive, ledger and table are compared, row by row, with what the archive's objects come to.
+    ///
+    /// Nothing outside the sandbox is touched: all of it runs on loopback and ends with it. The seed decides each storm, and a failure
+    /// prints the command that brings its storm again. The last line holds all figures. Exit code 0: nothing was lost or doubled.
+    Soak(SoakSettings),
     /// Serve the posts API alone, until the process is ended
     PostsApi {
         /// Address to listen at
@@ -62,6 +73,7 @@ async fn main() -> ExitCode {
     let ended = match arguments.command {
         None => run(&arguments.run).await,
         Some(Command::Bench(settings)) => bench(&settings).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Soak(settings)) => soak(&settings).await,
         Some(Command::PostsApi { listen, posts }) => serve_posts(listen, posts).await,
         Some(Command::Compare { source_url, database_url }) => compare(&source_url, &database_url).await,
     };
