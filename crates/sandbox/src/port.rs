@@ -1,6 +1,12 @@
 //! Free ports on loopback.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+};
 
 use uuid::Uuid;
 
@@ -9,13 +15,16 @@ use uuid::Uuid;
 const FIRST: u16 = 18_000;
 const COUNT: u16 = 14_000;
 
-/// A port that was free a moment ago. Whoever needs certainty tries again when it turns out to be taken.
+/// Two sandboxes that start together must not walk the same way, hence random.
+static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| Uuid::new_v4().as_fields().1.into());
+
+/// A port that was free a moment ago, and that nobody else in this process got: it may be long until its daemon is started. Whoever
+/// needs certainty tries again when it turns out to be taken.
 pub(crate) fn free_port() -> u16 {
     loop {
-        // Two sandboxes that start together must not walk the same way, hence random.
-        let random = u16::try_from(Uuid::new_v4().as_u128() % u128::from(COUNT)).expect("less than COUNT");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST + random)).is_ok() {
-            return FIRST + random;
+        let port = FIRST + NEXT.fetch_add(1, Relaxed) % COUNT;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
         }
     }
 }
