@@ -12,6 +12,7 @@ use aws_sigv4::{
     sign::v4,
 };
 use secrecy::SecretString;
+use tracing::subscriber::{NoSubscriber, with_default};
 use url::Url;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -45,7 +46,9 @@ fn token(
     let mut url = Url::parse(&format!("https://{host}:{port}/"))?;
     url.query_pairs_mut().append_pair("Action", "connect").append_pair("DBUser", user);
     let request = SignableRequest::new("GET", url.as_str(), iter::empty(), SignableBody::Bytes(&[]))?;
-    let (signed, _) = sign(request, &parameters.build()?.into())?.into_parts();
+    let parameters = parameters.build()?.into();
+    // A trace of the signing shows what is signed, and with it the session's token.
+    let (signed, _) = with_default(NoSubscriber::default(), || sign(request, &parameters))?.into_parts();
     for (name, value) in signed.params() {
         url.query_pairs_mut().append_pair(name, value);
     }
