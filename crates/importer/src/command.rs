@@ -137,7 +137,7 @@ const FOUND: u8 = 3;
 
 async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let status = Status::new(&[Dependency::Api, Dependency::Disk, Dependency::Archive, Dependency::Queue]);
-    metrics::name_the_program("importer", &settings.wires.archive.stream);
+    metrics::name_the_program("importer");
     notes::register();
     admin::serve(&settings.telemetry, &status).await?;
     let Wires { poll, archive, .. } = &settings.wires;

@@ -67,14 +67,14 @@ pub fn polled(outcome: &Result<Outcome, ImportError>) {
     let result = match outcome {
         Ok(Outcome::Drained) => return,
         Ok(Outcome::Appended { .. }) => "appended",
-        // The bell is another matter, and comes again.
         Ok(Outcome::Unchanged) => "unchanged",
         Err(ImportError::EndMoved) => "overtaken",
         Err(ImportError::Poll(PollError::Exchange(ExchangeError::NotTheData { .. }))) => "rejected",
         Err(ImportError::Poll(_) | ImportError::Archive(_) | ImportError::Bell(_)) => "failed",
     };
     NUMBERS.polls.with_label_values(&[result]).inc();
-    if outcome.is_ok() {
+    // That the queue was not told is another matter.
+    if matches!(outcome, Ok(_) | Err(ImportError::Bell(_))) {
         NUMBERS.last_poll.set(Timestamp::now().as_second());
     }
 }

@@ -212,6 +212,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 _ => {
                     let Some(end) = self.archive.end().await? else {
                         self.end = None;
+                        status::note_end(None);
                         return Ok(());
                     };
                     (end, true)

@@ -9,10 +9,7 @@ use prometheus::{
     core::Collector, register,
 };
 
-use crate::{
-    object::StreamName,
-    settings::{GIT_REVISION, RELEASE},
-};
+use crate::settings::{GIT_REVISION, RELEASE};
 
 /// From a row to a body of a gigabyte.
 const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
@@ -67,10 +64,9 @@ fn registered<C: Collector + Clone + 'static>(collector: C) -> C {
     collector
 }
 
-/// Says which program this is, for the stream that it serves.
-pub fn name_the_program(program: &str, stream: &StreamName) {
-    let stream = stream.to_string();
-    let labels = [("program", program), ("stream", &*stream), ("version", RELEASE), ("revision", GIT_REVISION)];
+/// Says which program this is.
+pub fn name_the_program(program: &str) {
+    let labels = [("program", program), ("version", RELEASE), ("revision", GIT_REVISION)];
     let options = labels.iter().fold(
         Opts::new("pipeline_build_info", "1; the labels say which program this is"),
         |options, (label, value)| options.const_label(*label, *value),

@@ -214,7 +214,7 @@ const FOUND: u8 = 3;
 
 async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) -> anyhow::Result<ExitCode> {
     let status = Status::new(&[Dependency::Archive, Dependency::Queue, Dependency::Database]);
-    metrics::name_the_program("transformer", &wires.archive.stream);
+    metrics::name_the_program("transformer");
     notes::register();
     admin::serve(&telemetry, &status).await?;
     let (stream, schema) = (wires.archive.stream.clone(), wires.database.database_schema.clone());

@@ -133,7 +133,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 }
                 // An old object may be gone; the next one's `previous` speaks for it. The end may not.
                 Ok(None) => {
-                    absence(Some(position), self.archive.end().await?)?;
+                    let end = self.archive.end().await?;
+                    status::note_end(end);
+                    absence(Some(position), end)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -230,7 +232,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
 
 /// What it means that the next object is not there.
 async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal: Goal) -> Result<Absence, FollowError> {
-    let absence = absence(position, archive.end().await?)?;
+    let end = archive.end().await?;
+    status::note_end(end);
+    let absence = absence(position, end)?;
     if let (Goal::Bell(named), Absence::AtTheEnd) = (goal, absence) {
         notes::bell_beyond_the_end(named);
     }
