@@ -4,6 +4,7 @@ mod archive_is_truth;
 mod audit;
 mod bad_records;
 mod clock;
+mod crash_points;
 mod database;
 mod deploy_applied;
 mod deploy_is_true;
