@@ -129,8 +129,14 @@ impl Daemon {
     /// What it says of itself at `/readyz`, such as "ready" or "holding: …".
     pub async fn status(&self) -> Result<String> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        Ok(self.readiness(&client).await?.state)
+    }
+
+    /// All that it says at `/readyz`; an error while nobody answers.
+    pub(crate) async fn readiness(&self, client: &reqwest::Client) -> Result<Readiness> {
         let answer = client.get(format!("{}/readyz", self.admin_url())).send().await?;
-        Ok(answer.text().await?.lines().next().unwrap_or_default().to_owned())
+        let is_ready = answer.status().is_success();
+        Ok(Readiness::read(is_ready, &answer.text().await?))
     }
 
     /// All its log lines so far; those that are no JSON are left out.
@@ -213,6 +219,29 @@ impl Drop for Daemon {
         if let Some(supervisor) = lock(&self.supervisor).take() {
             supervisor.abort();
         }
+    }
+}
+
+/// What a daemon says at `/readyz`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Readiness {
+    /// By the status.
+    pub(crate) is_ready: bool,
+    /// The first line, such as "ready" or "holding: …".
+    pub(crate) state: String,
+    /// A line each: its name, and `ok`, `fails` or `not asked yet`.
+    pub(crate) dependencies: Vec<(String, String)>,
+}
+
+impl Readiness {
+    fn read(is_ready: bool, body: &str) -> Self {
+        let mut lines = body.lines();
+        let state = lines.next().unwrap_or_default().trim_end().to_owned();
+        let dependency = |line: &str| {
+            let (name, state) = line.split_once(' ')?;
+            Some((name.to_owned(), state.trim().to_owned()))
+        };
+        Self { is_ready, state, dependencies: lines.filter_map(dependency).collect() }
     }
 }
 
@@ -302,4 +331,21 @@ fn as_number(pid: Pid) -> u32 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is inside is assigned whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_is_the_state_and_the_others_are_dependencies() {
+        let body = "waiting: the database does not answer\narchive   ok\nqueue     not asked yet\ndatabase  fails\n";
+        let readiness = Readiness::read(false, body);
+        let dependencies = [("archive", "ok"), ("queue", "not asked yet"), ("database", "fails")];
+        let dependencies = dependencies.map(|(name, state)| (name.to_owned(), state.to_owned())).to_vec();
+        let state = "waiting: the database does not answer".to_owned();
+        assert_eq!(readiness, Readiness { is_ready: false, state, dependencies });
+        let alone = Readiness { is_ready: true, state: "ready".to_owned(), dependencies: Vec::new() };
+        assert_eq!(Readiness::read(true, "ready\n"), alone);
+    }
 }

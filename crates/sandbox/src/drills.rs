@@ -317,9 +317,8 @@ async fn check_applied(sandbox: &Sandbox, before: u64) -> Result<()> {
 }
 
 async fn check_ready(client: &Client, daemon: &Daemon) -> Result<()> {
-    let response = client.get(format!("{}/readyz", daemon.admin_url())).send().await?;
-    let is_ready = response.status().is_success();
-    ensure!(is_ready, "the {} is {}", daemon.name(), response.text().await?.trim());
+    let readiness = daemon.readiness(client).await?;
+    ensure!(readiness.is_ready, "the {} is {}", daemon.name(), readiness.state);
     Ok(())
 }
 
