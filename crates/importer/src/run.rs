@@ -32,10 +32,10 @@ use crate::{
 const APPEND_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2500)];
 
-/// So many times in a row a 304 is believed; then the answer is asked for whole, and the archive's end is looked at. A 304 need not
+/// So many polls that bring nothing new are believed; then the answer is asked for whole, and the archive's end is looked at. A 304 need not
 /// carry `Link` (RFC 9110, 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was.
 /// `once` forgets, and finds that with the first change.
-const BELIEVED_304S: u32 = 60;
+const BELIEVED_POLLS: u32 = 60;
 
 /// So many objects that others appended are adopted one by one; when there are more, listing is quicker.
 const LONGEST_WALK: u32 = 100;
@@ -90,8 +90,8 @@ pub struct Importer<S, A, B> {
     status: Status,
     /// The archive's end, as far as this process knows it. It is only ever learnt from the archive, never from an own answer.
     end: Option<Box<End>>,
-    /// How often in a row the API said that nothing changed.
-    unmodified: u32,
+    /// How many polls ago the answer was asked for whole.
+    believed: u32,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
@@ -101,7 +101,7 @@ pub struct Importer<S, A, B> {
 impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     /// An importer that knows nothing yet.
     pub fn new(source: S, archive: A, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { source, archive, bell, stream, status, end: None, unmodified: 0, announced: None, news: Vec::new() }
+        Self { source, archive, bell, stream, status, end: None, believed: 0, announced: None, news: Vec::new() }
     }
 
     /// Polls until the daemon drains.
@@ -163,24 +163,20 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         self.find_end().await?;
         crash_point!("end-found");
         let started = Instant::now();
-        let is_whole = again || self.unmodified >= BELIEVED_304S;
+        let is_whole = again || self.believed >= BELIEVED_POLLS;
         if is_whole {
             self.check_end().await?;
         }
         let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let pages = match shutdown.race(self.source.poll(last)).await.transpose()? {
-            Some(Some(pages)) => pages,
-            Some(None) => {
-                self.unmodified += 1;
-                notes::unchanged(started.elapsed());
-                return Ok(Outcome::Unchanged);
-            }
+            Some(pages) => pages,
             None => return Ok(Outcome::Drained),
         };
         crash_point!("fetched");
-        self.unmodified = 0;
-        let Some(objects) = next_objects(self.end.as_deref(), &pages, again) else {
+        self.believed = if is_whole { 0 } else { self.believed + 1 };
+        let objects = pages.as_ref().and_then(|pages| next_objects(self.end.as_deref(), pages, again));
+        let (Some(pages), Some(objects)) = (pages, objects) else {
             notes::unchanged(started.elapsed());
             return Ok(Outcome::Unchanged);
         };
@@ -258,18 +254,16 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 }
                 Ok(Append::Taken) => {
                     crash_point!("taken");
-                    match self.archive.head(sequence).await?.map(|head| head.metadata.observation) {
-                        // An earlier try of this very append, whose answer was lost.
-                        Some(winner) if winner == metadata.observation => return Ok(()),
-                        Some(_) => return Err(self.end_moved()),
-                        // It is gone again.
-                        None => self.end_moved(),
-                    }
+                    let there = self.archive.head(sequence).await?;
+                    // An earlier try of this very append, whose answer was lost. Another one wins, and so does one that is gone again:
+                    // who knows what archive this is now.
+                    let is_ours = there.is_some_and(|head| head.metadata.observation == metadata.observation);
+                    return if is_ours { Ok(()) } else { Err(self.end_moved()) };
                 }
-                Err(unknown @ ArchiveError::Failed { .. }) => unknown.into(),
+                Err(unknown @ ArchiveError::Failed { .. }) => unknown,
                 Err(refused) => return Err(refused.into()),
             };
-            let Some(pause) = pauses.next() else { return Err(unknown) };
+            let Some(pause) = pauses.next() else { return Err(unknown.into()) };
             sleep(pause).await;
         }
     }
