@@ -1,8 +1,14 @@
 //! The doubles: the API and the three doors to the world, each as exact as the thing itself, and as unreliable as the dice say.
 
-use std::{io, os::unix::fs::FileExt, time::Duration};
+use std::{
+    cell::Cell,
+    fs::File,
+    io,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use importer::{
     bell::BellError as ImporterBellError,
@@ -10,6 +16,7 @@ use importer::{
     poll::{Answer, PollError, Source, Validators},
     spool::Spooled,
 };
+use jiff::Timestamp;
 use sha2::Digest;
 use shared::{
     archive::{Append, Archive, ArchiveError, Head, Object, Upload},
@@ -18,7 +25,7 @@ use shared::{
 };
 use tokio::{
     task::spawn_local,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 use transformer::{
     bell::{BellError, Ring},
@@ -31,58 +38,76 @@ use transformer::{
 use crate::world::{Lock, Message, Posts, Rows, Shared, Stored, World, latency};
 
 const URL: &str = "https://api.example.org/posts";
+const QUEUE_URL: &str = "https://sqs.example.org/posts.fifo";
 
 /// How long SQS remembers a deduplication id, and how long a received message is invisible.
 const DEDUPLICATION: Duration = Duration::from_mins(5);
 const VISIBILITY: Duration = Duration::from_secs(4);
 
+const BACKUPS: usize = 6;
+
+/// An upload wants a file; the bodies are in memory.
+static NO_FILE: LazyLock<Arc<File>> = LazyLock::new(|| Arc::new(File::open("/dev/null").expect("there is one")));
+
 /// A door to the world: all of them are this.
 #[derive(Clone)]
-pub struct Door(pub Shared);
+pub struct Door {
+    world: Shared,
+    /// Which archive the bucket held when this daemon looked last.
+    looked: Rc<Cell<u64>>,
+}
+
+impl Door {
+    pub fn new(world: Shared) -> Self {
+        Self { world, looked: Rc::default() }
+    }
+
+    fn fails(&self, percent: u8) -> bool {
+        self.world.borrow_mut().fails(percent)
+    }
+}
 
 impl Source for Door {
     async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Vec<Answer>>, PollError> {
-        let fetched_at = self.0.borrow().time();
-        latency(&self.0).await;
-        let answer = {
-            let mut world = self.0.borrow_mut();
-            if world.fails(10) {
-                return Err(PollError::Unsettled { url: URL.to_owned() });
-            }
-            let api = world.api.clone();
-            let etag = format!("\"{:?}\"", (&api.posts, api.is_broken)).replace(|c: char| !c.is_ascii(), "");
-            let etag = Sha256(sha2::Sha256::digest(etag).into()).to_string();
-            // A collection of more than three posts has two pages.
-            let pages: Vec<Vec<u8>> = if api.is_broken {
-                vec![b"broken".to_vec()]
-            } else if api.posts.len() > 3 {
-                let second = api.posts.clone().split_off(api.posts.keys().nth(2).expect("there are more"));
-                let mut first = api.posts.clone();
-                first.retain(|id, _| !second.contains_key(id));
-                [first, second].map(|posts| serde_json::to_vec(&posts).expect("it is JSON")).into()
-            } else {
-                vec![serde_json::to_vec(&api.posts).expect("it is JSON")]
-            };
-            let is_one = pages.len() == 1;
-            if is_one && validators(last, URL).etag.as_ref() == Some(&etag) {
-                None
-            } else {
-                let validators = Validators { etag: is_one.then_some(etag), last_modified: None };
-                let page = |body: Vec<u8>| {
-                    let upload = Upload { file: world.spool.clone(), offset: world.spooled, bytes: body.len() as u64 };
-                    world.spool.write_all_at(&body, world.spooled).expect("there is room");
-                    world.spooled += body.len() as u64;
-                    let sha256 = Sha256(sha2::Sha256::digest(&body).into());
-                    let spooled = Spooled { upload, sha256, beginning: Vec::new(), ending: None };
-                    let (observation, source_url) = (world.uuid(), URL.to_owned());
-                    world.versions.insert(observation, api.version);
-                    Answer { observation, fetched_at, source_url, validators: validators.clone(), spooled }
-                };
-                Some(pages.into_iter().map(page).collect())
+        latency(&self.world).await;
+        if self.fails(10) {
+            return Err(PollError::Unsettled { url: URL.to_owned() });
+        }
+        let answer = self.world.borrow_mut().answer(last);
+        latency(&self.world).await;
+        Ok(answer)
+    }
+}
+
+impl World {
+    /// What the API says now: pages of three posts; only a single one has a validator.
+    fn answer(&mut self, last: Option<&Metadata>) -> Option<Vec<Answer>> {
+        let mut first = self.api.posts.clone();
+        let second = first.keys().nth(3).copied().map(|id| first.split_off(&id));
+        let pages = [first].into_iter().chain(second);
+        let pages: Vec<String> = if self.api.is_broken {
+            vec!["broken".to_owned()]
+        } else {
+            pages.map(|posts| serde_json::to_string(&posts).expect("it is JSON")).collect()
+        };
+        let etag = (pages.len() == 1).then(|| pages[0].clone());
+        if etag.is_some() && validators(last, URL).etag == etag {
+            return None;
+        }
+        let page = |body: String| {
+            let upload = Upload { file: NO_FILE.clone(), offset: self.bodies.len() as u64, bytes: body.len() as u64 };
+            let sha256 = Sha256(sha2::Sha256::digest(&body).into());
+            self.bodies.push(body.into());
+            Answer {
+                observation: self.uuid(),
+                // The order of observation, for the check.
+                fetched_at: Timestamp::from_second(self.api.version).expect("there are not many"),
+                source_url: URL.to_owned(),
+                validators: Validators { etag: etag.clone(), last_modified: None },
+                spooled: Spooled { upload, sha256, beginning: Vec::new(), ending: None },
             }
         };
-        latency(&self.0).await;
-        Ok(answer)
+        Some(pages.into_iter().map(page).collect())
     }
 }
 
@@ -94,72 +119,90 @@ fn no_answer() -> ArchiveError {
 impl Door {
     /// A call to S3 that is not answered, before or after it was done.
     async fn s3<T>(&self, call: impl FnOnce(&mut World) -> T) -> Result<T, ArchiveError> {
-        latency(&self.0).await;
-        if self.0.borrow_mut().fails(4) {
+        latency(&self.world).await;
+        if self.fails(4) {
             return Err(no_answer());
         }
-        let done = call(&mut self.0.borrow_mut());
-        latency(&self.0).await;
-        if self.0.borrow_mut().fails(4) { Err(no_answer()) } else { Ok(done) }
+        let done = call(&mut self.world.borrow_mut());
+        latency(&self.world).await;
+        if self.fails(4) { Err(no_answer()) } else { Ok(done) }
+    }
+
+    /// The same for one that shows the importer which archive it is.
+    async fn look<T>(&self, call: impl FnOnce(&World) -> T) -> Result<T, ArchiveError> {
+        self.s3(|world| {
+            self.looked.set(world.figures.swaps);
+            call(world)
+        })
+        .await
     }
 }
 
-fn put(world: &mut World, number: u64, stored: Stored) -> Append {
-    // Whoever lags behind could write anew what somebody has deleted; then the transformer holds for a person, who is not simulated.
-    if world.archive.contains_key(&number) || world.deleted.contains_key(&number) {
-        return Append::Taken;
+impl World {
+    /// `looked` is when the importer has last seen the archive that it means.
+    fn put(&mut self, number: u64, stored: Stored, looked: u64) -> Append {
+        // Whoever lags behind could write anew what somebody has deleted; then the transformer holds for a person, who is not simulated.
+        if self.archive.contains_key(&number) || self.deleted.contains_key(&number) {
+            return Append::Taken;
+        }
+        // Nor is one who throws away what arrives in another archive than it was sent to, which nobody can help.
+        if looked == self.figures.swaps {
+            let before = self.archive.get(&(number - 1)).or(self.deleted.get(&(number - 1)));
+            let before = before.map(|Stored { metadata, .. }| (metadata.archive_id, metadata.observation));
+            if before != stored.metadata.previous.map(|previous| (stored.metadata.archive_id, previous)) {
+                self.wrong = Some(format!("object {number} was appended, and does not continue the archive"));
+            }
+            self.archive.insert(number, stored);
+            self.figures.objects += 1;
+        }
+        Append::Done
     }
-    world.archive.insert(number, stored);
-    world.figures.objects += 1;
-    Append::Done
 }
 
 impl Archive for Door {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
-        let end = self.s3(|world| world.archive.keys().next_back().copied()).await?;
+        let end = self.look(|world| world.archive.keys().next_back().copied()).await?;
         Ok(end.map(|number| Sequence::try_from(number).expect("a sequence")))
     }
 
     async fn head(&self, sequence: Sequence) -> Result<Option<Head>, ArchiveError> {
-        let stored = self.s3(|world| world.archive.get(&sequence.get()).cloned()).await?;
-        Ok(stored.map(|Stored { metadata, body }| Head { metadata, bytes: body.len() as u64 }))
+        let head = |Stored { metadata, body }: &Stored| Head { metadata: metadata.clone(), bytes: body.len() as u64 };
+        self.look(|world| world.archive.get(&sequence.get()).map(head)).await
     }
 
     async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError> {
-        let Some(stored) = self.s3(|world| world.archive.get(&sequence.get()).cloned()).await? else { return Ok(None) };
-        let Stored { metadata, body } = stored;
-        let bytes = body.len() as u64;
-        let breaks_off = self.0.borrow_mut().fails(4);
-        let end = breaks_off.then(|| Err(io::Error::other("it broke off")));
-        let body = stream::iter([Ok(Bytes::from(body))].into_iter().chain(end)).boxed();
-        Ok(Some(Object { metadata, bytes, body }))
+        let stored = self.s3(|world| world.archive.get(&sequence.get()).cloned()).await?;
+        let breaks_off = self.fails(4).then(|| Err(io::Error::other("it broke off")));
+        Ok(stored.map(|Stored { metadata, body }| {
+            let bytes = body.len() as u64;
+            Object { metadata, bytes, body: stream::iter([Ok(body)].into_iter().chain(breaks_off)).boxed() }
+        }))
     }
 
     async fn append(&self, sequence: Sequence, metadata: &Metadata, body: &Upload) -> Result<Append, ArchiveError> {
-        let mut bytes = vec![0; body.bytes.try_into().expect("a small body")];
-        body.file.read_exact_at(&mut bytes, body.offset).expect("it was written");
-        let (number, stored) = (sequence.get(), Stored { metadata: metadata.clone(), body: bytes });
-        if self.0.borrow_mut().fails(3) {
+        let body = self.world.borrow().bodies[usize::try_from(body.offset).expect("an index")].clone();
+        let (number, stored, looked) = (sequence.get(), Stored { metadata: metadata.clone(), body }, self.looked.get());
+        if self.fails(3) {
             // Long after everybody has given it up, it arrives.
-            let (world, wait) = (self.0.clone(), self.0.borrow_mut().millis(1..20_000));
+            let (world, wait) = (self.world.clone(), self.world.borrow_mut().millis(1..20_000));
             spawn_local(async move {
                 sleep(wait).await;
-                put(&mut world.borrow_mut(), number, stored);
+                world.borrow_mut().put(number, stored, looked);
             });
             return Err(no_answer());
         }
-        self.s3(move |world| put(world, number, stored)).await
+        self.s3(|world| world.put(number, stored, looked)).await
     }
 }
 
 impl importer::bell::Bell for Door {
     async fn ring(&self, pointers: &[Pointer]) -> Result<(), ImporterBellError> {
         let failed = || ImporterBellError::Failed {
-            queue_url: "https://sqs.example.org/posts.fifo".parse().expect("an address"),
+            queue_url: QUEUE_URL.parse().expect("an address"),
             source: "no answer".into(),
         };
-        latency(&self.0).await;
-        let mut world = self.0.borrow_mut();
+        latency(&self.world).await;
+        let mut world = self.world.borrow_mut();
         if world.fails(5) {
             return Err(failed());
         }
@@ -172,12 +215,12 @@ impl importer::bell::Bell for Door {
                 continue;
             }
             world.sent.insert(id, now);
-            let copies = 1 + usize::from(world.fails(10));
-            for _ in 0..copies {
-                let message = Message { id: world.uuid(), body: pointer.encode(), visible_at: now };
+            for _ in 0..=u8::from(world.fails(10)) {
+                let message = Message { number: world.number(), body: pointer.encode(), visible_at: now };
                 world.queue.push(message);
             }
         }
+        world.ears.notify_waiters();
         if world.fails(5) { Err(failed()) } else { Ok(()) }
     }
 }
@@ -190,7 +233,7 @@ impl World {
         self.dice.shuffle(&mut chosen);
         let receive = |at: usize| {
             self.queue[at].visible_at = now + VISIBILITY;
-            Ring { body: self.queue[at].body.clone(), receipt: self.queue[at].id.to_string() }
+            Ring { body: self.queue[at].body.clone(), receipt: self.queue[at].number.to_string() }
         };
         chosen.into_iter().take(10).map(receive).collect()
     }
@@ -199,24 +242,27 @@ impl World {
 impl transformer::bell::Bell for Door {
     async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError> {
         let until = Instant::now() + wait;
+        latency(&self.world).await;
+        if self.fails(3) {
+            return Err(BellError::no_answer(QUEUE_URL.parse().expect("an address")));
+        }
         loop {
-            latency(&self.0).await;
-            if self.0.borrow_mut().fails(3) {
-                return Err(BellError::no_answer("https://sqs.example.org/posts.fifo".parse().expect("an address")));
-            }
-            let rings = self.0.borrow_mut().receive();
+            let rings = self.world.borrow_mut().receive();
             if !rings.is_empty() || Instant::now() >= until {
                 return Ok(rings);
             }
-            sleep(Duration::from_millis(250)).await;
+            let ears = self.world.borrow().ears.clone();
+            let visible_at = self.world.borrow().queue.iter().map(|message| message.visible_at).min();
+            // Until one is sent, or visible again.
+            let _ = timeout_at(visible_at.map_or(until, |at| at.min(until)), ears.notified()).await;
         }
     }
 
     async fn delete(&self, rings: &[Ring]) {
-        latency(&self.0).await;
-        let mut world = self.0.borrow_mut();
-        if !world.fails(10) {
-            world.queue.retain(|message| !rings.iter().any(|ring| ring.receipt == message.id.to_string()));
+        latency(&self.world).await;
+        if !self.fails(10) {
+            let receipts: Vec<u64> = rings.iter().map(|ring| ring.receipt.parse().expect("a number")).collect();
+            self.world.borrow_mut().queue.retain(|message| !receipts.contains(&message.number));
         }
     }
 
@@ -260,45 +306,62 @@ fn lost(doing: &'static str) -> TableError {
 
 impl Door {
     fn lock(&self, position: Option<&Position>) -> Result<Held, Outcome> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world.borrow_mut();
         if world.lock.is_some() {
             return Err(Outcome::Busy);
         }
-        let stands = |rows: &Rows| rows.position.map(|position| (position.sequence, position.observation));
-        if stands(&world.table) != position.map(|position| (position.sequence, position.observation)) {
+        let stands = |position: &Position| (position.sequence, position.observation);
+        if world.table.position.as_ref().map(stands) != position.map(stands) {
             return Err(Outcome::Moved);
         }
-        world.next_session += 1;
-        let session = world.next_session;
+        let session = world.number();
         world.lock = Some(Lock { session, heard: Instant::now() });
-        drop(world);
-        Ok(Held { world: self.0.clone(), session })
+        Ok(Held { world: self.world.clone(), session })
     }
 
     /// COMMIT: applied or not, answered or not.
-    async fn commit(&self, held: Held, change: impl FnOnce(&mut Rows)) -> Result<Outcome, TableError> {
-        latency(&self.0).await;
+    async fn commit(&self, held: Held, line: &LedgerLine<'_>, posts: Posts) -> Result<Outcome, TableError> {
+        latency(&self.world).await;
         held.is_heard()?;
-        {
-            let mut world = self.0.borrow_mut();
-            if world.fails(4) {
-                return Err(lost("commit to"));
-            }
-            change(&mut world.table);
-            let rows = world.table.clone();
-            world.backups.push(rows);
-            world.lock = None;
+        if self.fails(4) {
+            return Err(lost("commit to"));
         }
-        latency(&self.0).await;
-        if self.0.borrow_mut().fails(4) { Err(lost("commit to")) } else { Ok(Outcome::Applied(Counts::default())) }
+        self.world.borrow_mut().change(line, posts);
+        latency(&self.world).await;
+        if self.fails(4) { Err(lost("commit to")) } else { Ok(Outcome::Applied(Counts::default())) }
+    }
+}
+
+impl World {
+    /// Rows, ledger and position in one.
+    fn change(&mut self, line: &LedgerLine<'_>, posts: Posts) {
+        let (number, metadata) = (line.sequence.get(), line.metadata.expect("nothing is skipped here"));
+        if self.true_object(number).is_none_or(|stored| stored.metadata != *metadata) {
+            self.wrong = Some(format!("object {number} was applied, and is not the archive's"));
+        }
+        let Rows { position, ledger, posts: rows } = &mut self.table;
+        for (id, title) in posts {
+            if rows.get(&id).is_none_or(|(known, _)| *known != title) {
+                rows.insert(id, (title, number));
+            }
+        }
+        // The ledger has a primary key.
+        if ledger.insert(number, line.outcome).is_some() {
+            self.wrong = Some(format!("object {number} was applied twice"));
+        }
+        *position = Some(Position::after(line.sequence, metadata));
+        self.backups.push_back(self.table.clone());
+        if self.backups.len() > BACKUPS {
+            self.backups.pop_front();
+        }
+        self.lock = None;
     }
 }
 
 impl Table for Door {
     async fn position(&mut self) -> Result<Option<Position>, TableError> {
-        latency(&self.0).await;
-        let mut world = self.0.borrow_mut();
-        if world.fails(4) { Err(lost("read the position in")) } else { Ok(world.table.position) }
+        latency(&self.world).await;
+        if self.fails(4) { Err(lost("read the position in")) } else { Ok(self.world.borrow().table.position) }
     }
 
     async fn apply(
@@ -308,56 +371,42 @@ impl Table for Door {
         object: Object,
         _: Care,
     ) -> Result<Outcome, TableError> {
-        let metadata = object.metadata.clone();
+        let metadata = object.metadata;
         let held = match self.lock(position) {
             Ok(held) => held,
             Err(outcome) => return Ok(outcome),
         };
-        let mut body = Vec::new();
-        let mut chunks = object.body;
+        let (mut body, mut chunks) = (Vec::new(), object.body);
         while let Some(chunk) = chunks.next().await {
-            latency(&self.0).await;
+            latency(&self.world).await;
             held.is_heard()?;
             body.extend_from_slice(&chunk.map_err(TableError::BrokeOff)?);
         }
-        if self.0.borrow_mut().fails(4) {
+        if self.fails(4) {
             return Err(lost("merge posts into"));
         }
+        let bytes = body.len() as u64;
         if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
-            return Ok(Outcome::WrongBytes { bytes: body.len() as u64 });
+            return Ok(Outcome::WrongBytes { bytes });
         }
-        let Ok(posts) = serde_json::from_slice::<Posts>(&body) else {
-            return Ok(Outcome::Broken { bytes: body.len() as u64, reason: "it is broken".to_owned() });
+        let Ok(posts) = serde_json::from_slice(&body) else {
+            return Ok(Outcome::Broken { bytes, reason: "it is broken".to_owned() });
         };
-        let change = move |rows: &mut Rows| {
-            for (id, title) in posts {
-                if rows.posts.get(&id).is_none_or(|(known, _)| *known != title) {
-                    rows.posts.insert(id, (title, sequence.get()));
-                }
-            }
-            rows.ledger.insert(sequence.get(), "loaded");
-            rows.position = Some(Position::after(sequence, &metadata));
-        };
-        self.commit(held, change).await
+        let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
+        let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
+        self.commit(held, &line, posts).await
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
-        let held = match self.lock(position) {
-            Ok(held) => held,
-            Err(outcome) => return Ok(outcome),
-        };
-        let (sequence, outcome) = (line.sequence, line.outcome);
-        let metadata = line.metadata.expect("nothing is skipped here").clone();
-        let change = move |rows: &mut Rows| {
-            rows.ledger.insert(sequence.get(), outcome);
-            rows.position = Some(Position::after(sequence, &metadata));
-        };
-        self.commit(held, change).await
+        match self.lock(position) {
+            Ok(held) => self.commit(held, line, Posts::new()).await,
+            Err(outcome) => Ok(outcome),
+        }
     }
 
     async fn end_silent_holder(&mut self, silence: Duration) -> Result<bool, TableError> {
-        latency(&self.0).await;
-        let mut world = self.0.borrow_mut();
+        latency(&self.world).await;
+        let mut world = self.world.borrow_mut();
         let is_silent = world.lock.is_some_and(|lock| lock.heard.elapsed() > silence);
         if is_silent {
             world.lock = None;

@@ -7,10 +7,12 @@
 
 #![allow(unreachable_pub, reason = "a binary of its own")]
 
+mod accidents;
 mod doors;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     env,
     future::{Future, poll_fn},
     pin::pin,
@@ -22,12 +24,13 @@ use std::{
 
 use importer::run::{Importer, PaceSettings as ImporterPace};
 use indicatif::ProgressBar;
-use shared::{shutdown::Shutdown, status::Status};
+use jiff::Timestamp;
+use shared::{object::StreamName, shutdown::Shutdown, status::Status};
 use tokio::{
     runtime::Builder,
     select,
     sync::watch,
-    task::{LocalSet, spawn_local},
+    task::{JoinHandle, LocalSet, spawn_local},
     time::{Instant, sleep, sleep_until},
 };
 use transformer::{
@@ -37,44 +40,52 @@ use transformer::{
 };
 
 use crate::{
+    accidents::{accidents, calm_down},
     doors::Door,
-    world::{Figures, Shared, World},
+    world::{Figures, Posts, Shared, World},
 };
 
 /// How often things go wrong for a while and then do not; after each storm all must be well within this time.
 const STORMS: u32 = 8;
 const CALM: Duration = Duration::from_mins(5);
 
-const SEEDS: u64 = 1_000;
+/// An importer looks whether the archive is still the one that it knows before it appends, else with each 61st poll.
+const UNCHANGED: Duration = Duration::from_secs(POLL_INTERVAL.as_secs() * 70);
+
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+const SEEDS: u64 = 20_000;
 
 #[test]
 fn the_table_is_a_function_of_the_archive_whatever_happens() {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let (first, seeds) = number("SEED").map_or((0, number("SEEDS").unwrap_or(SEEDS)), |seed| (seed, 1));
-    let next = AtomicU64::new(first);
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    let all = thread::scope(|scope| {
-        let work = || {
-            let mut all = Figures::default();
-            loop {
-                let seed = next.fetch_add(1, Relaxed);
-                if seed >= first + seeds {
-                    return all;
-                }
-                all.add(&simulate(seed));
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+    let (next, end) = (AtomicU64::new(first), first + seeds);
+    let work = || {
         let mut all = Figures::default();
-        for worker in workers {
-            all.add(&worker.join().expect("a seed failed"));
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= end {
+                return Ok(all);
+            }
+            // One that fails is enough.
+            all += simulate(seed).inspect_err(|_| next.store(end, Relaxed))?;
         }
-        all
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let all: Vec<Result<Figures, String>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("it returns its faults")).collect()
     });
-    let Figures { calls, faults, crashes, restores, objects, simulated } = all;
-    let hours = simulated.as_secs() / 3600;
+    let mut sum = Figures::default();
+    for figures in all {
+        sum += figures.unwrap_or_else(|why| panic!("{why}"));
+    }
+    let Figures { calls, faults, crashes, restores, swaps, objects, simulated } = sum;
+    let (hours, swaps) = (simulated.as_secs() / 3600, swaps / 2);
     eprintln!(
-        "{seeds} seeds: {hours} simulated hours, {calls} calls, {faults} faults, {crashes} crashes, {restores} restores, {objects} objects"
+        "{seeds} seeds: {hours} simulated hours, {calls} calls, {faults} faults, {crashes} crashes, {restores} restores, \
+         {swaps} archives swapped, {objects} objects"
     );
 }
 
@@ -86,100 +97,43 @@ fn a_seed_decides_everything() {
 }
 
 /// Runs one seed to its end.
-fn simulate(seed: u64) -> Figures {
+fn simulate(seed: u64) -> Result<Figures, String> {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let world = World::new(seed);
+        let (world, began) = (World::new(seed), Instant::now());
+        let mut daemons = Vec::new();
         for host in 0..2 {
-            spawn_local(supervise(world.clone(), host, run_importer));
-            spawn_local(supervise(world.clone(), host + 2, run_transformer));
+            daemons.push(spawn_local(supervise(world.clone(), host, run_importer)));
+            daemons.push(spawn_local(supervise(world.clone(), host + 2, run_transformer)));
         }
         for _ in 0..STORMS {
-            {
+            let swaps = {
                 let mut world = world.borrow_mut();
                 world.is_calm = false;
                 world.is_down = [false; 4];
-            }
+                world.figures.swaps
+            };
             let accidents = spawn_local(accidents(world.clone()));
             let wait = world.borrow_mut().millis(0..300_000);
             sleep(wait).await;
             accidents.abort();
             calm_down(&world);
-            let deadline = Instant::now() + CALM;
+            let was_swapped = world.borrow().figures.swaps != swaps;
+            let deadline = Instant::now() + CALM + if was_swapped { UNCHANGED } else { Duration::ZERO };
             while let Err(why) = check(&world) {
-                let figures = world.borrow().figures;
-                let again = format!("run it again: SEED={seed} cargo test -p tests --test simulation");
-                assert!(Instant::now() < deadline, "{why}\n{again}\n{figures:?}");
+                let is_over = Instant::now() >= deadline || world.borrow().wrong.is_some();
+                if is_over || daemons.iter().any(JoinHandle::is_finished) {
+                    let figures = world.borrow().figures;
+                    let again = format!("run it again: SEED={seed} cargo test -p tests --test simulation");
+                    return Err(format!("{why}\n{again}\n{figures:?}"));
+                }
                 sleep(Duration::from_secs(1)).await;
             }
         }
-        let mut world = world.borrow_mut();
-        world.figures.simulated = world.began.elapsed();
-        world.figures
+        let mut figures = world.borrow().figures;
+        figures.simulated = began.elapsed();
+        Ok(figures)
     })
-}
-
-/// Nothing goes wrong any more, from a moment in which any of the daemons die, one of each two perhaps for good.
-fn calm_down(world: &Shared) {
-    let mut world = world.borrow_mut();
-    world.is_calm = true;
-    if std::mem::take(&mut world.api.is_broken) {
-        world.api.version += 1;
-    }
-    let deleted = std::mem::take(&mut world.deleted);
-    world.archive.extend(deleted);
-    for host in 0..4 {
-        if world.dice.bool() {
-            world.ends[host].notify_waiters();
-            world.is_down[host] = world.dice.bool() && !world.is_down[host ^ 1];
-        }
-    }
-}
-
-/// What happens to the world while the daemons work.
-async fn accidents(world: Shared) {
-    loop {
-        let wait = world.borrow_mut().millis(100..20_000);
-        sleep(wait).await;
-        let mut world = world.borrow_mut();
-        match world.dice.u8(..20) {
-            0..12 => {
-                let (id, title) = (world.dice.i64(1..6), world.dice.u8(..4).to_string());
-                let before = world.api.posts.clone();
-                if world.dice.u8(..3) == 0 {
-                    // As it was before the last change.
-                    world.api.posts = std::mem::take(&mut world.api.posts_before);
-                } else {
-                    world.api.posts.insert(id, title);
-                }
-                world.api.posts_before = before;
-                world.api.version += 1;
-                world.api.is_broken = world.dice.u8(..10) == 0;
-            }
-            12..14 => {
-                // A backup of no long ago, and the sessions end.
-                let backups = world.backups.len();
-                let at = backups - 1 - world.dice.usize(..backups.min(6));
-                world.table = world.backups[at].clone();
-                world.lock = None;
-                world.figures.restores += 1;
-            }
-            14..16 => world.queue.clear(),
-            16 => {
-                let (end, at) = (world.archive.len() as u64, world.dice.u64(1..200));
-                // Not the end: whoever deletes that makes the importer write the number anew.
-                if at < end
-                    && let Some(stored) = world.archive.remove(&at)
-                {
-                    world.deleted.insert(at, stored);
-                }
-            }
-            _ => {
-                let deleted = std::mem::take(&mut world.deleted);
-                world.archive.extend(deleted);
-            }
-        }
-    }
 }
 
 /// A daemon that is killed again and again, at whatever await it is, and sometimes frozen for a while before it goes on.
@@ -231,50 +185,55 @@ async fn supervise<F: Future<Output = ()>>(world: Shared, host: usize, daemon: f
 }
 
 async fn run_importer(world: Shared, shutdown: Shutdown) {
-    let stream = world.borrow().stream.clone();
     let dice = world.borrow_mut().dice.fork();
-    let door = Door(world);
-    let importer = Importer::new(door.clone(), door.clone(), door, stream, Status::default());
-    importer.run(ImporterPace { poll_interval: Duration::from_secs(5) }, dice, shutdown).await;
+    let door = Door::new(world);
+    let importer = Importer::new(door.clone(), door.clone(), door, stream(), Status::default());
+    importer.run(ImporterPace { poll_interval: POLL_INTERVAL }, dice, shutdown).await;
 }
 
 async fn run_transformer(world: Shared, shutdown: Shutdown) {
-    let stream = world.borrow().stream.clone();
-    let door = Door(world);
+    let door = Door::new(world);
     let follower = Follower::new(door.clone(), door.clone(), Skip::default(), ProgressBar::hidden());
-    let transformer = Transformer::new(follower, door, stream, Status::default());
+    let transformer = Transformer::new(follower, door, stream(), Status::default());
     transformer.run(TransformerPace { catch_up_interval: Duration::from_secs(30) }, shutdown).await;
+}
+
+fn stream() -> StreamName {
+    "posts".parse().expect("a name")
 }
 
 /// The archive is dense, a chain, in the order of observation, and ends with what the API says; the table is what the archive makes.
 fn check(world: &Shared) -> Result<(), String> {
     let world = world.borrow();
-    let (mut previous, mut version) = (None, 0);
-    let mut posts = std::collections::BTreeMap::new();
-    let mut whole = world::Posts::new();
+    if let Some(wrong) = &world.wrong {
+        return Err(wrong.clone());
+    }
+    let (end, stands_at) = (world.archive.len() as u64, world.table.stands_at());
+    if end != stands_at {
+        return Err(format!("the table stands at object {stands_at} of {end}"));
+    }
+    let (mut previous, mut fetched_at) = (None, Timestamp::UNIX_EPOCH);
+    let (mut posts, mut whole) = (BTreeMap::new(), Posts::new());
     for ((number, stored), expected) in world.archive.iter().zip(1..) {
         let metadata = &stored.metadata;
         if *number != expected || metadata.previous != previous {
             return Err(format!("object {expected} does not continue the archive"));
         }
-        previous = Some(metadata.observation);
-        let (seen, page) =
-            (world.versions[&metadata.observation], serde_json::from_slice::<world::Posts>(&stored.body).ok());
-        if seen < version {
+        if metadata.fetched_at < fetched_at {
             return Err(format!("object {number} is older than the one before it"));
         }
-        version = seen;
-        let outcome = if page.is_some() { "loaded" } else { "quarantined" };
-        if world.table.ledger.get(number) != Some(&outcome) {
-            return Err(format!("object {number} is {:?} in the ledger", world.table.ledger.get(number)));
+        (previous, fetched_at) = (Some(metadata.observation), metadata.fetched_at);
+        let page = serde_json::from_slice::<Posts>(&stored.body).ok();
+        let outcome = world.table.ledger.get(number);
+        if outcome != Some(if page.is_some() { &"loaded" } else { &"quarantined" }) {
+            return Err(format!("object {number} is {outcome:?} in the ledger"));
         }
         if metadata.page == 1 {
             whole.clear();
         }
         for (id, title) in page.unwrap_or_default() {
             whole.insert(id, title.clone());
-            let is_new = posts.get(&id).is_none_or(|(known, _)| *known != title);
-            if is_new {
+            if posts.get(&id).is_none_or(|(known, _)| *known != title) {
                 posts.insert(id, (title, *number));
             }
         }
@@ -286,15 +245,4 @@ fn check(world: &Shared) -> Result<(), String> {
         return Err("the table is not what the archive makes".to_owned());
     }
     Ok(())
-}
-
-impl Figures {
-    fn add(&mut self, other: &Self) {
-        self.calls += other.calls;
-        self.faults += other.faults;
-        self.crashes += other.crashes;
-        self.restores += other.restores;
-        self.objects += other.objects;
-        self.simulated += other.simulated;
-    }
 }

@@ -2,15 +2,14 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    fs::File,
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::{AddAssign, Range},
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
-use jiff::Timestamp;
-use shared::object::{Metadata, StreamName};
+use bytes::Bytes;
+use shared::object::Metadata;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -25,40 +24,44 @@ pub type Shared = Rc<RefCell<World>>;
 pub type Posts = BTreeMap<i64, String>;
 
 /// Everything that outlives a daemon.
+#[derive(Default)]
 pub struct World {
     pub dice: fastrand::Rng,
     /// While it is true nothing fails any more, so that what should come to rest does.
     pub is_calm: bool,
-    pub began: Instant,
     /// Kills the daemon of a host: two importers, two transformers.
     pub ends: [Rc<Notify>; 4],
     /// Hosts that are not started again before the next storm.
     pub is_down: [bool; 4],
-    pub stream: StreamName,
     pub api: Api,
-    /// What each observation saw.
-    pub versions: HashMap<Uuid, u64>,
+    /// Bodies between their fetch and their append.
+    pub bodies: Vec<Bytes>,
+    /// The objects in the bucket.
     pub archive: BTreeMap<u64, Stored>,
     /// Deleted by somebody, and to be brought back.
     pub deleted: BTreeMap<u64, Stored>,
+    /// The true archive from the object on where the bucket begins to hold another.
+    pub away: BTreeMap<u64, Stored>,
     pub queue: Vec<Message>,
+    /// Whoever waits for messages.
+    pub ears: Rc<Notify>,
     /// When a deduplication id was seen first.
     pub sent: HashMap<String, Instant>,
     pub table: Rows,
-    /// The table after each commit, for whoever restores a backup.
-    pub backups: Vec<Rows>,
+    /// The table after each of the last commits, for whoever restores a backup.
+    pub backups: VecDeque<Rows>,
     pub lock: Option<Lock>,
-    pub next_session: u64,
-    /// Where bodies wait; they are written one behind the other.
-    pub spool: Arc<File>,
-    pub spooled: u64,
+    /// The last number that a message or a session was given.
+    pub numbered: u64,
+    /// What a daemon did that it must never do.
+    pub wrong: Option<String>,
     pub figures: Figures,
 }
 
 /// The collection, and how often it has changed.
 #[derive(Clone, Debug, Default)]
 pub struct Api {
-    pub version: u64,
+    pub version: i64,
     pub posts: Posts,
     pub posts_before: Posts,
     /// The body is no document.
@@ -69,13 +72,13 @@ pub struct Api {
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub metadata: Metadata,
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// A message in the queue.
 #[derive(Clone, Debug)]
 pub struct Message {
-    pub id: Uuid,
+    pub number: u64,
     pub body: String,
     pub visible_at: Instant,
 }
@@ -88,6 +91,13 @@ pub struct Rows {
     pub ledger: BTreeMap<u64, &'static str>,
     /// Title, and the object that wrote it last.
     pub posts: BTreeMap<i64, (String, u64)>,
+}
+
+impl Rows {
+    /// The number of the last object, 0 for none.
+    pub fn stands_at(&self) -> u64 {
+        self.position.map_or(0, |position| position.sequence.get())
+    }
 }
 
 /// The stream's row, locked by a session.
@@ -105,33 +115,28 @@ pub struct Figures {
     pub faults: u64,
     pub crashes: u64,
     pub restores: u64,
+    /// How often one archive took the place of another, there and back.
+    pub swaps: u64,
     pub objects: u64,
     pub simulated: Duration,
 }
 
+impl AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.restores += other.restores;
+        self.swaps += other.swaps;
+        self.objects += other.objects;
+        self.simulated += other.simulated;
+    }
+}
+
 impl World {
     pub fn new(seed: u64) -> Shared {
-        Rc::new(RefCell::new(Self {
-            dice: fastrand::Rng::with_seed(seed),
-            is_calm: false,
-            began: Instant::now(),
-            ends: Default::default(),
-            is_down: [false; 4],
-            stream: "posts".parse().expect("a name"),
-            api: Api::default(),
-            versions: HashMap::new(),
-            archive: BTreeMap::new(),
-            deleted: BTreeMap::new(),
-            queue: Vec::new(),
-            sent: HashMap::new(),
-            table: Rows::default(),
-            backups: vec![Rows::default()],
-            lock: None,
-            next_session: 0,
-            spool: Arc::new(tempfile::tempfile().expect("a temporary file")),
-            spooled: 0,
-            figures: Figures::default(),
-        }))
+        let dice = fastrand::Rng::with_seed(seed);
+        Rc::new(RefCell::new(Self { dice, backups: [Rows::default()].into(), ..Self::default() }))
     }
 
     /// Whether this goes wrong, in so many of a hundred cases.
@@ -141,7 +146,7 @@ impl World {
         fails
     }
 
-    pub fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+    pub fn millis(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.dice.u64(range))
     }
 
@@ -149,10 +154,17 @@ impl World {
         Uuid::from_u128(self.dice.u128(1..))
     }
 
-    /// The wall clock.
-    pub fn time(&self) -> Timestamp {
-        let began: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
-        began + self.began.elapsed()
+    pub fn number(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
+    }
+
+    /// The object in the true archive.
+    pub fn true_object(&self, number: u64) -> Option<&Stored> {
+        match self.away.keys().next() {
+            Some(from) if *from <= number => self.away.get(&number),
+            _ => self.archive.get(&number).or(self.deleted.get(&number)),
+        }
     }
 }
 

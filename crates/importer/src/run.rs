@@ -32,7 +32,7 @@ use crate::{
 const APPEND_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2500)];
 
-/// So many polls that bring nothing new are believed; then the answer is asked for whole, and the archive's end is looked at. A 304 need not
+/// So many answers are believed that nothing is new; then it is asked for whole, and the archive's end is looked at. A 304 need not
 /// carry `Link` (RFC 9110, 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was.
 /// `once` forgets, and finds that with the first change.
 const BELIEVED_POLLS: u32 = 60;
