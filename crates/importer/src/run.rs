@@ -169,10 +169,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         }
         let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
         // Nothing is in hand: a fetch that is dropped leaves no trace.
-        let pages = match shutdown.race(self.source.poll(last)).await.transpose()? {
-            Some(pages) => pages,
-            None => return Ok(Outcome::Drained),
-        };
+        let Some(pages) = shutdown.race(self.source.poll(last)).await.transpose()? else { return Ok(Outcome::Drained) };
         crash_point!("fetched");
         self.believed = if is_whole { 0 } else { self.believed + 1 };
         let objects = pages.as_ref().and_then(|pages| next_objects(self.end.as_deref(), pages, again));
