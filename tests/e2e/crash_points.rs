@@ -240,7 +240,8 @@ async fn run(crash: Crash, programs: &Programs) -> Result<()> {
         // What leads them to their points is not needed any more when both have crashed.
         done = async { tokio::try_join!(importer, transformer) } => done.map(drop)?,
         never = async {
-            tokio::try_join!(race(&source, &sandbox), lose(&crash, &s3, &sandbox), hold(&crash, &sandbox))
+            let led = (race(&source, &sandbox), lose(&crash, &s3, &sandbox), hold(&crash, &sandbox));
+            tokio::try_join!(pace(&source, &sandbox), led.0, led.1, led.2)
         } => match never?.0 {},
     }
 
@@ -277,6 +278,16 @@ async fn end_at(
     let is_there = ended.status.signal() == Some(6) && told.contains(&format!("failpoint {point} panic"));
     ensure!(is_there, "the {} ended elsewhere: {}\n{told}", daemon.name(), ended.status);
     Ok(())
+}
+
+/// Lets the source change when the transformer has nearly kept up: one that is always behind never listens to the queue.
+async fn pace(source: &Source, sandbox: &Sandbox) -> Result<Infallible> {
+    let keeps_up = async || Ok(sandbox.end().await? <= sandbox.position().await? + 2 * MOST_PAGES);
+    loop {
+        sandbox.wait_until("the transformer keeps up", SOON, keeps_up).await?;
+        source.state.may_change.store(true, SeqCst);
+        source.state.changed.notified().await;
+    }
 }
 
 /// Lets another importer append whenever ours has asked and not been answered yet.
@@ -331,7 +342,7 @@ async fn hold(crash: &Crash, sandbox: &Sandbox) -> Result<Infallible> {
     pending().await
 }
 
-/// A collection that is another one each time that somebody asks for its first page.
+/// A collection that is another one each time that somebody asks for its first page, unless the transformer is far behind.
 struct Source {
     api: FaultyApi,
     state: Arc<State>,
@@ -342,7 +353,9 @@ struct State {
     /// Spaces in each page.
     padding: usize,
     version: AtomicU64,
-    is_changing: AtomicBool,
+    /// With the next look at the first page.
+    may_change: AtomicBool,
+    changed: Notify,
     /// Whether an answer waits for the gate, unless it is a rival's.
     is_raced: AtomicBool,
     asked: Notify,
@@ -357,7 +370,8 @@ impl Source {
             // More than one read or write takes.
             padding: if is_at_any(&["spooling", "uploading", "reading"]) { 600_000 } else { 0 },
             version: 0.into(),
-            is_changing: true.into(),
+            may_change: true.into(),
+            changed: Notify::new(),
             is_raced: is_at_any(&["end-moved", "adopted"]).into(),
             asked: Notify::new(),
             gate: Arc::default(),
@@ -377,7 +391,7 @@ impl Source {
 
     /// From here on it stays as it is, which it never was before.
     fn change_once_more(&self) {
-        self.state.is_changing.store(false, SeqCst);
+        self.state.may_change.store(false, SeqCst);
         self.state.version.fetch_add(1, SeqCst);
     }
 }
@@ -390,7 +404,7 @@ impl State {
         // The links name the version, so no snapshot is torn.
         let (version, page) = match (asked.get("version"), asked.get("page")) {
             (Some(version), Some(page)) => (*version, *page),
-            _ => (self.version.fetch_add(self.is_changing.load(SeqCst).into(), SeqCst) + 1, 1),
+            _ => (self.next_version(asked.contains_key("rival")), 1),
         };
         let mut answer = Answer::ok(document(version, page, self.padding));
         if page < self.pages {
@@ -403,8 +417,17 @@ impl State {
         answer
     }
 
+    /// Another one, if it may be or has to be.
+    fn next_version(&self, has_to_change: bool) -> u64 {
+        if self.may_change.swap(false, SeqCst) || has_to_change {
+            self.changed.notify_one();
+            return self.version.fetch_add(1, SeqCst) + 1;
+        }
+        self.version.load(SeqCst)
+    }
+
     fn last_page(&self) -> String {
-        document(self.version.load(SeqCst) + 1, self.pages, self.padding)
+        document(self.version.load(SeqCst), self.pages, self.padding)
     }
 }
 
