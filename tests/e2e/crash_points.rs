@@ -282,7 +282,7 @@ async fn end_at(
 
 /// Lets the source change when the transformer has nearly kept up: one that is always behind never listens to the queue.
 async fn pace(source: &Source, sandbox: &Sandbox) -> Result<Infallible> {
-    let keeps_up = async || Ok(sandbox.end().await? <= sandbox.position().await? + 2 * MOST_PAGES);
+    let keeps_up = async || Ok(sandbox.end().await? <= sandbox.position().await? + 2 * source.state.pages);
     loop {
         sandbox.wait_until("the transformer keeps up", SOON, keeps_up).await?;
         source.state.may_change.store(true, SeqCst);
