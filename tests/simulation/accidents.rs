@@ -88,7 +88,8 @@ impl World {
         let others: Vec<Stored> = self.away.values().cycle().take(others).cloned().collect();
         let before = self.archive.values().next_back().map(|Stored { metadata, .. }| metadata);
         let mut previous = before.map(|before| before.observation);
-        let archive_id = before.map_or_else(|| self.uuid(), |before| before.archive_id);
+        let archive_id = before.map(|before| before.archive_id);
+        let archive_id = archive_id.unwrap_or_else(|| self.uuid());
         for (number, Stored { metadata, body }) in (from..).zip(others) {
             let observation = self.uuid();
             let metadata = Metadata { archive_id, observation, previous: previous.replace(observation), ..metadata };

@@ -1,6 +1,6 @@
 //! The real loops of both daemons on doubles of the doors, under a seed that decides every fault: calls that fail before or after they
 //! were done, answers that come too late for anybody, daemons dropped at any await or frozen and thawed, locks that outlive their
-//! holders, messages lost, repeated and reordered, databases restored, objects deleted and brought back.
+//! holders, messages lost, repeated and reordered, databases restored, objects deleted and brought back, archives swapped and forked.
 //!
 //! The clock is paused, so an hour takes milliseconds. `SEED=42 cargo test -p tests --test simulation` runs one seed again,
 //! `SEEDS=1000000` many.
