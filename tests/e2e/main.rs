@@ -31,6 +31,7 @@ mod real_jsonplaceholder;
 mod restore_proof;
 mod sandbox_ends_whole;
 mod skip;
+mod soak;
 mod stand_by;
 mod settings_teach;
 mod traceable;

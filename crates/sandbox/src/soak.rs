@@ -31,7 +31,7 @@ const SHOWN: usize = 10;
 /// How long and how bad.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SoakSettings {
-    /// How long storms begin; the last one is seen to its end
+    /// For so many minutes new storms begin; the last one is seen to its end
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     minutes: u64,
     /// Decides which faults there are, when and on which wire; without it a random one, which is printed
@@ -72,8 +72,8 @@ async fn run(world: &Arc<World>, settings: &SoakSettings, progress: &Progress) -
     };
     let minutes = settings.minutes;
     if outcome.is_err() {
-        let logs = rig.keep_logs()?;
-        println!("The daemons' logs are kept in {}. The storm again:", logs.display());
+        println!("{}", Storm::draw(seed, soak.storm).plan());
+        println!("The daemons' logs are kept in {}. This storm again:", rig.keep_logs()?.display());
         println!("  cargo run -p sandbox -- soak --minutes 1 --seed {seed} --first {}", soak.storm);
     }
     let Soak { fold, storm, .. } = &soak;
@@ -106,7 +106,6 @@ impl Soak {
         while begun.elapsed() < Duration::from_mins(settings.minutes) {
             self.rig.back_up().await?;
             let storm = Storm::draw(self.seed, self.storm);
-            println!("{storm}");
             let mut random = Rng::with_seed(self.seed ^ u64::from(self.storm) << 32);
             let step = progress.step("storm: faults, kills and load");
             self.rig.endure(&storm, &mut random).await?;
@@ -114,11 +113,11 @@ impl Soak {
             self.rig.change(&mut random, true);
             let rested = self.come_to_rest(progress).await?;
             println!(
-                "  at rest {:.1} s later: {} objects, {} rows, {} kills so far",
+                "storm {:<3} {storm}; at rest after {:.1} s: {} objects, {} rows",
+                self.storm,
                 rested.as_secs_f32(),
                 self.fold.end(),
-                self.fold.rows(),
-                self.rig.tally.kills()
+                self.fold.rows()
             );
             self.storm += 1;
         }

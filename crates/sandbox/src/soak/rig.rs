@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long a kill waits for its moment, and Postgres for a COMMIT: a change is a tenth of a second away, unless other faults are in force.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many of the last backups a restore chooses from.
 const KEPT_BACKUPS: usize = 3;
@@ -166,7 +166,7 @@ impl Rig {
         let [kills, wires, dependencies] = [0, 1, 2].map(|lane| self.run_lane(&storm.lanes[lane], dice.clone()));
         let raged = tokio::select! {
             // Each change is whole.
-            () = self.load(storm.number, random) => unreachable!("the load has no end"),
+            () = self.load(storm.is_growing, random) => unreachable!("the load has no end"),
             raged = async { tokio::try_join!(kills, wires, dependencies) } => raged.map(|_| ()),
         };
         if storm.is_alone {
@@ -176,9 +176,9 @@ impl Rig {
     }
 
     /// The posts change all the time: more and more of them in one storm, fewer and fewer in the next.
-    async fn load(&self, storm: u32, random: &mut fastrand::Rng) {
+    async fn load(&self, is_growing: bool, random: &mut fastrand::Rng) {
         loop {
-            self.change(random, storm % 4 < 2);
+            self.change(random, is_growing);
             sleep(Duration::from_millis(random.u64(20..150))).await;
         }
     }
@@ -230,7 +230,7 @@ impl Rig {
         let begun = Instant::now();
         for Planned { at, fault } in lane {
             sleep_until(begun + *at).await;
-            let is_done = self.apply(fault, &mut dice).await.with_context(|| format!("{fault} could not be done"))?;
+            let is_done = self.apply(fault, &mut dice).await.with_context(|| format!("{fault:?} could not be done"))?;
             if is_done {
                 self.tally.note_end(fault);
             }

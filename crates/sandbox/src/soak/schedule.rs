@@ -15,7 +15,8 @@ const KILLS: u32 = 10;
 /// Everything that is broken between two calms.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Storm {
-    pub(crate) number: u32,
+    /// Grows the collection, or shrinks it.
+    pub(crate) is_growing: bool,
     /// The second host is cut off from everything as long as it lasts.
     pub(crate) is_alone: bool,
     /// In each lane one fault after the other; the lanes side by side.
@@ -54,7 +55,7 @@ pub(crate) enum Fault {
     HostGone(Duration),
     /// SIGSTOP to S3 and SQS.
     LocalStackFrozen(Duration),
-    /// S3 and SQS as clients see a restart: connections reset, nobody listens.
+    /// S3 and SQS as clients see a restart: connections reset, nobody listens. (LocalStack itself would come back without the bucket.)
     LocalStackDown(Duration),
     /// All messages are deleted.
     QueuePurged,
@@ -119,7 +120,15 @@ impl Storm {
         let (wires, dependencies) = (random.u32(2..4), random.u32(1..3));
         let wires = lane(&mut random, wires, |random| wire_fault(random, is_alone));
         let dependencies = lane(&mut random, dependencies, dependency_fault);
-        Self { number, is_alone, lanes: vec![kills, wires, dependencies] }
+        Self { is_growing: number % 4 < 2, is_alone, lanes: vec![kills, wires, dependencies] }
+    }
+
+    /// Each fault, a line.
+    pub(crate) fn plan(&self) -> String {
+        let mut all: Vec<_> = self.lanes.iter().flatten().collect();
+        all.sort_by_key(|planned| planned.at);
+        let lines: Vec<_> = all.into_iter().map(|Planned { at, fault }| format!("  {at:.1?} {fault:?}")).collect();
+        lines.join("\n")
     }
 }
 
@@ -248,45 +257,12 @@ impl Fault {
     }
 }
 
-/// The whole plan.
+/// In a few words.
 impl fmt::Display for Storm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts = if self.is_alone { "one host" } else { "two hosts" };
-        write!(f, "storm {}, {hosts}", self.number)?;
-        let mut all: Vec<_> = self.lanes.iter().flatten().collect();
-        all.sort_by_key(|planned| planned.at);
-        all.into_iter().try_for_each(|planned| write!(f, "; {planned}"))
-    }
-}
-
-impl fmt::Display for Planned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} s {}", self.at.as_secs_f32(), self.fault)
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind())?;
-        match self {
-            Self::Kill(moment) => write!(f, " ({moment:?})"),
-            Self::Wire { wire, hosts, way, lasts } => {
-                let both = if *hosts > 1 { " of both" } else { "" };
-                write!(f, " ({wire:?}{both}, {way:?}, {lasts:.1?})")
-            }
-            Self::Api { answer, lasts } => write!(f, " ({answer:?}, {lasts:.1?})"),
-            Self::PostgresFrozen(lasts)
-            | Self::PostgresFailedOver(lasts)
-            | Self::PostgresFull(lasts)
-            | Self::HostGone(lasts)
-            | Self::LocalStackFrozen(lasts)
-            | Self::LocalStackDown(lasts) => write!(f, " ({lasts:.1?})"),
-            Self::PostgresKilled
-            | Self::PostgresStoppedAtCommit
-            | Self::PostgresRestored
-            | Self::QueuePurged
-            | Self::QueueRemade => Ok(()),
-        }
+        let hosts = if self.is_alone { "one host, " } else { "two hosts," };
+        let [kills, wires, dependencies] = [0, 1, 2].map(|lane| self.lanes[lane].len());
+        write!(f, "{hosts} {kills} kills and {} other faults", wires + dependencies)
     }
 }
 

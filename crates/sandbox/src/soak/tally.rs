@@ -167,11 +167,6 @@ impl Tally {
         self.figures().crashes.clone()
     }
 
-    /// How many daemons were killed.
-    pub(super) fn kills(&self) -> u64 {
-        self.figures().kills
-    }
-
     fn figures(&self) -> MutexGuard<'_, Figures> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,7 +187,7 @@ impl Figures {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let figures = self.figures();
-        writeln!(f, "{:<34}{:>7}{:>12}{:>12}", "fault", "count", "recovered in", "worst")?;
+        writeln!(f, "{:<34}{:>7}{:>12}{:>12}", "fault", "count", "recovery", "worst")?;
         for (kind, count) in &figures.faults {
             let (median, worst) = median_and_worst(figures.recoveries.get(kind).into_iter().flatten());
             writeln!(f, "{kind:<34}{count:>7}{median:>10.2} s{worst:>10.2} s")?;
