@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Stops a process and its children, and lets them go on after so many seconds. A process of its own does it, so that nothing stays stopped
-/// when the sandbox is killed meanwhile: the guard's SIGINT only ends the sleep.
-const FREEZE: &str = r#"trap : INT TERM HUP
+/// when the sandbox is killed meanwhile: the guard's SIGINT ends the wait early.
+const FREEZE: &str = r#"all=$1
+trap 'kill -CONT $all; exit' INT TERM HUP
 kill -STOP "$1"
-all=$1
 for stat in /proc/[0-9]*/stat; do
     read -r line 2>/dev/null <"$stat" || continue
     # After the name in brackets: the state, the parent.
