@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use sandbox::{Sandbox, Setup, drills::Drill};
 use serde_json::{Value, json};
-use support::{SOON, start};
+use support::{SOON, metadata, retitle, select, start};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -22,15 +22,43 @@ const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome-stab
 /// The slowest drill waits for a poll, a restore and an idle look; the drill's own deadline is shorter and says more.
 const PATIENCE: Duration = Duration::from_secs(150);
 
+/// Text whose contrast with what is behind it is below 4.5 to 1, the least that WCAG 2.2 asks for (1.4.3).
+const ILLEGIBLE: &str = r#"(() => {
+    const numbers = colour => colour.match(/[\d.]+/g).map(Number);
+    const luminance = colour => numbers(colour).slice(0, 3).map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = element => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return numbers(colour)[3] === 0 ? behind(element.parentElement) : colour;
+    };
+    const contrast = element => {
+        const [dark, light] = [getComputedStyle(element).color, behind(element)].map(luminance).sort((a, b) => a - b);
+        return (light + 0.05) / (dark + 0.05);
+    };
+    const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    const isShown = element => element.checkVisibility() && !element.closest("[aria-disabled=true]");
+    const texts = [...document.body.querySelectorAll("*")].filter(element => hasText(element) && isShown(element));
+    return [texts.length, texts.filter(element => contrast(element) < 4.5).map(element => element.outerHTML.slice(0, 99))];
+})()"#;
+
+/// Where each heading of the page stands.
+const HEADINGS: &str = "[...document.querySelectorAll('main h2')].map(it => [it.textContent.split(' ')[0], it.getBoundingClientRect().top + scrollY])";
+
+/// The history as it is on the page, a line an object.
+const HISTORY: &str = r##"[...document.querySelectorAll("#history tbody tr")].map(row => {
+    const cells = [...row.cells].filter(cell => cell.dataset.label !== "took" && cell.dataset.label !== "size");
+    return cells.map(cell => cell.querySelector("button")?.title ?? cell.textContent).join(" ");
+})"##;
+
 #[tokio::test]
 async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
-    let Some(program) = PROGRAMS.iter().find(|program| is_on_path(program)) else {
-        support::skipped(format!("none of {} is on the PATH (Debian: apt install chromium)", PROGRAMS.join(", ")));
-        return Ok(());
-    };
-    let sandbox = with_page().await?;
-    let mut browser = Browser::open(program, &sandbox.1).await?;
+    let (sandbox, page) = with_page().await?;
+    let Some(mut browser) = Browser::open(&page).await? else { return Ok(()) };
+    sandbox.importer.start();
+    sandbox.transformer.start();
     browser.wait_for(&format!("{} === '100' && {} === '1'", text_of("rows"), text_of("position"))).await?;
+    let headings = browser.evaluate(HEADINGS).await?;
 
     for drill in Drill::ALL {
         browser.evaluate(&format!("document.querySelector('button[name={drill}]').click()")).await?;
@@ -38,7 +66,7 @@ async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
         let is_over = format!("{result}.dataset.drill === '{drill}' && {result}.dataset.state.match('healed|failed')");
         browser.wait_for(&is_over).await?;
         let said = browser.evaluate(&format!("{result}.textContent")).await?;
-        let position = sandbox.0.position().await?;
+        let position = sandbox.position().await?;
         let expected = format!("100 rows, equal to the API, position {position}, the end of the archive.");
         assert!(said.as_str().is_some_and(|said| said.contains(": healed in ") && said.ends_with(&expected)), "{said}");
         let shows = format!("{} === '100' && {} === '{position}'", text_of("rows"), text_of("position"));
@@ -47,14 +75,23 @@ async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
     browser
         .wait_for("document.getElementById('whole').textContent === 'all is applied, both daemons are ready'")
         .await?;
+    assert_eq!(browser.evaluate(HEADINGS).await?, headings, "nothing has moved");
 
-    for (name, width, height, scheme) in
-        [("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("phone", 390, 844, "light")]
-    {
+    for (name, width, height, scheme) in [
+        ("light", 1280, 900, "light"),
+        ("dark", 1280, 900, "dark"),
+        ("tablet", 820, 1180, "light"),
+        ("phone", 360, 780, "light"),
+        ("phone-dark", 360, 780, "dark"),
+    ] {
         browser.look_like(width, height, scheme).await?;
-        let overflow =
-            browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth").await?;
-        assert_eq!(overflow, 0, "nothing sticks out at a width of {width}");
+        let sticks_out = browser.evaluate("document.scrollingElement.scrollWidth > innerWidth").await?;
+        assert_eq!(sticks_out, false, "nothing sticks out at a width of {width}");
+        let is_dark = browser.evaluate("getComputedStyle(document.body).color.match(/\\d+/)[0] > 128").await?;
+        assert_eq!(is_dark, scheme == "dark", "{name}: light text is on dark ground and dark text on light");
+        let legible = browser.evaluate(ILLEGIBLE).await?;
+        assert!(legible[0].as_u64() > Some(100), "{name}: the page is full of text");
+        assert_eq!(legible[1], json!([]), "{name}: every text stands out from what is behind it");
         let picture = browser.picture().await?;
         tokio::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png")), picture).await?;
     }
@@ -63,8 +100,94 @@ async fn every_drill_heals_before_the_eyes_of_a_person() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_page_says_what_the_ledger_says_and_finds_an_observation() -> Result<()> {
+    let (sandbox, page) = with_page().await?;
+    let Some(mut browser) = Browser::open(&page).await? else { return Ok(()) };
+    browser.wait_for("document.getElementById('whole').textContent === 'nothing is archived yet'").await?;
+    let is_empty = "[...document.querySelectorAll('.empty')].map(it => it.checkVisibility())";
+    assert_eq!(browser.evaluate(is_empty).await?, json!([true, true]), "what is empty says so");
+
+    sandbox.importer.start();
+    sandbox.transformer.start();
+    sandbox.settled(SOON).await?;
+    let fields = json!({"title": 7}).as_object().context("an object")?.clone();
+    sandbox.api.change(|posts| posts.patch(7, fields).map(|_| ())).context("there is a post 7")?;
+    sandbox.wait_until("the bad post is applied", SOON, async || Ok(sandbox.position().await? == 2)).await?;
+    retitle(&sandbox, 8, "another title");
+    sandbox.wait_until("the other post is applied", SOON, async || Ok(sandbox.position().await? == 3)).await?;
+
+    browser
+        .wait_for(&format!(
+            "{} === '3' && document.querySelectorAll('#history tbody tr').length === 3",
+            text_of("position")
+        ))
+        .await?;
+    let ledger: Vec<String> = select(
+        &sandbox,
+        "SELECT array_agg(concat_ws(' ', sequence, to_char(fetched_at AT TIME ZONE 'UTC', 'HH24:MI:SS'),
+            to_char(loaded_at AT TIME ZONE 'UTC', 'HH24:MI:SS'), inserted, updated,
+            records - inserted - updated - quarantined, quarantined, outcome, observation) ORDER BY sequence DESC)
+        FROM objects",
+    )
+    .await?;
+    assert_eq!(browser.evaluate(HISTORY).await?, json!(ledger));
+    assert!(ledger[0].contains(" 0 1 98 1 loaded "), "{ledger:?}");
+
+    let quarantine = "[...document.querySelectorAll('#quarantine li')].map(it => it.innerText)";
+    let quarantine = browser.evaluate(quarantine).await?;
+    let bad = quarantine[1].as_str().context("it was in both of the last objects")?;
+    for part in ["object 2, record 6, post 7", "`title`: invalid type: integer `7`, expected a string", "\"title\": 7"]
+    {
+        assert!(bad.contains(part), "{quarantine} has {part}");
+    }
+    assert_eq!(browser.evaluate(is_empty).await?, json!([false, false]));
+    // Three objects were loaded within the last ten minutes: their bars stand in one step or in several.
+    browser
+        .wait_for("document.querySelector('#objects rect:not(.none)') && document.querySelectorAll('svg').length === 5")
+        .await?;
+
+    let object = metadata(&sandbox, 2).await?;
+    let id = object.observation.to_string();
+    let search = |part: &str| {
+        format!("document.getElementById('part').value = '{part}'; document.querySelector('#search button').click()")
+    };
+    let (is_open, found) = ("document.getElementById('trace').open", "document.getElementById('found').innerText");
+    browser.evaluate(&search(&id[20..])).await?;
+    browser.wait_for(is_open).await?;
+    let said = browser.evaluate(found).await?;
+    let sha256 = object.sha256.to_string();
+    let key = "raw/posts/000/000/000/002.json";
+    for part in [&id, key, &sha256, "appended", "announced", "heard", "applied", "loaded", "source-url"] {
+        assert!(said.as_str().is_some_and(|said| said.contains(part)), "{said} has {part}");
+    }
+    browser.press("Escape").await?;
+    browser.wait_for(&format!("!{is_open}")).await?;
+
+    // The three ids begin alike: there is a choice, and what is chosen is found.
+    browser.evaluate(&search(&id[..4])).await?;
+    browser.wait_for(&format!("{is_open} && document.querySelectorAll('#found button').length === 3")).await?;
+    browser.evaluate(&format!("document.querySelector('#found button[title=\"{id}\"]').click()")).await?;
+    browser.wait_for(&format!("{found}.includes('{sha256}')")).await?;
+    browser.press("Escape").await?;
+    browser.evaluate(&search("0000-0000")).await?;
+    browser.wait_for(&format!("{is_open} && {found}.startsWith('No log line')")).await?;
+    browser.press("Escape").await?;
+
+    // By the keyboard from the history and back to it.
+    browser.evaluate("document.querySelector('#history tbody tr:nth-child(2) button').focus()").await?;
+    browser.press("Enter").await?;
+    browser.wait_for(&format!("{is_open} && {found}.includes('{sha256}')")).await?;
+    browser.press("Escape").await?;
+    browser.wait_for(&format!("!{is_open} && document.activeElement.title === '{id}'")).await?;
+    assert_eq!(browser.complaints, Vec::<Value>::new(), "the console is clean");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_drill_is_refused_while_one_runs() -> Result<()> {
     let (sandbox, page) = with_page().await?;
+    sandbox.importer.start();
+    sandbox.transformer.start();
     sandbox.settled(SOON).await?;
     let post = async |name: &str| {
         let response = reqwest::Client::new().post(format!("{page}/drills/{name}")).send().await?;
@@ -81,12 +204,10 @@ async fn a_second_drill_is_refused_while_one_runs() -> Result<()> {
     Ok(())
 }
 
-/// A stream whose page has seen it from its beginning, and the page's address.
+/// A stream whose daemons are not started yet, so that the page sees it from its beginning, and the page's address.
 async fn with_page() -> Result<(Arc<Sandbox>, String)> {
     let sandbox = Arc::new(start(Setup { importer: false, transformer: false, ..Setup::default() }).await?);
     let page = sandbox::page::serve(sandbox.clone()).await?;
-    sandbox.importer.start();
-    sandbox.transformer.start();
     Ok((sandbox, page))
 }
 
@@ -113,7 +234,12 @@ struct Browser {
 }
 
 impl Browser {
-    async fn open(program: &str, url: &str) -> Result<Self> {
+    /// Nothing where there is no Chromium.
+    async fn open(url: &str) -> Result<Option<Self>> {
+        let Some(program) = PROGRAMS.iter().find(|program| is_on_path(program)) else {
+            support::skipped(format!("none of {} is on the PATH (Debian: apt install chromium)", PROGRAMS.join(", ")));
+            return Ok(None);
+        };
         let profile = tempfile::tempdir()?;
         // Chromium reads from descriptor 3 and writes to 4.
         let mut command = Command::new("sh");
@@ -126,6 +252,7 @@ impl Browser {
             "--disable-sync",
         ]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).env("HOME", profile.path());
+        command.env("TZ", "UTC");
         let stderr = std::fs::File::create(profile.path().join("stderr"))?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
         let mut process = command.spawn()?;
@@ -147,7 +274,7 @@ impl Browser {
         browser.look_like(1280, 900, "light").await?;
         let navigated = browser.call("Page.navigate", json!({"url": url})).await?;
         ensure!(navigated.get("errorText").is_none(), "{url} cannot be opened: {navigated}");
-        Ok(browser)
+        Ok(Some(browser))
     }
 
     /// The value of an expression in the page; a promise is waited for.
@@ -168,6 +295,16 @@ impl Browser {
         );
         let waited = self.evaluate(&promise).await.map(|_| ());
         waited.with_context(|| format!("waited until {condition}"))
+    }
+
+    /// Presses a key on whatever has the focus.
+    async fn press(&mut self, key: &str) -> Result<()> {
+        let (code, text) = if key == "Enter" { (13, "\r") } else { (27, "") };
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            self.call("Input.dispatchKeyEvent", event).await?;
+        }
+        Ok(())
     }
 
     async fn look_like(&mut self, width: u32, height: u32, scheme: &str) -> Result<()> {

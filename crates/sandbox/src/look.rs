@@ -106,7 +106,7 @@ impl Sandbox {
     }
 
     /// Rows of a statement. A connection that was cut, by a restore for instance, is made anew once.
-    async fn query<T>(&self, statement: &str) -> Result<Vec<T>>
+    pub(crate) async fn query<T>(&self, statement: &str) -> Result<Vec<T>>
     where
         T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {

@@ -2,7 +2,12 @@
 //!
 //! - `event`: what happened, in words and with its values; a page that is opened late gets the last ones first,
 //! - `look`: what every part says of itself at one time,
+//! - `trend`: rates and lag over the last ten minutes,
 //! - `drill`: the drill that runs or ran last, whole each time.
+
+mod state;
+mod trace;
+mod trend;
 
 use std::{
     collections::VecDeque,
@@ -12,7 +17,6 @@ use std::{
 };
 
 use anyhow::Result;
-use aws_sdk_sqs::types::QueueAttributeName::{ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible};
 use axum::{
     Json, Router,
     extract::{Path, State},
@@ -26,7 +30,6 @@ use axum::{
 use reqwest::Client;
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::object::{self, Sequence};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch},
@@ -38,7 +41,6 @@ use tokio_stream::{
 };
 
 use crate::{
-    daemon::Daemon,
     drills::{self, Backups, Drill, Report, Step},
     event::Event,
     sandbox::Sandbox,
@@ -50,9 +52,6 @@ const KEPT_EVENTS: usize = 300;
 
 /// A reader that falls this far behind is told so.
 const CAPACITY: usize = 1024;
-
-/// As many as a station has room for.
-const SHOWN_OBJECTS: u64 = 4;
 
 /// Every part is on loopback; one that does not answer for this long is shown as such.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -68,6 +67,7 @@ struct Page {
     events: Mutex<VecDeque<Value>>,
     live: broadcast::Sender<Value>,
     look: watch::Sender<Value>,
+    trend: watch::Sender<Value>,
     drill: watch::Sender<Option<Shown>>,
 }
 
@@ -91,16 +91,21 @@ pub async fn serve(sandbox: Arc<Sandbox>) -> Result<String> {
         events: Mutex::default(),
         live: broadcast::Sender::new(CAPACITY),
         look: watch::Sender::default(),
+        trend: watch::Sender::default(),
         drill: watch::Sender::default(),
     });
     tokio::spawn(record(page.clone(), page.sandbox.events().subscribe()));
     tokio::spawn(look_on(page.clone()));
+    tokio::spawn(trend::follow(page.clone()));
     let keeper = page.clone();
     tokio::spawn(async move { keeper.backups.keep(&keeper.sandbox).await });
     let routes = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/page.css", get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("page/page.css"))))
+        .route("/page.js", get(async || ([(header::CONTENT_TYPE, "text/javascript")], include_str!("page/page.js"))))
         .route("/events", get(follow))
         .route("/drills/{name}", post(start))
+        .route("/observations/{part}", get(trace::trace))
         .with_state(page);
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(address)
@@ -162,8 +167,9 @@ async fn follow(State(page): State<Arc<Page>>) -> Sse<impl Stream<Item = Result<
     });
     let events = iter(past).chain(live).map(|event| message("event", &event));
     let looks = WatchStream::new(page.look.subscribe()).map(|look| message("look", &look));
+    let trends = WatchStream::new(page.trend.subscribe()).map(|trend| message("trend", &trend));
     let drills = WatchStream::new(page.drill.subscribe()).map(|drill| message("drill", &drill));
-    Sse::new(events.merge(looks).merge(drills)).keep_alive(KeepAlive::default())
+    Sse::new(events.merge(looks).merge(trends).merge(drills)).keep_alive(KeepAlive::default())
 }
 
 fn message(name: &str, data: &impl Serialize) -> Result<sse::Event, axum::Error> {
@@ -217,61 +223,8 @@ impl Page {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All parts side by side; one that does not answer says why, and does not keep the others from being shown.
-    async fn look(&self) -> Value {
-        let told = |look: Result<Value>| look.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
-        let (api, importer, archive, bell, transformer, table) = tokio::join!(
-            self.api(),
-            self.daemon(&self.sandbox.importer),
-            self.archive(),
-            self.bell(),
-            self.daemon(&self.sandbox.transformer),
-            self.table(),
-        );
-        json!({
-            "api": told(api), "importer": importer, "archive": told(archive),
-            "bell": told(bell), "transformer": transformer, "table": told(table),
-        })
-    }
-
-    async fn api(&self) -> Result<Value> {
-        let response = self.client.head(self.sandbox.api.url()).send().await?.error_for_status()?;
-        let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        Ok(json!({"posts": self.sandbox.api.len(), "etag": etag}))
-    }
-
-    async fn daemon(&self, daemon: &Daemon) -> Value {
-        let answer = self.client.get(format!("{}/readyz", daemon.admin_url())).send().await;
-        let state = match answer {
-            Ok(answer) => answer.text().await.unwrap_or_default(),
-            Err(_) if daemon.pid().is_some() => "starting".to_owned(),
-            Err(_) => "down".to_owned(),
-        };
-        json!({"pid": daemon.pid(), "restarts": daemon.restarts(), "state": state.trim()})
-    }
-
-    async fn archive(&self) -> Result<Value> {
-        let (end, stream) = (self.sandbox.end().await?, self.sandbox.stream());
-        let after = Sequence::try_from(end.saturating_sub(SHOWN_OBJECTS)).ok().map(|sequence| sequence.key(stream));
-        let request = self.sandbox.s3().list_objects_v2().bucket(self.sandbox.bucket());
-        let listed = request.prefix(object::prefix(stream)).set_start_after(after).send().await?;
-        let objects = listed.contents().iter().filter_map(|object| {
-            let key = object.key()?;
-            let at = object.last_modified()?.to_millis().ok()?;
-            Some(json!({"sequence": Sequence::from_key(key, stream)?, "key": key, "bytes": object.size(), "at": at}))
-        });
-        Ok(json!({"end": end, "objects": objects.collect::<Vec<_>>()}))
-    }
-
-    async fn bell(&self) -> Result<Value> {
-        let request = self.sandbox.sqs().get_queue_attributes().queue_url(self.sandbox.queue_url());
-        let (waiting, in_flight) = (ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible);
-        let answer = request.attribute_names(waiting.clone()).attribute_names(in_flight.clone()).send().await?;
-        let count = |name| answer.attributes()?.get(name)?.parse::<u64>().ok();
-        Ok(json!({"waiting": count(&waiting), "in_flight": count(&in_flight)}))
-    }
-
-    async fn table(&self) -> Result<Value> {
-        Ok(json!({"position": self.sandbox.position().await?, "rows": self.sandbox.count().await?}))
+    /// A statement that names the tables of the default schema, for those of the stream's.
+    fn in_schema(&self, statement: &str) -> String {
+        statement.replace("public.", &format!("{}.", self.sandbox.schema))
     }
 }
