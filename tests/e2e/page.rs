@@ -1,6 +1,6 @@
 //! The page of the sandbox, as a person uses it: in a browser, with real drills. Skipped, with a line that says so, where there is no Chromium.
 //!
-//! Pictures of the page are left in the target folder's `tmp`; the one in the README is `page-light.png`.
+//! Pictures of the page are left in the target folder's `tmp`; the one in the README is of a sandbox that ran for longer.
 
 use std::{env, path::Path, process::Stdio, sync::Arc, time::Duration};
 

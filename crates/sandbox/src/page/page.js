@@ -163,7 +163,8 @@ function showLook(look) {
   const isFaulty = [api, archive, bell, table].some(part => part.error) || states.some(state => toneOf(state) !== "good");
   // What is down is started again; only a hold waits for somebody.
   const tone = states.some(state => state.startsWith("holding")) ? "bad" : isFaulty || lag !== 0 || archive.end === 0 ? "warning" : "good";
-  const words = { good: "all is applied, both daemons are ready", warning: archive.end === 0 ? "nothing is archived yet" : "healing", bad: "a person is needed" };
+  const warning = archive.end === 0 ? "nothing is archived yet" : "healing";
+  const words = { good: "all is applied, both daemons are ready", warning, bad: "a person is needed" };
   say(find("whole"), words[tone], `state ${tone}`);
 }
 
@@ -191,7 +192,8 @@ for (const [name, , meaning] of COLUMNS) {
 
 function showObject(object) {
   return row("tr", ...COLUMNS.map(([label, value]) => {
-    const text = value(object), cell = make("td", typeof text === "number" && label !== "object" ? number(text) : text, text === 0 ? "zero" : "");
+    const text = value(object), isCount = typeof text === "number" && label !== "object";
+    const cell = make("td", isCount ? number(text) : text, text === 0 ? "zero" : "");
     cell.dataset.label = label;
     if (label === "outcome") cell.classList.add(text === "loaded" ? "quiet" : "warning"), cell.title = object.reason ?? "";
     if (label === "aside" && text) cell.classList.add("warning");
@@ -216,11 +218,13 @@ function showLedger({ error, objects, quarantine, quarantined }) {
   if (objects[0]) put("table", { as_of: clock(objects[0].fetched_at) });
   list(find("quarantine"), quarantine, showQuarantined);
   find("quarantine").nextElementSibling.hidden = quarantine.length > 0;
-  say(find("quarantined"), quarantined > quarantine.length ? `the last ${quarantine.length} of ${number(quarantined)}` : quarantined ? number(quarantined) : "");
+  const isCut = quarantined > quarantine.length;
+  say(find("quarantined"), isCut ? `the last ${quarantine.length} of ${number(quarantined)}` : quarantined ? number(quarantined) : "");
 }
 
 function showQuarantined({ sequence, index, id, outcome, reason, raw }) {
-  const where = index == null ? `object ${sequence}, ${outcome} as a whole` : `object ${sequence}, record ${index}${id == null ? "" : `, post ${id}`}`;
+  const post = id == null ? "" : `, post ${id}`;
+  const where = `object ${sequence}, ${index == null ? `${outcome} as a whole` : `record ${index}${post}`}`;
   const item = row("li", make("p", where, "soft"), make("p", reason, "warning"));
   if (raw) item.append(make("p", new TextDecoder().decode(Uint8Array.from(atob(raw), c => c.charCodeAt(0))), "mono"));
   return item;
@@ -300,7 +304,11 @@ function showDrill(drill) {
   const { Ok: report, Err: error } = drill.outcome ?? {};
   if (isRunning) say(find("result"), `${name}: running`, "warning");
   else if (error) say(find("result"), `${name}: not healed. ${error}`, "bad");
-  else say(find("result"), `${name}: healed in ${seconds(report.healed_ms)}. ${plural(report.rows, "row")}, equal to the API, position ${report.position}, the end of the archive.`, "good");
+  else {
+    const { healed_ms, rows, position } = report;
+    const whole = `${plural(rows, "row")}, equal to the API, position ${position}, the end of the archive.`;
+    say(find("result"), `${name}: healed in ${seconds(healed_ms)}. ${whole}`, "good");
+  }
   list(find("steps"), drill.steps, ({ elapsed_ms, who, text }) =>
     row("li", make("span", `+${seconds(elapsed_ms)}`), make("span", who === "drill" ? text : `${who}: ${text}`)));
 }
@@ -338,9 +346,10 @@ async function trace(part) {
 }
 
 function showFound(part, { matches, found }) {
-  if (!found && !matches.length) return [make("p", `No log line and no line of the ledger knows an observation with “${part}” in its id.`, "soft")];
+  if (!matches.length) return [make("p", `No log line and no line of the ledger knows an observation with “${part}” in its id.`, "soft")];
   if (!found) {
-    const several = matches.map(({ observation, sequence }) => row("li", make("span", `object ${sequence ?? "?"}`), make("span", ""), idButton(observation, observation)));
+    const several = matches.map(({ observation, sequence }) =>
+      row("li", make("span", `object ${sequence ?? "?"}`), make("span", ""), idButton(observation, observation)));
     return [make("p", `Several observations have “${part}” in their ids, the newest first. Which one?`, "soft"), lines(several)];
   }
   const { observation, sequence, ledger, metadata, log } = found;
