@@ -457,7 +457,7 @@ fn version_of(body: &[u8]) -> Result<u64> {
 /// The columns of a post: user, title, body, first seen, updated, sequence.
 type Post = (i64, String, String, i64, i64, i64);
 
-/// What the archive makes of a table, as one reads it in DESIGN.
+/// What the archive makes of a table, worked out without the transformer's code.
 #[derive(Debug, Default, PartialEq)]
 struct Table {
     posts: BTreeMap<i64, Post>,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     io::Write,
     process::{Command, Stdio},
 };
@@ -13,6 +14,7 @@ use support::{
     proxy::{Proxy, Way},
     retitle, select, skipped, start,
 };
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn the_numbers_of_both_daemons_agree_with_the_ledger() -> Result<()> {
@@ -45,6 +47,8 @@ async fn the_numbers_of_both_daemons_agree_with_the_ledger() -> Result<()> {
         (&imported, "pipeline_archive_end", objects),
         (&imported, "pipeline_state{state=\"ready\"}", 1),
         (&imported, "pipeline_state{state=\"waiting\"}", 0),
+        (&imported, "pipeline_retries_total{dependency=\"api\"}", 0),
+        (&applied, "pipeline_hold{reason=\"object_missing\"}", 0),
         (&applied, "transformer_objects_total{outcome=\"loaded\"}", objects),
         (&applied, "transformer_objects_total{outcome=\"quarantined\"}", 0),
         (&applied, "transformer_records_total{outcome=\"quarantined\"}", quarantined),
@@ -98,6 +102,24 @@ async fn a_daemon_names_the_dependency_that_fails() -> Result<()> {
 fn authority(url: &str) -> Result<String> {
     let url = url::Url::parse(url)?;
     Ok(format!("{}:{}", url.host_str().context("a host")?, url.port().context("a port")?))
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_take_no_files_from_the_work() -> Result<()> {
+    let sandbox = start(Setup::default()).await?;
+    sandbox.settled(SOON).await?;
+    let address = sandbox.importer.admin_url().trim_start_matches("http://").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(&address).await?);
+    }
+    retitle(&sandbox, 7, "another title");
+    sandbox.settled(SOON).await?;
+    let files = fs::read_dir(format!("/proc/{}/fd", sandbox.importer.pid().context("it runs")?))?.count();
+    assert!(files < 100, "the importer has {files} open files");
+    // One after the other is closed, and whoever asks comes through.
+    drop(idle);
+    sandbox.wait_until("it answers", SOON, async || Ok(admin(&sandbox.importer, "/healthz").await?.0 == 200)).await
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use support::{
 /// The columns of a post: user, title, extra, first seen, updated, sequence.
 type Post = (i64, String, Option<Value>, i64, i64, i64);
 
-/// What the table has to hold after an object, as one reads it in DESIGN.
+/// What the table has to hold after an object, worked out without the transformer's code.
 #[derive(Clone, Debug, Default)]
 struct Model(BTreeMap<i64, Post>);
 

@@ -146,7 +146,7 @@ impl AtWork {
 
 /// What a log line says of the daemon's state, if it does.
 fn state(line: &Value) -> Option<&str> {
-    (line["target"] == "shared::telemetry").then(|| line["message"].as_str()).flatten()
+    (line["target"] == "shared::status").then(|| line["message"].as_str()).flatten()
 }
 
 #[tokio::test]

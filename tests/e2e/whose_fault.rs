@@ -1,4 +1,4 @@
-//! Nothing outside an object is ever charged to the object: the table of DESIGN, line by line, on a real Postgres.
+//! Nothing outside an object is ever charged to the object: each kind of fault on a real Postgres.
 
 use std::{fs, process::Command};
 

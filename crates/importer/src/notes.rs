@@ -5,10 +5,10 @@ use std::{sync::LazyLock, time::Duration};
 use jiff::Timestamp;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use shared::{
-    metrics::{counter, counters, gauge, looked_up, stages},
+    metrics::{counter, counters, gauge, stages},
     object::{Metadata, Sequence, StreamName},
     pointer::Pointer,
-    status::{Dependency, end, note_end, note_retry},
+    status::{Dependency, note_end, note_retry},
     telemetry::chain,
 };
 use tracing::{debug, info};
@@ -24,7 +24,7 @@ struct Numbers {
     polls: IntCounterVec,
     objects: IntCounter,
     bytes: IntCounter,
-    messages: IntCounterVec,
+    announcements: IntCounterVec,
     stages: HistogramVec,
     last_poll: IntGauge,
     end_fetched: IntGauge,
@@ -39,27 +39,24 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
     ),
     objects: counter("importer_appended_objects_total", "Objects appended to the archive"),
     bytes: counter("importer_appended_bytes_total", "Bytes of the bodies of these objects"),
-    messages: counters(
-        "importer_messages_total",
-        "Attempts to tell the queue, by what came of them",
+    announcements: counters(
+        "importer_announcements_total",
+        "Attempts to tell the queue of objects, by what came of them",
         "result",
         &["sent", "failed"],
     ),
     stages: stages("importer_stage_seconds", "Time that the stages of a poll take", &["fetch", "append", "announce"]),
     last_poll: gauge(
         "importer_last_success_timestamp_seconds",
-        "When a poll last ended with the API's answer in the archive, new or not",
+        "When a poll last ended with the API's answer in the archive, new or not; at first, when the daemon started",
     ),
     end_fetched: gauge("importer_end_fetched_timestamp_seconds", "When the fetch of the newest object began"),
 });
 
 /// Has all numbers there before the first event.
 pub fn register() {
-    #[allow(clippy::cast_precision_loss, reason = "sequences end below 2^53")]
-    looked_up("pipeline_archive_end", "Sequence of the newest object in the archive; 0 while none is known", || {
-        end() as f64
-    });
-    LazyLock::force(&NUMBERS);
+    // A source is stale only after a time without success, and not since 1970.
+    NUMBERS.last_poll.set(Timestamp::now().as_second());
 }
 
 /// A poll is over.
@@ -128,7 +125,7 @@ pub fn adopted(sequence: Sequence, metadata: &Metadata) {
 
 /// The queue was told of some objects, this the newest, or not.
 pub fn announced(newest: &Pointer, elapsed: Duration, rung: Result<(), &BellError>) {
-    NUMBERS.messages.with_label_values(&[if rung.is_ok() { "sent" } else { "failed" }]).inc();
+    NUMBERS.announcements.with_label_values(&[if rung.is_ok() { "sent" } else { "failed" }]).inc();
     NUMBERS.stages.with_label_values(&["announce"]).observe(elapsed.as_secs_f64());
     if rung.is_ok() {
         info!(sequence = %newest.sequence, observation = %newest.observation, announce_ms = millis(elapsed), "announced");

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use jiff::Timestamp;
-use shared::{crash_point, object::Metadata, settings::public_url, status::beat};
+use shared::{
+    crash_point,
+    object::Metadata,
+    settings::{SecretUrl, public_url},
+    status::beat,
+};
 use thiserror::Error;
 use tokio::time::sleep;
 use tracing::warn;
@@ -28,8 +33,8 @@ const SNAPSHOTS: u32 = 3;
 pub struct PollSettings {
     /// The collection to poll: an address that answers with a JSON array. Pages behind `Link: rel=next` are followed. https, unless
     /// the host is this machine or --allow-http is given
-    #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true, value_parser = shared::settings::parse_http_url)]
-    pub source_url: Url,
+    #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true)]
+    pub source_url: SecretUrl,
     /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
     /// from its value in SOURCE_URL, until a page is empty
     #[arg(long, env = "PAGE_PARAMETER", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -145,7 +150,7 @@ impl Api {
     async fn snapshot(&self, validators: &Validators) -> Result<Snapshot, PollError> {
         let mut spool = Spool::new(&self.settings.spool_dir(), self.settings.max_body).map_err(PollError::Spool)?;
         let mut paging = Paging::new(self.settings.page_parameter.clone());
-        let mut url = self.settings.source_url.clone();
+        let mut url = (*self.settings.source_url).clone();
         let mut pages = Vec::new();
         loop {
             let none = Validators::default();

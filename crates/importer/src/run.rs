@@ -13,7 +13,7 @@ use shared::{
     pointer::Pointer,
     settings::parse_duration,
     shutdown::Shutdown,
-    status::{self, State, Status},
+    status::{self, Dependency, State, Status},
 };
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
@@ -162,11 +162,11 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn archive_a_snapshot(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         self.find_end().await?;
         crash_point!("end-found");
-        let started = Instant::now();
         let is_whole = again || self.believed >= BELIEVED_POLLS;
         if is_whole {
             self.check_end().await?;
         }
+        let started = Instant::now();
         let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let Some(pages) = shutdown.race(self.source.poll(last)).await.transpose()? else { return Ok(Outcome::Drained) };
@@ -261,6 +261,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                 Err(refused) => return Err(refused.into()),
             };
             let Some(pause) = pauses.next() else { return Err(unknown.into()) };
+            status::note_retry(Dependency::Archive);
             sleep(pause).await;
         }
     }
@@ -281,6 +282,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             self.news = vec![newest];
             return Err(error.into());
         }
+        self.status.queue_answers();
         crash_point!("announced");
         self.announced = Some(newest.sequence);
         self.news.clear();

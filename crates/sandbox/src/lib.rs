@@ -40,6 +40,7 @@ mod fault;
 mod look;
 mod posts;
 mod posts_api;
+pub mod proxy;
 mod sandbox;
 mod settings;
 
@@ -48,7 +49,6 @@ pub mod bench;
 pub mod drills;
 mod env_file;
 pub mod page;
-pub mod proxy;
 pub mod run;
 mod say;
 mod show;

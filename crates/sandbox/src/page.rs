@@ -16,11 +16,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use axum::{
     Json, Router,
-    extract::{Path, State},
-    http::{StatusCode, header},
+    extract::{Path, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{Next, from_fn},
     response::{
         Html, IntoResponse, Response, Sse,
         sse::{self, KeepAlive},
@@ -106,9 +107,27 @@ pub async fn serve(sandbox: Arc<Sandbox>) -> Result<String> {
         .route("/events", get(follow))
         .route("/drills/{name}", post(start))
         .route("/observations/{part}", get(trace::trace))
-        .with_state(page);
+        .with_state(page)
+        .layer(from_fn(refuse_strangers));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(address)
+}
+
+/// What a part answers, or that it does not.
+async fn within<T>(part: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(ANSWER_DEADLINE, part).await.with_context(|| format!("no answer for {ANSWER_DEADLINE:?}"))?
+}
+
+/// Only the page itself may ask, at the address that it has: another site in the same browser may not start a drill or read along.
+async fn refuse_strangers(request: Request, next: Next) -> Response {
+    if is_of_the_page(request.headers()) { next.run(request).await } else { StatusCode::FORBIDDEN.into_response() }
+}
+
+fn is_of_the_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    let is_here = host.rsplit_once(':').is_some_and(|(host, _)| host == "127.0.0.1" || host == "localhost");
+    is_here && text(header::ORIGIN).is_none_or(|origin| origin.strip_prefix("http://") == Some(host))
 }
 
 /// Remembers what happens, and passes it on.
@@ -226,5 +245,28 @@ impl Page {
     /// A statement that names the tables of the default schema, for those of the stream's.
     fn in_schema(&self, statement: &str) -> String {
         statement.replace("public.", &format!("{}.", self.sandbox.schema))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_site_in_the_same_browser_is_a_stranger() {
+        for (host, origin, expected) in [
+            ("127.0.0.1:80", None, true),
+            ("localhost:80", Some("http://localhost:80"), true),
+            ("127.0.0.1:80", Some("http://evil.example"), false),
+            ("127.0.0.1:80", Some("null"), false),
+            ("evil.example:80", Some("http://evil.example:80"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            assert_eq!(is_of_the_page(&headers), expected, "{host} {origin:?}");
+        }
     }
 }

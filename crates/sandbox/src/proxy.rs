@@ -61,6 +61,8 @@ struct Shared {
     orders: watch::Sender<Orders>,
     trap: Mutex<Option<Trap>>,
     ambush: Mutex<Option<Ambush>>,
+    /// Held while one is laid: a second one waits for its turn.
+    turn: tokio::sync::Mutex<()>,
     /// How many connections went silent in an ambush so far.
     sprung: watch::Sender<u64>,
     lost: AtomicU64,
@@ -121,6 +123,7 @@ impl Proxy {
             orders,
             trap: Mutex::default(),
             ambush: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             sprung: watch::Sender::default(),
             lost: 0.into(),
             sent: 0.into(),
@@ -151,6 +154,7 @@ impl Proxy {
     /// Waits for a request that contains `pattern`. It and so many further chunks from the client are passed on; then its connection goes
     /// silent in both directions. Whether it came to that within `patience`.
     pub async fn ambush(&self, pattern: &str, chunks: u32, patience: Duration) -> bool {
+        let _turn = self.shared.turn.lock().await;
         let mut sprung = self.shared.sprung.subscribe();
         *lock(&self.shared.ambush) = Some(Ambush { pattern: pattern.into(), chunks });
         let is_sprung = timeout(patience, sprung.changed()).await.is_ok();

@@ -26,9 +26,8 @@ pub(crate) fn say(event: &Event) -> Option<(Tone, String)> {
         "appended" => {
             format!("fetched {bytes}{}, appended as object {}{}", ms("fetch_ms"), text("sequence"), ms("append_ms"))
         }
-        "announced" => format!("rang the bell for object {}{}", text("sequence"), ms("elapsed_ms")),
+        "announced" => format!("rang the bell for object {}{}", text("sequence"), ms("announce_ms")),
         "adopted" => format!("found object {} at the end of the archive", text("sequence")),
-        "rejected" => return Some((Tone::Warning, format!("what the API sent cannot be the data: {}", text("why")))),
         "unchanged" => return Some((Tone::Quiet, "the API has nothing new".to_owned())),
         "heard" => format!("heard the bell for object {}", text("sequence")),
         "strange bell" => return Some((Tone::Warning, format!("heard a strange bell: {}", text("why")))),
@@ -135,6 +134,11 @@ mod tests {
                 json!({"message": "appended", "level": "INFO", "sequence": 1, "bytes": 27_520, "fetch_ms": 3, "append_ms": 12}),
                 Tone::Plain,
                 "fetched 27.5 kB in 3 ms, appended as object 1 in 12 ms",
+            ),
+            (
+                json!({"message": "announced", "sequence": 1, "announce_ms": 7}),
+                Tone::Plain,
+                "rang the bell for object 1 in 7 ms",
             ),
             (
                 json!({"message": "applied", "sequence": 2, "outcome": "loaded", "records": 100, "inserted": 0, "updated": 1, "unchanged": 99, "quarantined": 0, "elapsed_ms": 9}),

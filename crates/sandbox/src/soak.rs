@@ -32,13 +32,13 @@ const SHOWN: usize = 10;
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SoakSettings {
     /// For so many minutes new storms begin; the last one is seen to its end
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
     /// Decides which faults there are, when and on which wire; without it a random one, which is printed
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// The storm to begin with: that of a failure, to come to it at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     first: u32,
 }
 

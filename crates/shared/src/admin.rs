@@ -1,14 +1,20 @@
 //! The admin endpoint: `/healthz` (the work loop makes progress; a dead dependency does not fail it), `/readyz` (the work gets done) and
 //! `/metrics`. Loopback is a good address for it: it tells nothing secret, and asks nobody who they are.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     http::{StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tracing::info;
 
 use crate::{
@@ -16,6 +22,12 @@ use crate::{
     status::{self, Status},
     telemetry::TelemetrySettings,
 };
+
+/// So many connections at once; more wait outside, where they cost the daemon none of the files that its work needs.
+const CONNECTIONS: usize = 16;
+
+/// A connection is closed after this long, whatever comes on it. Whoever asks seldom connects anew.
+const CONNECTION_LIFE: Duration = Duration::from_secs(10);
 
 /// Serves the endpoint where the settings ask for one. It ends with the process.
 pub async fn serve(settings: &TelemetrySettings, status: &Status) -> io::Result<()> {
@@ -32,8 +44,27 @@ pub async fn serve(settings: &TelemetrySettings, status: &Status) -> io::Result<
         .route("/healthz", get(async || health()))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics));
-    tokio::spawn(async move { axum::serve(listener, routes).await });
+    tokio::spawn(answer(listener, routes));
     Ok(())
+}
+
+async fn answer(listener: TcpListener, routes: Router) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let permit = permits.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of files, most likely: the daemon's work comes first.
+            sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        let connection =
+            http1::Builder::new().serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+        tokio::spawn(async move {
+            // Whoever is cut off asks again.
+            let _ = timeout(CONNECTION_LIFE, connection).await;
+            drop(permit);
+        });
+    }
 }
 
 fn health() -> (StatusCode, String) {

@@ -1,4 +1,4 @@
-//! Crash points: the places at which a test ends a daemon, named after what DESIGN says of a crash there.
+//! Crash points: the places at which a test ends a daemon, named after what has just happened there.
 //!
 //! They are compiled under the feature `failpoints` alone. `FAILPOINTS=appended=16*off->panic` then ends the process at the 17th passage
 //! of the point `appended`.

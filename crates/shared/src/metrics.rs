@@ -4,6 +4,7 @@
 //! the start, so that a rate knows the first event from none. What both daemons count begins with `pipeline_`, what one of them counts
 //! with its name. Counting is a few nanoseconds; nothing is served unless ADMIN_ADDR asks for it.
 
+use jiff::Timestamp;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, TextEncoder,
     core::Collector, register,
@@ -64,7 +65,7 @@ fn registered<C: Collector + Clone + 'static>(collector: C) -> C {
     collector
 }
 
-/// Says which program this is.
+/// Says which program this is, and since when.
 pub fn name_the_program(program: &str) {
     let labels = [("program", program), ("version", RELEASE), ("revision", GIT_REVISION)];
     let options = labels.iter().fold(
@@ -72,6 +73,8 @@ pub fn name_the_program(program: &str) {
         |options, (label, value)| options.const_label(*label, *value),
     );
     registered(IntGauge::with_opts(options).expect(ONCE)).set(1);
+    // The process' own figure needs more of /proc than a hardened unit shows.
+    gauge("pipeline_start_timestamp_seconds", "When the daemon started").set(Timestamp::now().as_second());
 }
 
 /// All of it, in the text format 0.0.4 (<https://prometheus.io/docs/instrumenting/exposition_formats/>).

@@ -7,7 +7,9 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     io::Write,
+    ops::Deref,
     process,
+    str::FromStr,
     time::Duration,
 };
 
@@ -213,6 +215,32 @@ pub fn parse_sequence(text: &str) -> Result<Sequence, String> {
     Sequence::try_from(number).map_err(|error| error.to_string())
 }
 
+/// An http or https address that may carry secrets, of which what is printed has none.
+#[derive(Clone)]
+pub struct SecretUrl(Url);
+
+impl FromStr for SecretUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_http_url(text).map(Self)
+    }
+}
+
+impl Deref for SecretUrl {
+    type Target = Url;
+
+    fn deref(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&public_url(self))
+    }
+}
+
 /// An absolute http or https URL.
 pub fn parse_http_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|error| format!("{error}: an address begins with https:// or http://"))?;
@@ -260,6 +288,7 @@ mod tests {
             ),
         ] {
             assert_eq!(public_url(&given.parse().unwrap()), shown);
+            assert_eq!(format!("{:?}", given.parse::<SecretUrl>().unwrap()), shown);
         }
     }
 

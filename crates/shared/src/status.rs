@@ -50,6 +50,14 @@ pub(crate) fn is_alive() -> bool {
 static POSITION: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
 
+#[allow(clippy::cast_precision_loss, reason = "sequences end below 2^53")]
+static ARCHIVE_END: LazyLock<()> = LazyLock::new(|| {
+    metrics::looked_up(
+        "pipeline_archive_end",
+        "Sequence of the newest object in the archive; 0 while none is known",
+        || end() as f64,
+    );
+});
 static STATE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     metrics::gauges("pipeline_state", "1 for the state that the daemon is in", "state", &State::LABELS)
 });
@@ -59,7 +67,7 @@ static HOLD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 static RETRIES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     metrics::counters(
         "pipeline_retries_total",
-        "Calls that failed and were or will be made again",
+        "Faults of a dependency, after each of which it was or will be asked again",
         "dependency",
         &Dependency::LABELS,
     )
@@ -75,6 +83,11 @@ pub fn note_position(sequence: Option<Sequence>) {
 /// Notes the last object that is in the archive, as far as this process has looked.
 pub fn note_end(sequence: Option<Sequence>) {
     END.store(sequence.map_or(0, Sequence::get), Ordering::Relaxed);
+}
+
+/// Notes an object that is in the archive, which may have more.
+pub fn note_object(sequence: Sequence) {
+    END.fetch_max(sequence.get(), Ordering::Relaxed);
 }
 
 /// The last object that was applied, as far as this process knows; 0 for none.
@@ -93,7 +106,7 @@ pub fn note_retry(of: Dependency) {
 }
 
 /// What the daemons depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependency {
     /// The source.
     Api,
@@ -210,17 +223,20 @@ struct Inner {
     state: State,
     /// How often the loop came to the same state without a change.
     repeats: u64,
-    /// What came of the last call to each dependency.
+    /// What is known of each dependency: it worked in the last success, or failed since.
     dependencies: Vec<(Dependency, &'static str)>,
 }
 
-const UNASKED: &str = "not asked yet";
+const UNASKED: &str = "not asked since";
 const OK: &str = "ok";
 const FAILS: &str = "fails";
 
 impl Status {
-    /// The status of a daemon with these dependencies.
+    /// The status of a daemon with these dependencies. Its numbers are there from here on.
     pub fn new(dependencies: &[Dependency]) -> Self {
+        LazyLock::force(&ARCHIVE_END);
+        LazyLock::force(&HOLD);
+        LazyLock::force(&RETRIES);
         STATE.with_label_values(&[State::Starting.label()]).set(1);
         let dependencies = dependencies.iter().map(|dependency| (*dependency, UNASKED)).collect();
         Self(Arc::new(Mutex::new(Inner { dependencies, ..Inner::default() })))
@@ -236,15 +252,24 @@ impl Status {
             State::Starting | State::Ready | State::StandingBy => None,
         };
         failing.inspect(|dependency| note_retry(*dependency));
-        if inner.state == state {
+        let is_repeated = match (&inner.state, &state) {
+            // The same need, in whatever words: the archive may have grown.
+            (State::Holding(was, _), State::Holding(reason, _)) => was == reason,
+            (was, state) => was == state,
+        };
+        if is_repeated {
+            inner.state = state;
             inner.repeats += 1;
             return;
         }
         for (dependency, answer) in &mut inner.dependencies {
-            if state.is_ready() {
+            // The queue is another matter, of which only its own answers tell.
+            if state.is_ready() && *dependency != Dependency::Queue {
                 *answer = OK;
             } else if failing == Some(*dependency) {
                 *answer = FAILS;
+            } else if *answer == FAILS {
+                *answer = UNASKED;
             }
         }
         show(&inner.state, 0);
@@ -262,6 +287,14 @@ impl Status {
         }
         inner.state = state;
         inner.repeats = 0;
+    }
+
+    /// Notes that the queue has answered.
+    pub fn queue_answers(&self) {
+        let mut inner = self.lock();
+        for (_, answer) in inner.dependencies.iter_mut().filter(|(dependency, _)| *dependency == Dependency::Queue) {
+            *answer = OK;
+        }
     }
 
     /// The state with the numbers, for whoever looks at the process.
@@ -308,11 +341,11 @@ mod tests {
     fn a_daemon_is_ready_while_the_work_gets_done_by_it_or_another() {
         let status = Status::new(&[Dependency::Archive, Dependency::Database]);
         for (state, is_ready, text) in [
-            (State::Starting, false, "starting\narchive   not asked yet\ndatabase  not asked yet\n"),
+            (State::Starting, false, "starting\narchive   not asked since\ndatabase  not asked since\n"),
             (
                 State::Waiting(Dependency::Archive, "S3".into()),
                 false,
-                "waiting: S3\narchive   fails\ndatabase  not asked yet\n",
+                "waiting: S3\narchive   fails\ndatabase  not asked since\n",
             ),
             (State::Ready, true, "ready\narchive   ok\ndatabase  ok\n"),
             (
@@ -321,6 +354,16 @@ mod tests {
                 "holding: no tables\narchive   ok\ndatabase  fails\n",
             ),
             (State::StandingBy, true, "standing by\narchive   ok\ndatabase  ok\n"),
+            (
+                State::Waiting(Dependency::Database, "cut".into()),
+                false,
+                "waiting: cut\narchive   ok\ndatabase  fails\n",
+            ),
+            (
+                State::Waiting(Dependency::Archive, "S3".into()),
+                false,
+                "waiting: S3\narchive   fails\ndatabase  not asked since\n",
+            ),
         ] {
             status.set(state);
             assert_eq!(status.readiness(), (is_ready, text.to_owned()));

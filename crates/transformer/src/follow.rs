@@ -128,6 +128,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 // SKIP has moved past an object that says nothing of itself.
                 Err(ArchiveError::Foreign { .. }) if position.observation.is_none() => {}
                 Ok(Some(head)) => {
+                    status::note_object(position.sequence);
                     check_position(position, &head.metadata)?;
                     notes::stands_at(&head.metadata);
                 }
@@ -181,7 +182,6 @@ impl<A: Archive, T: Table> Follower<A, T> {
             } else {
                 let asked = Instant::now();
                 let object = ahead.get(sequence, end.unwrap_or(sequence)).await?;
-                notes::took("get", asked.elapsed());
                 let Some(object) = object else {
                     let at = position.as_ref().map(|position| position.sequence);
                     if goal == Goal::End && at.is_some() && at == *known_end {
@@ -202,6 +202,8 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     continue;
                 };
                 crash_point!("object-found");
+                notes::took("get", asked.elapsed());
+                status::note_object(sequence);
                 was_absent = false;
                 check_next(position.as_ref(), &object.metadata)?;
                 if !*has_begun {

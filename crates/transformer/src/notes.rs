@@ -27,6 +27,7 @@ struct Numbers {
     rows: IntCounterVec,
     bells: IntCounterVec,
     stages: HistogramVec,
+    quarantined_at: IntGauge,
     take_overs: IntCounter,
     last_look: IntGauge,
 }
@@ -47,7 +48,7 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
     ),
     bells: counters(
         "transformer_bells_total",
-        "Messages received: of an object above the position, at or below it, or unusable",
+        "Messages received: of an object above the position, at or below it, or unusable; one beyond the end is new and strange",
         "kind",
         &["new", "old", "strange"],
     ),
@@ -56,10 +57,14 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
         "Time that the stages of an object take; apply holds commit",
         &["get", "apply", "commit"],
     ),
+    quarantined_at: gauge(
+        "transformer_last_quarantined_timestamp_seconds",
+        "When this process last quarantined a record or an object; 0 for never",
+    ),
     take_overs: counter("transformer_take_overs_total", "Transactions of silent transformers that were ended"),
     last_look: gauge(
         "transformer_last_success_timestamp_seconds",
-        "When the archive was last looked at, and all that it had was applied",
+        "When the archive was last looked at, and all that it had was applied; at first, when the daemon started",
     ),
 });
 
@@ -69,9 +74,6 @@ static APPLIED_FETCHED: AtomicI64 = AtomicI64::new(0);
 /// Has all numbers there before the first event.
 #[allow(clippy::cast_precision_loss, reason = "sequences and times are below 2^53")]
 pub fn register() {
-    looked_up("pipeline_archive_end", "Sequence of the newest object in the archive; 0 while none is known", || {
-        end() as f64
-    });
     looked_up("transformer_position", "Sequence of the last object applied; 0 for none", || position() as f64);
     looked_up("transformer_lag_objects", "Objects above the position", || end().saturating_sub(position()) as f64);
     looked_up(
@@ -79,10 +81,11 @@ pub fn register() {
         "Time since the fetch of the newest applied object began; NaN while unknown",
         || match APPLIED_FETCHED.load(Ordering::Relaxed) {
             0 => f64::NAN,
-            fetched_at => (Timestamp::now().as_second() - fetched_at) as f64,
+            // The importer's clock may be ahead.
+            fetched_at => (Timestamp::now().as_second() - fetched_at).max(0) as f64,
         },
     );
-    LazyLock::force(&NUMBERS);
+    NUMBERS.last_look.set(Timestamp::now().as_second());
 }
 
 /// A message says that there is an object.
@@ -130,6 +133,9 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
     for (change, number) in [("inserted", inserted), ("updated", updated), ("unchanged", unchanged)] {
         NUMBERS.rows.with_label_values(&[change]).inc_by(number);
     }
+    if quarantined > 0 {
+        NUMBERS.quarantined_at.set(Timestamp::now().as_second());
+    }
     took("apply", elapsed);
     stands_at(metadata);
     info!(
@@ -142,6 +148,9 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
 pub fn passed_over(line: &LedgerLine<'_>) {
     let LedgerLine { sequence, metadata, outcome, reason, .. } = *line;
     NUMBERS.objects.with_label_values(&[outcome]).inc();
+    if outcome == "quarantined" {
+        NUMBERS.quarantined_at.set(Timestamp::now().as_second());
+    }
     metadata.inspect(|metadata| stands_at(metadata));
     let observation = metadata.map(|metadata| metadata.observation.to_string());
     warn!(%sequence, observation, outcome, reason, "applied");

@@ -107,6 +107,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
             let rings = rings?;
             // After the look, this is the other half of a success.
             self.faults = 0;
+            self.status.queue_answers();
             self.status.set(State::Ready);
             if !rings.is_empty() && self.answer(&rings, shutdown).await? == Followed::Busy {
                 return Ok(Followed::Busy);

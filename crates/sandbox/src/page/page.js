@@ -238,7 +238,7 @@ const TILES = [
   ["rows", "Rows a minute", "", v => [number(v), v === 1 ? "row" : "rows"]],
   ["bytes", "Bytes a minute", "", bytes],
   ["lag-objects", "Lag in objects", "lag", v => [number(v), v === 1 ? "object" : "objects"]],
-  ["lag-seconds", "Lag in time", "lag", duration],
+  ["lag-seconds", "Oldest waits", "lag", duration],
 ];
 
 for (const [id, title, className] of TILES) {

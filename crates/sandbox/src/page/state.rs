@@ -6,7 +6,7 @@ use axum::http::header;
 use serde_json::{Value, json};
 use shared::object::{self, Sequence};
 
-use super::Page;
+use super::{Page, within};
 use crate::daemon::Daemon;
 
 /// As many as a station has room for.
@@ -17,13 +17,13 @@ impl Page {
     pub(super) async fn look(&self) -> Value {
         let told = |look: Result<Value>| look.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
         let (api, importer, archive, bell, transformer, table, ledger) = tokio::join!(
-            self.api(),
+            within(self.api()),
             self.daemon(&self.sandbox.importer),
-            self.archive(),
-            self.bell(),
+            within(self.archive()),
+            within(self.bell()),
             self.daemon(&self.sandbox.transformer),
-            self.table(),
-            self.ledger(),
+            within(self.table()),
+            within(self.ledger()),
         );
         json!({
             "api": told(api), "importer": importer, "archive": told(archive), "bell": told(bell),

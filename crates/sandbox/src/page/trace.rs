@@ -17,7 +17,7 @@ use shared::{archive::Archive, object::Sequence};
 use sqlx::AssertSqlSafe;
 use tokio::fs;
 
-use super::Page;
+use super::{Page, within};
 
 /// A shorter part would be found almost everywhere.
 const LEAST_CHARACTERS: usize = 4;
@@ -31,7 +31,7 @@ pub(super) async fn trace(State(page): State<Arc<Page>>, Path(part): Path<String
     if part.len() < LEAST_CHARACTERS || !part.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return (StatusCode::BAD_REQUEST, "a search takes at least four of 0-9, a-f and dashes\n").into_response();
     }
-    match page.find(&part).await {
+    match within(page.find(&part)).await {
         Ok(found) => Json(found).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shared::{archive::Archive, object::Sequence};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Page;
+use super::{Page, within};
 use crate::sandbox::Sandbox;
 
 /// As in `rates.sql`.
@@ -42,7 +42,7 @@ pub(super) async fn follow(page: Arc<Page>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let lag = look(&page.sandbox).await;
+        let lag = within(look(&page.sandbox)).await;
         let end = Timestamp::now().as_second() / STEP_SECS;
         if let Ok(lag) = lag {
             lags.note(end, lag);
@@ -64,7 +64,10 @@ async fn look(sandbox: &Sandbox) -> Result<Lag> {
 }
 
 async fn told(page: &Page, lags: &Lags, end: i64, lag: Result<Lag>) -> Value {
-    match page.sandbox.query(&page.in_schema(include_str!("rates.sql"))).await.and_then(|rates| Ok((rates, lag?))) {
+    match within(page.sandbox.query(&page.in_schema(include_str!("rates.sql"))))
+        .await
+        .and_then(|rates| Ok((rates, lag?)))
+    {
         Ok((rates, lag)) => figures(&rates, lags, end, lag),
         Err(error) => json!({"error": format!("{error:#}")}),
     }
