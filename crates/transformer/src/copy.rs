@@ -65,7 +65,8 @@ mod tests {
         let post =
             Post { index: 0, id: 1, user_id: -2, title: "té".into(), body: String::new(), extra: Some("{}".into()) };
         let at = "2000-01-01T00:00:01.000002Z".parse().unwrap();
-        let rows = encode_posts(&[post], at, 3);
+        let without_extra = Post { index: 1, id: 2, user_id: 3, title: "t".into(), body: "b".into(), extra: None };
+        let rows = encode_posts(&[post, without_extra], at, 3);
         let expected: Vec<u8> = [
             HEADER,
             &[0, 8],
@@ -74,6 +75,15 @@ mod tests {
             &[0, 0, 0, 3, b't', 0xc3, 0xa9],
             &[0, 0, 0, 0],
             &[0, 0, 0, 3, 1, b'{', b'}'],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 3],
+            &[0, 8],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 2],
+            &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 3],
+            &[0, 0, 0, 1, b't'],
+            &[0, 0, 0, 1, b'b'],
+            &[255, 255, 255, 255],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 3],

@@ -256,6 +256,16 @@ mod tests {
                 Some(2),
                 "`x` holds U+0000, which Postgres cannot store",
             ),
+            (
+                r#"{"id":2,"userId":1,"title":"","body":"","x":["a\\","\u0000"]}"#,
+                Some(2),
+                "`x` holds U+0000, which Postgres cannot store",
+            ),
+            (
+                r#"{"id":2,"userId":1,"title":"","body":"","x":["\"\u0000"]}"#,
+                Some(2),
+                "`x` holds U+0000, which Postgres cannot store",
+            ),
             (r#"{"id":2,"userId":1,"title":"\ud800","body":""}"#, Some(2), "`title`: unexpected end of hex escape"),
             (r#"{"id":2,"userId":1,"title":"","body":"","x":"\ud800"}"#, Some(2), "`x`: unexpected end of hex escape"),
         ] {
