@@ -58,7 +58,7 @@ async fn a_lock_that_another_holds_is_not_waited_for() -> Result<()> {
     let stands_by = "the transformer stands by";
     sandbox
         .wait_until(stands_by, SOON, async || {
-            Ok(support::readiness(&sandbox.transformer).await? == (200, "standing by\n".into()))
+            Ok(support::readiness(&sandbox.transformer).await? == (200, "standing by".into()))
         })
         .await?;
     transaction.rollback().await?;
