@@ -75,12 +75,12 @@ async fn an_emptied_bucket_holds_the_transformer_and_touches_nothing() -> Result
     let why = hold_of(&sandbox, &sandbox.transformer).await?;
     assert!(why.contains("below the position, sequence 3"), "{why}");
 
-    // The importer begins a new archive, with the next change at the latest, and that changes nothing here.
+    // The importer begins a new archive, with the next change at the latest or when it looks again, and that changes nothing here.
     retitle(&sandbox, 1, "fourth");
-    sandbox.wait_until("a new archive has begun", SOON, async || Ok(sandbox.end().await? == 1)).await?;
+    sandbox.wait_until("a new archive has begun", SOON, async || Ok(sandbox.end().await? > 0)).await?;
     let still = "the transformer has seen the new archive";
     sandbox
-        .wait_until(still, SOON, async || Ok(readiness(&sandbox.transformer).await?.1.contains("ends at sequence 1")))
+        .wait_until(still, SOON, async || Ok(readiness(&sandbox.transformer).await?.1.contains("ends at sequence")))
         .await?;
     assert_eq!(fingerprint(&sandbox).await?, before);
     Ok(())
