@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, Read},
     thread,
 };
 
@@ -15,7 +15,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     post::{Post, WrongRecord},
-    record::{DocumentError, Record, read_records},
+    record::{DocumentError, read_records},
 };
 
 /// A batch is sent when it has this many posts; from 4,000 on, larger ones measured no faster.
@@ -26,9 +26,6 @@ const BATCH_BYTES: usize = 2 << 20;
 
 /// Batches that wait for the database. Two, so that neither side waits for the other's shortest pause.
 const BATCHES_WAITING: usize = 2;
-
-/// What one read from the network may bring.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// What the reader sends, in this order: batches, then one end.
 #[derive(Debug)]
@@ -46,8 +43,8 @@ pub struct Batch {
     pub posts: Vec<Post>,
     /// The others.
     pub wrong: Vec<WrongRecord>,
-    /// The records that the posts were, by index, where they were asked for.
-    pub records: HashMap<u64, Record>,
+    /// The bytes of the records that the posts were, by index, where they were asked for.
+    pub records: HashMap<u64, Vec<u8>>,
 }
 
 /// How reading ended.
@@ -72,25 +69,33 @@ pub fn read(body: Body, keep_records: bool) -> mpsc::Receiver<Piece> {
 }
 
 fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
-    let mut body =
-        BufReader::with_capacity(BUFFER_BYTES, Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces });
+    let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
     let mut filling = Filling::default();
     let mut records = 0;
     let document = read_records(&mut body, |record| {
         records += 1;
-        match Post::from_record(&record) {
+        let post = Post::from_record(record);
+        let is_post = post.is_ok();
+        match post {
             Ok(post) => {
                 // Bytes that only stand between fields count too, and with and without kept records: what is a batch must not depend
                 // on how it is written, because of equal ids in one batch only the last is seen.
-                filling.bytes += record.raw.get().len();
-                filling.add(post, keep_records.then_some(record));
+                filling.bytes += record.raw.len();
+                if keep_records {
+                    filling.records.insert(record.index, record.raw.to_owned());
+                }
+                filling.posts.push(post);
             }
-            Err(wrong) => filling.set_aside(wrong),
+            Err(wrong) => {
+                filling.bytes += wrong.raw.len();
+                filling.wrong.push(wrong);
+            }
         }
         if filling.is_full() {
             // Nobody listens after a fault in the database; then the next read ends this.
             let _ = pieces.blocking_send(Piece::Batch(std::mem::take(&mut filling).into_batch()));
         }
+        is_post
     });
     let broken = match document {
         Ok(()) => None,
@@ -98,24 +103,14 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
         // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
         Err(error) => Some(chain(&error)),
     };
-    if let Err(error) = read_to_end(&mut body) {
+    if let Err(error) = io::copy(&mut body, &mut io::sink()) {
         return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
     }
     if !filling.is_empty() {
         let _ = pieces.blocking_send(Piece::Batch(filling.into_batch()));
     }
-    let Hashing { hasher, bytes, .. } = body.into_inner();
+    let Hashing { hasher, bytes, .. } = body;
     let _ = pieces.blocking_send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, broken }));
-}
-
-fn read_to_end(body: &mut impl BufRead) -> io::Result<()> {
-    loop {
-        let bytes = body.fill_buf()?.len();
-        if bytes == 0 {
-            return Ok(());
-        }
-        body.consume(bytes);
-    }
 }
 
 /// A batch that is not full yet.
@@ -123,23 +118,11 @@ fn read_to_end(body: &mut impl BufRead) -> io::Result<()> {
 struct Filling {
     posts: Vec<Post>,
     wrong: Vec<WrongRecord>,
-    records: HashMap<u64, Record>,
+    records: HashMap<u64, Vec<u8>>,
     bytes: usize,
 }
 
 impl Filling {
-    fn add(&mut self, post: Post, record: Option<Record>) {
-        if let Some(record) = record {
-            self.records.insert(record.index, record);
-        }
-        self.posts.push(post);
-    }
-
-    fn set_aside(&mut self, wrong: WrongRecord) {
-        self.bytes += wrong.raw.len();
-        self.wrong.push(wrong);
-    }
-
     fn is_full(&self) -> bool {
         self.posts.len() + self.wrong.len() >= BATCH_POSTS || self.bytes >= BATCH_BYTES
     }
@@ -230,7 +213,7 @@ mod tests {
         let (_, broken) = pieces(&b"[1,2 and more"[..]);
         let End::Read { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
         let End::Read { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
-        assert_eq!(reason, "the document is broken: expected `,` or `]` at line 1 column 6");
+        assert_eq!(reason, "the document is broken from byte 3 on: it ends inside the array");
     }
 
     proptest! {

@@ -50,8 +50,11 @@ pub struct WrongRecord {
 
 impl Post {
     /// Reads a record.
-    pub fn from_record(record: &Record) -> Result<Self, WrongRecord> {
-        match serde_json::from_str(record.raw.get()) {
+    pub fn from_record(record: Record<'_>) -> Result<Self, WrongRecord> {
+        if !record.is_whole {
+            return Err(WrongRecord::new(record, "it is longer than 16 MiB"));
+        }
+        match serde_json::from_slice(record.raw) {
             Ok(Fields(post)) => Ok(Self { index: record.index, ..post }),
             Err(error) => Err(WrongRecord::new(record, &without_place(&error.to_string()))),
         }
@@ -65,14 +68,14 @@ impl Post {
 
 impl WrongRecord {
     /// Sets a record aside.
-    pub fn new(record: &Record, reason: &str) -> Self {
-        let raw = record.raw.get();
+    pub fn new(record: Record<'_>, reason: &str) -> Self {
+        let Record { index, raw, .. } = record;
         Self {
-            index: record.index,
+            index,
             // A derived struct takes an array too.
-            id: raw.starts_with('{').then(|| serde_json::from_str(raw).ok().map(|Id { id }| id)).flatten(),
+            id: raw.starts_with(b"{").then(|| serde_json::from_slice(raw).ok().map(|Id { id }| id)).flatten(),
             reason: reason.chars().take(REASON_LIMIT_CHARS).collect(),
-            raw: raw.as_bytes()[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
+            raw: raw[..raw.len().min(RAW_LIMIT_BYTES)].to_owned(),
         }
     }
 }
@@ -195,7 +198,7 @@ mod tests {
     use crate::documents::any_record;
 
     fn post(json: &str) -> Result<Post, WrongRecord> {
-        Post::from_record(&Record { index: 3, raw: RawValue::from_string(json.to_owned()).unwrap() })
+        Post::from_record(Record { index: 3, raw: json.as_bytes(), is_whole: true })
     }
 
     #[test]

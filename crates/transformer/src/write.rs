@@ -14,6 +14,7 @@ use crate::{
     fault::{Fault, TableError},
     ledger::to_bigint,
     post::{Post, WrongRecord},
+    record::Record,
 };
 
 /// The object that rows come from.
@@ -127,8 +128,8 @@ pub async fn write_posts_carefully(
         }
     }
     for (index, reason) in refused {
-        let record = batch.records.get(&index).expect("records are kept where batches are written carefully");
-        batch.wrong.push(WrongRecord::new(record, &reason));
+        let raw = batch.records.get(&index).expect("records are kept where batches are written carefully");
+        batch.wrong.push(WrongRecord::new(Record { index, raw, is_whole: true }, &reason));
     }
     Ok(())
 }
