@@ -383,7 +383,7 @@ impl Table for Door {
             body.extend_from_slice(&chunk.map_err(TableError::BrokeOff)?);
         }
         if self.fails(4) {
-            return Err(lost("merge posts into"));
+            return Err(lost("copy posts into"));
         }
         let bytes = body.len() as u64;
         if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {

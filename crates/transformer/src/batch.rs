@@ -1,6 +1,6 @@
 //! An object's body becomes batches of posts, on a thread of its own, so that reading and parsing run ahead of the database.
 //!
-//! Bounded: one batch being filled, two waiting, one in the database's hands.
+//! Bounded: one batch being filled, one waiting, one in the database's hands.
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use crate::{
     record::{DocumentError, read_records},
 };
 
-/// A batch is sent when it has this many posts; from 4,000 on, larger ones measured no faster.
-const BATCH_POSTS: usize = 4_000;
+/// A batch is sent when it has this many posts.
+const BATCH_POSTS: usize = 8_000;
 
-/// … or takes this much memory: four batches of it are in flight.
-const BATCH_BYTES: usize = 2 << 20;
+/// … or takes this much memory: three batches of it are in flight.
+const BATCH_BYTES: usize = 4 << 20;
 
-/// Batches that wait for the database. Two, so that neither side waits for the other's shortest pause.
-const BATCHES_WAITING: usize = 2;
+/// Batches that wait for the database.
+const BATCHES_WAITING: usize = 1;
 
 /// What the reader sends, in this order: batches, then one end.
 #[derive(Debug)]
@@ -202,9 +202,9 @@ mod tests {
 
     #[test]
     fn a_long_document_comes_in_batches() {
-        let posts: Vec<_> = (0..10_000).map(|id| post(id, "t")).collect();
+        let posts: Vec<_> = (0..20_000).map(|id| post(id, "t")).collect();
         let (batches, _) = pieces(format!("[{}]", posts.join(",")).as_bytes());
-        assert_eq!(batches.iter().map(|batch| batch.posts.len()).collect::<Vec<_>>(), [4_000, 4_000, 2_000]);
+        assert_eq!(batches.iter().map(|batch| batch.posts.len()).collect::<Vec<_>>(), [8_000, 8_000, 4_000]);
     }
 
     #[test]

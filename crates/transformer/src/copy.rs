@@ -7,8 +7,12 @@ use jiff::Timestamp;
 
 use crate::post::Post;
 
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const END: i16 = -1;
+/// What comes before the rows.
+pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// What comes after them: -1 in the place of a number of fields.
+pub const TRAILER: &[u8] = b"\xff\xff";
+
 const NULL: i32 = -1;
 
 /// The columns of `copy_posts.sql`.
@@ -20,28 +24,23 @@ const JSONB_VERSION: u8 = 1;
 /// Postgres counts microseconds from the beginning of 2000.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// The rows of `copy_posts.sql`: each post first seen and changed at `fetched_at` by object `sequence`.
-pub fn encode_posts(posts: &[Post], fetched_at: Timestamp, sequence: i64) -> Vec<u8> {
+/// Adds the rows of `copy_posts.sql`: each post first seen and changed at `fetched_at` by object `sequence`.
+pub fn encode_posts(rows: &mut Vec<u8>, posts: &[Post], fetched_at: Timestamp, sequence: i64) {
     let time = fetched_at.as_microsecond() - POSTGRES_EPOCH_MICROS;
-    let size = posts.iter().map(Post::size_bytes).sum::<usize>() + 100 * posts.len();
-    let mut rows = Vec::with_capacity(HEADER.len() + size);
-    rows.extend(HEADER);
     for post in posts {
         rows.extend(COLUMNS.to_be_bytes());
-        put_bigint(&mut rows, post.id);
-        put_bigint(&mut rows, post.user_id);
-        put_bytes(&mut rows, &[], post.title.as_bytes());
-        put_bytes(&mut rows, &[], post.body.as_bytes());
+        put_bigint(rows, post.id);
+        put_bigint(rows, post.user_id);
+        put_bytes(rows, &[], post.title.as_bytes());
+        put_bytes(rows, &[], post.body.as_bytes());
         match &post.extra {
-            Some(extra) => put_bytes(&mut rows, &[JSONB_VERSION], extra.as_bytes()),
+            Some(extra) => put_bytes(rows, &[JSONB_VERSION], extra.as_bytes()),
             None => rows.extend(NULL.to_be_bytes()),
         }
-        put_bigint(&mut rows, time);
-        put_bigint(&mut rows, time);
-        put_bigint(&mut rows, sequence);
+        put_bigint(rows, time);
+        put_bigint(rows, time);
+        put_bigint(rows, sequence);
     }
-    rows.extend(END.to_be_bytes());
-    rows
 }
 
 fn put_bigint(rows: &mut Vec<u8>, value: i64) {
@@ -66,10 +65,10 @@ mod tests {
             Post { index: 0, id: 1, user_id: -2, title: "té".into(), body: String::new(), extra: Some("{}".into()) };
         let at = "2000-01-01T00:00:01.000002Z".parse().unwrap();
         let without_extra = Post { index: 1, id: 2, user_id: 3, title: "t".into(), body: "b".into(), extra: None };
-        let rows = encode_posts(&[post, without_extra], at, 3);
+        let mut rows = Vec::new();
+        encode_posts(&mut rows, &[post, without_extra], at, 3);
         let expected: Vec<u8> = [
-            HEADER,
-            &[0, 8],
+            &[0, 8][..],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1],
             &[0, 0, 0, 8, 255, 255, 255, 255, 255, 255, 255, 254],
             &[0, 0, 0, 3, b't', 0xc3, 0xa9],
@@ -87,7 +86,6 @@ mod tests {
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0x0f, 0x42, 0x42],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 3],
-            &[255, 255],
         ]
         .concat();
         assert_eq!(rows, expected);

@@ -75,13 +75,6 @@ impl TableError {
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
-            // XX000 is anybody's; with these words it says of a value that it is too large in the server's memory, as jsonb of
-            // some ten million elements is.
-            Self::Sql { source: sqlx::Error::Database(error), .. }
-                if error.message().starts_with("invalid memory alloc request size") =>
-            {
-                Fault::Record
-            }
             Self::Sql { source: sqlx::Error::Database(error), .. } => {
                 of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
             }
@@ -186,14 +179,12 @@ mod tests {
     }
 
     const TIMEOUT: &str = "canceling statement due to statement timeout";
-    const ALLOCATION: &str = "invalid memory alloc request size 1073741824";
 
     #[test]
     fn an_answer_of_postgres_is_read_by_its_code_and_its_words() {
         for (code, message, fault, is_too_slow) in [
             ("22003", "out of range", Fault::Record, false),
-            ("XX000", ALLOCATION, Fault::Record, false),
-            ("XX000", "something else", Fault::Unknown, false),
+            ("XX000", "something internal", Fault::Unknown, false),
             ("57014", TIMEOUT, Fault::Dependency, true),
             ("57014", "canceling statement due to user request", Fault::Dependency, false),
             ("22003", TIMEOUT, Fault::Record, false),

@@ -69,10 +69,7 @@ pub fn read_records(reader: impl Read, take: impl FnMut(Record<'_>) -> bool) -> 
     }
 }
 
-fn read_array(
-    mut bytes: Bytes<impl Read>,
-    mut take: impl FnMut(Record<'_>) -> bool,
-) -> Result<(), DocumentError> {
+fn read_array(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
     bytes.consume(1);
     let mut index = 0;
     loop {
@@ -94,10 +91,7 @@ fn read_array(
     if bytes.skip_white_space()?.is_some() { Err(bytes.broken("more follows the array")) } else { Ok(()) }
 }
 
-fn read_single(
-    mut bytes: Bytes<impl Read>,
-    mut take: impl FnMut(Record<'_>) -> bool,
-) -> Result<(), DocumentError> {
+fn read_single(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
     let element = bytes.find_element()?;
     if element.after.is_some() {
         return Err(bytes.broken("more than one value"));

@@ -23,7 +23,7 @@ use crate::{
     fault::TableError,
     ledger::{Counts, Home, LedgerLine, Lock, advance, lock, read_position},
     notes,
-    write::{RowSource, write_posts, write_posts_carefully, write_wrong_records},
+    write::{RowSource, Writer, write_posts_carefully, write_wrong_records},
 };
 
 /// How often the database hears of a transaction whose body is slow.
@@ -183,20 +183,21 @@ async fn apply(
         within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     }
     let row = RowSource::new(sequence, &metadata);
+    let mut writer = Writer::new(row);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
+                counts.with_extra += batch.posts.iter().filter(|post| post.extra.is_some()).count() as u64;
                 if is_careful {
                     write_posts_carefully(&mut transaction, &mut batch, row, &mut written_before).await?;
                 } else {
-                    write_posts(&mut transaction, &batch.posts, row).await?;
+                    writer.write(&mut transaction, batch.posts).await?;
                 }
                 crash_point!("posts-written");
                 write_wrong_records(&mut transaction, &batch.wrong, row).await?;
                 crash_point!("batch-written");
                 counts.quarantined += batch.wrong.len() as u64;
-                counts.with_extra += batch.posts.iter().filter(|post| post.extra.is_some()).count() as u64;
             }
             Piece::End(End::Read { sha256, bytes, records, broken }) => {
                 counts.records = records;

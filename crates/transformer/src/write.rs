@@ -1,21 +1,36 @@
-//! A batch into the tables: copied where nothing is there to compare with, merged elsewhere.
+//! A batch into the tables. The rows of its ids are read and compared here, which costs less than to send all posts for comparison (measured
+//! against straight COPY: unchanged posts 1.02, by MERGE 0.52); then new posts are copied and changed ones updated. Nobody writes
+//! between, since the stream's row is locked. Only where Postgres refuses something a part of a batch is one statement, MERGE.
 
+use std::iter;
+
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use shared::{
     crash_point,
     object::{Metadata, Sequence},
 };
-use sqlx::{Executor, PgConnection, Row, postgres::PgRow};
+use sqlx::{
+    Executor, PgConnection, Postgres, Row,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use crate::{
     batch::Batch,
     connect::within,
-    copy::encode_posts,
+    copy::{HEADER, TRAILER, encode_posts},
     fault::{Fault, TableError},
     ledger::to_bigint,
     post::{Post, WrongRecord},
     record::Record,
 };
+
+/// A range of ids with this many times as many numbers as posts is still read as a whole: in order, without a look for each.
+const DENSE: u64 = 4;
+
+/// How many posts are encoded at a time.
+const COPY_PART_POSTS: usize = 500;
 
 /// The object that rows come from.
 #[derive(Clone, Copy, Debug)]
@@ -53,40 +68,125 @@ impl Written {
     }
 }
 
-/// Writes posts that are sorted by id. Measured against straight COPY of all rows at once: copied 0.83 in batches of 4,000, merged
-/// 0.45 where all are new and 0.73 where none has changed.
-pub async fn write_posts(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
-    let [first, .., last] = posts else { return merge(connection, posts, row).await };
-    let look = sqlx::query_scalar(include_str!("sql/select_any_post_between.sql")).bind(first.id).bind(last.id);
-    let is_taken: bool = within("look for posts in", look.fetch_one(&mut *connection)).await?;
-    if is_taken { merge(connection, posts, row).await } else { copy(connection, posts, row).await }
+/// Writes the posts of an object, batch after batch. Of posts that are there already nothing is sent that has not changed.
+#[derive(Debug)]
+pub struct Writer {
+    row: RowSource,
+    /// Whether all posts of the last batch were changed ones, so that the next is not compared first.
+    expects_changes: bool,
+}
+
+impl Writer {
+    /// For the object that rows come from.
+    pub fn new(row: RowSource) -> Self {
+        Self { row, expects_changes: false }
+    }
+
+    /// Writes posts that are sorted by id, each id once. Changed ones come before new ones, as they may make room for them in a unique
+    /// index of somebody's own.
+    pub async fn write(&mut self, connection: &mut PgConnection, posts: Vec<Post>) -> Result<(), TableError> {
+        let all = posts.len() as u64;
+        if self.expects_changes && update(connection, &posts, self.row).await? == all {
+            return Ok(());
+        }
+        let Compared { new, perhaps_changed } = compare(connection, posts).await?;
+        self.expects_changes = update(connection, &perhaps_changed, self.row).await? == all;
+        copy(connection, &new, self.row).await
+    }
+}
+
+/// What a batch holds, beside the rows of its ids. Equal ones are left out.
+#[derive(Debug, Default)]
+struct Compared {
+    new: Vec<Post>,
+    /// Only Postgres can tell equal values of jsonb.
+    perhaps_changed: Vec<Post>,
+}
+
+async fn compare(connection: &mut PgConnection, posts: Vec<Post>) -> Result<Compared, TableError> {
+    let mut compared = Compared::default();
+    let ([first, .., last] | [first @ last]) = posts.as_slice() else { return Ok(compared) };
+    let is_dense = last.id.abs_diff(first.id) < DENSE * posts.len() as u64;
+    let look = if is_dense {
+        sqlx::query(include_str!("sql/select_posts_between.sql")).bind(first.id).bind(last.id)
+    } else {
+        sqlx::query(include_str!("sql/select_posts.sql")).bind(column(&posts, |post| post.id))
+    };
+    let compare = async {
+        let mut rows = look.fetch(connection);
+        let mut posts = posts.into_iter().peekable();
+        while let Some(row) = rows.try_next().await? {
+            let id: i64 = row.try_get(0)?;
+            compared.new.extend(iter::from_fn(|| posts.next_if(|post| post.id < id)));
+            if let Some(post) = posts.next_if(|post| post.id == id)
+                && may_differ(&post, &row)?
+            {
+                compared.perhaps_changed.push(post);
+            }
+        }
+        compared.new.extend(posts);
+        Ok(compared)
+    };
+    within("compare posts with those in", compare).await
+}
+
+fn may_differ(post: &Post, row: &PgRow) -> Result<bool, sqlx::Error> {
+    Ok(post.extra.is_some()
+        || row.try_get::<bool, _>(4)?
+        || row.try_get::<i64, _>(1)? != post.user_id
+        || row.try_get::<&str, _>(2)? != post.title
+        || row.try_get::<&str, _>(3)? != post.body)
 }
 
 async fn copy(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
-    let rows = encode_posts(posts, row.fetched_at, row.sequence);
+    if posts.is_empty() {
+        return Ok(());
+    }
     let copy = async {
         let mut copy = connection.copy_in_raw(include_str!("sql/copy_posts.sql")).await?;
-        copy.send(rows).await?;
+        let mut rows = HEADER.to_vec();
+        // In parts, so that Postgres has something to do while the next one is encoded.
+        for part in posts.chunks(COPY_PART_POSTS) {
+            encode_posts(&mut rows, part, row.fetched_at, row.sequence);
+            copy.send(rows.as_slice()).await?;
+            rows.clear();
+        }
+        copy.send(TRAILER).await?;
         copy.finish().await
     };
     within("copy posts into", copy).await?;
     Ok(())
 }
 
-async fn merge(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
+/// How many of them were there and are changed.
+async fn update(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<u64, TableError> {
     if posts.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    let merge = sqlx::query(include_str!("sql/merge_posts.sql"))
+    let update = posts_and_source(include_str!("sql/update_posts.sql"), posts, row).execute(connection);
+    Ok(within("update posts in", update).await?.rows_affected())
+}
+
+/// Inserts, updates or leaves each, in the order of their ids.
+async fn merge(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
+    let merge = posts_and_source(include_str!("sql/merge_posts.sql"), posts, row).execute(connection);
+    within("merge posts into", merge).await?;
+    Ok(())
+}
+
+fn posts_and_source<'q>(
+    statement: &'static str,
+    posts: &'q [Post],
+    row: RowSource,
+) -> Query<'q, Postgres, PgArguments> {
+    sqlx::query(statement)
         .bind(column(posts, |post| post.id))
         .bind(column(posts, |post| post.user_id))
         .bind(column(posts, |post| post.title.as_str()))
         .bind(column(posts, |post| post.body.as_str()))
         .bind(column(posts, |post| post.extra.as_deref()))
         .bind(row.fetched_at.to_string())
-        .bind(row.sequence);
-    within("merge posts into", merge.execute(connection)).await?;
-    Ok(())
+        .bind(row.sequence)
 }
 
 /// Writes posts of which Postgres refuses some, by a constraint or trigger of somebody's own or a value that it cannot hold: what fails is
