@@ -2,7 +2,7 @@
 //!
 //! What passes here is what the columns of `posts` can hold; what Postgres would refuse is refused here, with words.
 
-use std::{collections::BTreeMap, fmt, iter};
+use std::{borrow::Cow, collections::BTreeMap, fmt, iter};
 
 use serde::{
     Deserialize, Deserializer,
@@ -101,6 +101,10 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
+/// A field's name, which is copied only if it has escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 struct PostVisitor;
 
 impl<'de> Visitor<'de> for PostVisitor {
@@ -113,15 +117,15 @@ impl<'de> Visitor<'de> for PostVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Post, A::Error> {
         let (mut id, mut user_id, mut title, mut body) = (None, None, None, None);
         let mut extra = BTreeMap::<String, Box<RawValue>>::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            let is_repeated = match name.as_str() {
+        while let Some(Name(name)) = fields.next_key()? {
+            let is_repeated = match &*name {
                 "id" => id.replace(value(&name, &mut fields)?).is_some(),
                 "userId" => user_id.replace(value(&name, &mut fields)?).is_some(),
                 "title" => title.replace(text(&name, &mut fields)?).is_some(),
                 "body" => body.replace(text(&name, &mut fields)?).is_some(),
                 _ => {
                     let value = storable(&name, fields.next_value()?)?;
-                    extra.insert(name.clone(), value).is_some()
+                    extra.insert(name.to_string(), value).is_some()
                 }
             };
             if is_repeated {

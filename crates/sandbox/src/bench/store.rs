@@ -1,8 +1,6 @@
-//! Where the archives lie: s3s-fs, if it is installed, because LocalStack's own speed would be what is measured; else LocalStack.
+//! The archives that are loaded.
 
-use std::{fs, process::Stdio, time::Duration};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aws_sdk_s3::Client;
 use axum::body::Bytes;
 use jiff::Timestamp;
@@ -11,77 +9,28 @@ use shared::{
     object::{Metadata, Sequence, Sha256, StreamName},
     pointer::Pointer,
 };
-use tokio::{
-    process::Child,
-    time::{Instant, sleep},
-};
 use uuid::Uuid;
 
-use crate::{port::free_port, sandbox::Sandbox, settings::Settings};
+use super::memory_s3::MemoryS3;
+use crate::sandbox::Sandbox;
 
-/// It takes some milliseconds.
-const START_DEADLINE: Duration = Duration::from_secs(10);
-
-/// An S3 server with the bucket in it.
+/// Where the archives lie.
 pub(super) struct Store {
-    /// For people.
-    pub(super) name: &'static str,
-    pub(super) endpoint: String,
     pub(super) client: Client,
     pub(super) bucket: String,
-    /// Ends with this.
-    _server: Option<Child>,
+    server: MemoryS3,
 }
 
 impl Store {
-    /// `cargo install s3s-fs --version 0.14.1 --features binary --locked --root target/s3s-fs` brings the fast one.
     pub(super) async fn start(sandbox: &Sandbox) -> Result<Self> {
-        let world = sandbox.world();
-        let program = world.place().target.join("s3s-fs/bin/s3s-fs");
-        let bucket = sandbox.bucket().to_owned();
-        if !program.is_file() {
-            let (name, endpoint) =
-                ("LocalStack, whose own speed counts here (s3s-fs is not installed)", world.localstack().endpoint());
-            return Ok(Self {
-                name,
-                endpoint: endpoint.to_owned(),
-                client: sandbox.s3().clone(),
-                bucket,
-                _server: None,
-            });
-        }
-        let root = sandbox.logs().join("s3s-fs");
-        fs::create_dir_all(root.join(&bucket))?;
-        let port = free_port();
-        let mut server = world.program(&program, &Settings::new());
-        server.args([
-            "--host",
-            "127.0.0.1",
-            "--port",
-            &port.to_string(),
-            "--access-key",
-            "test",
-            "--secret-key",
-            "test",
-        ]);
-        server.arg(&root).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = tokio::process::Command::from(server).kill_on_drop(true).spawn()?;
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let config = world.aws_config().into_builder().endpoint_url(&endpoint).build();
-        let store = Self { name: "s3s-fs", endpoint, client: shared::aws::s3(&config), bucket, _server: Some(server) };
-        store.until_it_answers().await?;
-        Ok(store)
+        let server = MemoryS3::start().await?;
+        let config = sandbox.world().aws_config().into_builder().endpoint_url(&server.endpoint).build();
+        Ok(Self { client: shared::aws::s3(&config), bucket: sandbox.bucket().to_owned(), server })
     }
 
-    async fn until_it_answers(&self) -> Result<()> {
-        let deadline = Instant::now() + START_DEADLINE;
-        loop {
-            match self.client.head_bucket().bucket(&self.bucket).send().await {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(error).context("s3s-fs does not answer"),
-                Err(_) => sleep(Duration::from_millis(10)).await,
-            }
-        }
+    /// For `AWS_ENDPOINT_URL_S3`.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.server.endpoint
     }
 
     /// Archives the bodies as the first objects of a stream. Answers with what an importer would tell the queue.

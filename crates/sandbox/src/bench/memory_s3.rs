@@ -1,0 +1,111 @@
+//! S3 in memory, as far as the daemons speak it: LocalStack's own speed would be what is measured. Tests never use it.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use anyhow::Result;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+/// No object changes here, so all have the same.
+const ETAG: HeaderValue = HeaderValue::from_static("\"memory\"");
+
+/// All buckets are one. A key's headers are its metadata and its `ETag`.
+type Objects = Arc<RwLock<BTreeMap<String, (HeaderMap, Bytes)>>>;
+
+/// The server; it ends when it is dropped.
+pub(super) struct MemoryS3 {
+    /// For `AWS_ENDPOINT_URL_S3`.
+    pub(super) endpoint: String,
+    server: JoinHandle<()>,
+}
+
+impl MemoryS3 {
+    pub(super) async fn start() -> Result<Self> {
+        let objects = Objects::default();
+        let router = Router::new()
+            .route("/{bucket}", get(list))
+            .route("/{bucket}/", get(list))
+            .route("/{bucket}/{*key}", get(read).put(write))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(objects);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        // It serves until it is aborted.
+        let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
+        Ok(Self { endpoint, server })
+    }
+}
+
+impl Drop for MemoryS3 {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// GET, and HEAD by dropping the body.
+async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, String)>) -> Response {
+    let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
+    match objects.get(&key) {
+        Some(object) => object.clone().into_response(),
+        None => refusal(StatusCode::NOT_FOUND, "NoSuchKey"),
+    }
+}
+
+async fn write(
+    State(objects): State<Objects>,
+    Path((_, key)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut objects = objects.write().unwrap_or_else(PoisonError::into_inner);
+    if headers.contains_key(header::IF_NONE_MATCH) && objects.contains_key(&key) {
+        return refusal(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
+    }
+    let metadata = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"));
+    let mut kept: HeaderMap = metadata.map(|(name, value)| (name.clone(), value.clone())).collect();
+    kept.insert(header::ETAG, ETAG);
+    objects.insert(key, (kept, body));
+    ([(header::ETAG, ETAG)], "").into_response()
+}
+
+/// What a listing asks for. Folders of an archive hold at most a thousand entries, so that a second page is never asked for.
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(default)]
+    prefix: String,
+}
+
+async fn list(State(objects): State<Objects>, Query(Listing { prefix }): Query<Listing>) -> String {
+    let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
+    let (mut entries, mut from) = (String::new(), prefix.clone());
+    while let Some(key) = objects.range(from..).next().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)) {
+        from = match key[prefix.len()..].split_once('/') {
+            Some((folder, _)) => {
+                entries += &format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>");
+                // The character after the slash: past all keys in the folder.
+                format!("{prefix}{folder}0")
+            }
+            None => {
+                entries += &format!("<Contents><Key>{key}</Key></Contents>");
+                format!("{key}\0")
+            }
+        };
+    }
+    format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>")
+}
+
+fn refusal(status: StatusCode, code: &str) -> Response {
+    (status, format!("<Error><Code>{code}</Code></Error>")).into_response()
+}
