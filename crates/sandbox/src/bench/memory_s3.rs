@@ -89,20 +89,18 @@ struct Listing {
 
 async fn list(State(objects): State<Objects>, Query(Listing { prefix }): Query<Listing>) -> String {
     let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
-    let (mut entries, mut from) = (String::new(), prefix.clone());
+    let (mut entries, mut from) = (Vec::new(), prefix.clone());
     while let Some(key) = objects.range(from..).next().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)) {
-        from = match key[prefix.len()..].split_once('/') {
-            Some((folder, _)) => {
-                entries += &format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>");
-                // The character after the slash: past all keys in the folder.
-                format!("{prefix}{folder}0")
-            }
-            None => {
-                entries += &format!("<Contents><Key>{key}</Key></Contents>");
-                format!("{key}\0")
-            }
-        };
+        if let Some((folder, _)) = key[prefix.len()..].split_once('/') {
+            entries.push(format!("<CommonPrefixes><Prefix>{prefix}{folder}/</Prefix></CommonPrefixes>"));
+            // The character after the slash: past all keys in the folder.
+            from = format!("{prefix}{folder}0");
+        } else {
+            entries.push(format!("<Contents><Key>{key}</Key></Contents>"));
+            from = format!("{key}\0");
+        }
     }
+    let entries = entries.concat();
     format!("<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>")
 }
 

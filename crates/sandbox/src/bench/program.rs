@@ -64,8 +64,8 @@ impl Program<'_> {
 impl Ran {
     /// The last JSON line of the log with this message.
     pub(super) fn logged(&self, message: &str) -> Result<Value> {
-        let lines = self.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let logged = lines.filter(|line| line["message"] == message).last();
+        let mut lines = self.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let logged = lines.rfind(|line| line["message"] == message);
         logged.with_context(|| format!("it never logged `{message}`:\n{}", tail::of(&self.log)))
     }
 }
