@@ -3,8 +3,11 @@
 //! The daemons are the real programs, as built for release. Rounds are interleaved and medians are shown, so that a machine that drifts does
 //! not decide. What is measured in which order is said here; each measurement has a file of its own.
 
-// What is measured.
+// What is measured, in this order.
 mod load;
+mod small;
+mod import;
+mod start;
 
 // With what.
 mod program;
@@ -13,21 +16,27 @@ mod sql;
 mod store;
 mod memory_s3;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
 use clap::Args;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tokio::time::{sleep, timeout};
 
 pub(crate) use self::program::memory;
 use self::{program::Program, report::Report, store::Store};
 use crate::{
+    daemon::Daemon,
     posts::Posts,
     progress::Progress,
     sandbox::{Sandbox, Setup, create_queue},
+    tail,
     world::World,
 };
+
+/// A daemon that is not ready by then will not be.
+const READY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What to measure.
 #[derive(Args, Clone, Copy, Debug)]
@@ -60,6 +69,10 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
         settings.posts, settings.rounds
     ));
     load::measure(&bench, &mut report).await?;
+    small::heard_of(&bench, &mut report).await?;
+    small::caught_up_with(&bench, &mut report).await?;
+    import::measure(&bench, &mut report).await?;
+    start::measure(&bench, &mut report).await?;
     Ok(report)
 }
 
@@ -88,12 +101,34 @@ impl Bench {
         Ok(transformer)
     }
 
+    /// The importer on a stream and a queue of its own.
+    async fn importer(&self, stream: &str) -> Result<Program<'_>> {
+        self.program(&self.sandbox.world().programs().importer, stream, "public").await
+    }
+
     async fn program<'a>(&'a self, path: &'a Path, stream: &str, schema: &str) -> Result<Program<'a>> {
         let queue_url = create_queue(self.sandbox.sqs(), &format!("{stream}.fifo")).await?;
         let mut settings = self.sandbox.settings().clone();
         settings.set(&[("STREAM", stream), ("DATABASE_SCHEMA", schema), ("QUEUE_URL", &queue_url)]);
         settings.set(&[("AWS_ENDPOINT_URL_S3", self.store.endpoint()), ("LOG_FORMAT", "json")]);
         Ok(Program { world: self.sandbox.world(), path, settings })
+    }
+
+    /// Starts the program as a daemon that does nothing unasked, and waits until it is ready.
+    async fn daemon(&self, name: &'static str, program: Program<'_>) -> Result<Daemon> {
+        let mut settings = program.settings;
+        settings.set(&[("CATCH_UP_INTERVAL", "1h"), ("POLL_INTERVAL", "1h")]);
+        let (logs, events, world) = (self.sandbox.logs(), self.sandbox.events().clone(), self.sandbox.world().clone());
+        let daemon = Daemon::new(name, program.path, settings, &logs, events, world);
+        daemon.start();
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let ready = async {
+            while !daemon.readiness(&client).await.is_ok_and(|readiness| readiness.is_ready) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(READY_DEADLINE, ready).await.with_context(|| tail::of_file(daemon.log()))?;
+        Ok(daemon)
     }
 }
 

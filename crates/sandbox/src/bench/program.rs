@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 
 use crate::{settings::Settings, tail, world::World};
 
@@ -23,8 +23,11 @@ pub(super) struct Program<'a> {
 
 /// How it went.
 pub(super) struct Ran {
+    /// From its start to its end.
+    pub(super) took: Duration,
     /// `None` where there is no /proc.
     pub(super) usage: Option<Usage>,
+    pub(super) stdout: String,
     pub(super) log: String,
 }
 
@@ -41,7 +44,8 @@ impl Program<'_> {
     /// Runs it to its end, which must be a success.
     pub(super) async fn run(&self, arguments: &[&str]) -> Result<Ran> {
         let mut command = self.world.program(self.path, &self.settings);
-        command.args(arguments).stderr(Stdio::piped());
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let begun = Instant::now();
         let child = tokio::process::Command::from(command).kill_on_drop(true).spawn()?;
         let pid = child.id().context("it has just started")?;
         let (mut usage, mut ticks) = (None, interval(LOOK_EVERY));
@@ -57,7 +61,7 @@ impl Program<'_> {
         let log = String::from_utf8(output.stderr)?;
         let name = self.path.file_name().unwrap_or_default().display();
         ensure!(output.status.success(), "{name} {arguments:?} ended with {}:\n{}", output.status, tail::of(&log));
-        Ok(Ran { usage, log })
+        Ok(Ran { took: begun.elapsed(), usage, stdout: String::from_utf8(output.stdout)?, log })
     }
 }
 

@@ -55,6 +55,7 @@ impl Report {
 
     /// One measurement of this round.
     pub(super) fn sample(&mut self, name: &str, value: f64) {
+        eprintln!("  {name}: {}", three_digits(value));
         if self.is_counted {
             self.samples.entry(name.to_owned()).or_default().push(value);
         }
@@ -151,7 +152,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// As much as a person reads: 571 k, 293, 16.7, 0.31.
 fn three_digits(value: f64) -> String {
     match value {
-        1e4.. => format!("{:.0} k", value / 1e3),
+        1e5.. => format!("{:.0} k", value / 1e3),
+        1e4.. => format!("{:.1} k", value / 1e3),
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
         _ => format!("{value:.2}"),

@@ -12,7 +12,7 @@ use shared::{
 use uuid::Uuid;
 
 use super::memory_s3::MemoryS3;
-use crate::sandbox::Sandbox;
+use crate::{sandbox::Sandbox, world::World};
 
 /// Where the archives lie.
 pub(super) struct Store {
@@ -24,8 +24,8 @@ pub(super) struct Store {
 impl Store {
     pub(super) async fn start(sandbox: &Sandbox) -> Result<Self> {
         let server = MemoryS3::start().await?;
-        let config = sandbox.world().aws_config().into_builder().endpoint_url(&server.endpoint).build();
-        Ok(Self { client: shared::aws::s3(&config), bucket: sandbox.bucket().to_owned(), server })
+        let client = client_at(sandbox.world(), &server.endpoint);
+        Ok(Self { client, bucket: sandbox.bucket().to_owned(), server })
     }
 
     /// For `AWS_ENDPOINT_URL_S3`.
@@ -61,4 +61,9 @@ impl Store {
         }
         Ok(pointers)
     }
+}
+
+/// A client as the daemons have it.
+pub(super) fn client_at(world: &World, endpoint: &str) -> Client {
+    shared::aws::s3(&world.aws_config().into_builder().endpoint_url(endpoint).build())
 }

@@ -1,0 +1,170 @@
+//! Many small objects: heard of one by one, and caught up with. They take so long that cold caches do not count.
+//!
+//! All goes through a proxy that acknowledges at once: s3s-fs would wait for that 40 ms an object, which S3 does not.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aws_sdk_s3::Client;
+use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use axum::body::Bytes;
+use serde_json::{Map, json};
+use shared::pointer::Pointer;
+use sqlx::AssertSqlSafe;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    Bench, drop_schema,
+    program::Usage,
+    report::{Goal, Report, per_second},
+    store::client_at,
+};
+use crate::{
+    daemon::Signal,
+    posts::Posts,
+    proxy::{Proxy, Way},
+};
+
+/// Each is the API's hundred posts with one of them changed.
+const HEARD_OF: u64 = 2_000;
+
+/// Each is one post.
+const CAUGHT_UP_WITH: u64 = 10_000;
+
+/// How many of them are fetched one after the other.
+const ONE_BY_ONE: usize = 2_000;
+
+/// How many of them are caught up with over a slow wire.
+const OVER_A_SLOW_WIRE: u64 = 500;
+
+/// S3 in another region.
+const LATENCY: Duration = Duration::from_millis(100);
+
+/// A queue takes no larger batch (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
+const BATCH: usize = 10;
+
+/// Two thousand take some seconds.
+const DEADLINE: Duration = Duration::from_mins(3);
+
+/// A look at the position, which disturbs the transformer little.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The daemon, told of each object by a message.
+pub(super) async fn heard_of(bench: &Bench, report: &mut Report) -> Result<()> {
+    let rate = format!("{HEARD_OF} messages of objects of 100 posts");
+    let processor = "processor time a message";
+    let wire = Proxy::start(&bench.store.endpoint).await?;
+    for number in 1..=bench.settings.rounds {
+        report.begin("messages", number);
+        let (took, used) = hear(bench, &wire, &format!("heard_of_{number}")).await?;
+        report.sample(&rate, per_second(HEARD_OF, took));
+        if let Some(used) = used {
+            report.sample(processor, 1e3 / per_second(HEARD_OF, used));
+        }
+    }
+    report.figure(&rate, "objects/s", None, None);
+    report.figure(processor, "ms", None, Some(Goal::AtMost(0.5)));
+    Ok(())
+}
+
+/// How long the messages took, and how much of the processor, where that is known.
+async fn hear(bench: &Bench, wire: &Proxy, stream: &str) -> Result<(Duration, Option<Duration>)> {
+    let mut transformer = bench.transformer(stream, stream).await?;
+    transformer.settings.set(&[("AWS_ENDPOINT_URL_S3", &wire.url())]);
+    let queue_url = transformer.settings.get("QUEUE_URL").context("it has a queue")?.to_owned();
+    let transformer = bench.daemon("transformer", transformer).await?;
+    // Without a message it sees nothing of these: the next look is an hour away.
+    let pointers = bench.store.archive(stream, changing_posts(HEARD_OF)?).await?;
+    transformer.signal(Signal::STOP);
+    ring(bench, &queue_url, &pointers).await?;
+    let usage = || transformer.pid().and_then(Usage::of);
+    let (begun, before) = (Instant::now(), usage());
+    transformer.signal(Signal::CONT);
+    until_position(bench, stream, HEARD_OF).await?;
+    let (took, after) = (begun.elapsed(), usage());
+    transformer.terminate().await?;
+    drop_schema(&mut bench.sandbox.connect().await?, stream).await?;
+    Ok((took, before.zip(after).map(|(before, after)| after.processor - before.processor)))
+}
+
+/// What an API of a hundred posts says while one after the other changes.
+fn changing_posts(times: u64) -> Result<Vec<Bytes>> {
+    let mut posts = Posts::lorem_ipsum(100);
+    let mut say = |time| {
+        posts.patch(time % 100 + 1, Map::from_iter([("title".to_owned(), json!(format!("title {time}")))]));
+        Ok(serde_json::to_vec(&posts.iter().collect::<Vec<_>>())?.into())
+    };
+    (0..times).map(&mut say).collect()
+}
+
+/// Fills the queue.
+async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
+    for batch in pointers.chunks(BATCH) {
+        let entry = |pointer: &Pointer| {
+            let entry = SendMessageBatchRequestEntry::builder().id(pointer.sequence.to_string());
+            let entry = entry.message_body(pointer.encode()).message_group_id(pointer.stream.to_string());
+            entry.message_deduplication_id(pointer.observation.to_string()).build()
+        };
+        let entries = batch.iter().map(entry).collect::<Result<_, _>>()?;
+        let send = bench.sandbox.sqs().send_message_batch().queue_url(queue_url);
+        send.set_entries(Some(entries)).send().await?;
+    }
+    Ok(())
+}
+
+async fn until_position(bench: &Bench, schema: &str, end: u64) -> Result<()> {
+    let mut connection = bench.sandbox.connect().await?;
+    let statement = format!("SELECT position FROM {schema}.stream");
+    let reached = async {
+        loop {
+            let position: i64 =
+                sqlx::query_scalar(AssertSqlSafe(statement.as_str())).fetch_one(&mut connection).await?;
+            if position.unsigned_abs() == end {
+                return anyhow::Ok(());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    timeout(DEADLINE, reached).await.with_context(|| format!("{schema} did not come to object {end}"))?
+}
+
+/// `transformer once` on an archive that it knows nothing of, beside fetching the same objects and doing nothing with them; and over a wire
+/// on which each answer is late.
+pub(super) async fn caught_up_with(bench: &Bench, report: &mut Report) -> Result<()> {
+    const STREAM: &str = "catch_up";
+    let posts = Posts::lorem_ipsum(CAUGHT_UP_WITH);
+    let bodies: Vec<Bytes> = posts.iter().map(|post| Ok(serde_json::to_vec(post)?.into())).collect::<Result<_>>()?;
+    let keys: Vec<_> = bench.store.archive(STREAM, bodies).await?.into_iter().map(|pointer| pointer.key).collect();
+    let caught_up = format!("catch-up, {CAUGHT_UP_WITH} objects of one post");
+    let one_by_one = "one GET after the other";
+    let wire = Proxy::start(&bench.store.endpoint).await?;
+    let client = client_at(bench.sandbox.world(), &wire.url());
+    let slow = format!("catch-up, {OVER_A_SLOW_WIRE} objects of one post, S3 100 ms away");
+    for number in 1..=bench.settings.rounds {
+        report.begin("catch-up", number);
+        let catch_up = async |objects: u64, schema: String| {
+            let mut transformer = bench.transformer(STREAM, &schema).await?;
+            transformer.settings.set(&[("AWS_ENDPOINT_URL_S3", &wire.url())]);
+            let ran = transformer.run(&["once", "--to", &objects.to_string()]).await?;
+            anyhow::Ok(per_second(objects, ran.took))
+        };
+        wire.set(Way::Pass);
+        report.sample(&caught_up, catch_up(CAUGHT_UP_WITH, format!("catch_up_{number}")).await?);
+        let took = get_each(&client, &bench.store.bucket, &keys[..ONE_BY_ONE]).await?;
+        report.sample(one_by_one, per_second(ONE_BY_ONE as u64, took));
+        wire.set(Way::DelaySent(LATENCY));
+        report.sample(&slow, catch_up(OVER_A_SLOW_WIRE, format!("slow_catch_up_{number}")).await?);
+    }
+    report.figure(one_by_one, "objects/s", None, None);
+    report.figure(&caught_up, "objects/s", Some(one_by_one), Some(Goal::AtLeast(0.8)));
+    report.figure(&slow, "objects/s", None, Some(Goal::AtLeast(100.0)));
+    Ok(())
+}
+
+async fn get_each(client: &Client, bucket: &str, keys: &[String]) -> Result<Duration> {
+    let begun = Instant::now();
+    for key in keys {
+        client.get_object().bucket(bucket).key(key).send().await?.body.collect().await?;
+    }
+    Ok(begun.elapsed())
+}
