@@ -5,6 +5,7 @@
 
 // What is measured, in this order.
 mod load;
+mod peers;
 mod small;
 mod import;
 mod start;
@@ -47,6 +48,9 @@ pub struct BenchSettings {
     /// How many rounds, after one that is not counted
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     rounds: usize,
+    /// Load the large object also with what Python has for it, beside each round; that takes minutes a round
+    #[arg(long)]
+    peers: bool,
 }
 
 /// Measures, prints a table, and writes the same to `target/bench.json`.

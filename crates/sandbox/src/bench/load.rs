@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::{
     Bench, drop_schema,
+    peers::{self, Peers},
     program::Program,
     report::{Goal, Report, mib, per_second},
     sql,
@@ -34,15 +35,23 @@ struct Rows {
 
 pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     bench.store.archive(STREAM, [bench.posts.clone(), bench.posts.clone(), change(&bench.posts)?]).await?;
+    let peers = if bench.settings.peers { Some(Peers::install(bench).await?) } else { None };
     let mut connection = bench.sandbox.connect().await?;
     let mut rows = None;
     for number in 0..=bench.settings.rounds {
         report.begin("load", number);
         let schema = format!("load_{number}");
         rows = Some(round(bench, report, &mut connection, &schema, rows).await?);
+        // Python has no cold caches but those that Postgres has warm by now.
+        if let Some(peers) = peers.as_ref().filter(|_| number > 0) {
+            peers.round(bench, report, &mut connection, &schema).await?;
+        }
         drop_schema(&mut connection, &schema).await?;
     }
     summarize(report);
+    if bench.settings.peers {
+        peers::summarize(report);
+    }
     Ok(())
 }
 
