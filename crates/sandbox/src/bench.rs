@@ -22,7 +22,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use axum::body::Bytes;
 use clap::Args;
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::program::memory;
@@ -134,10 +133,4 @@ impl Bench {
         timeout(READY_DEADLINE, ready).await.with_context(|| tail::of_file(daemon.log()))?;
         Ok(daemon)
     }
-}
-
-/// Ends what a round has made.
-async fn drop_schema(connection: &mut PgConnection, schema: &str) -> Result<()> {
-    let dropped = connection.execute(AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"))).await;
-    dropped.map(|_| ()).with_context(|| format!("cannot drop the schema {schema}"))
 }

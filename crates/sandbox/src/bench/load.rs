@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use sqlx::PgConnection;
 
 use super::{
-    Bench, drop_schema,
+    Bench,
     peers::{self, Peers},
     program::Program,
     report::{Goal, Report, mib, per_second},
@@ -46,7 +46,7 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         if let Some(peers) = peers.as_ref().filter(|_| number > 0) {
             peers.round(bench, report, &mut connection, &schema).await?;
         }
-        drop_schema(&mut connection, &schema).await?;
+        sql::run(&mut connection, format!("DROP SCHEMA {schema} CASCADE")).await?;
     }
     summarize(report);
     if bench.settings.peers {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use sqlx::PgConnection;
 
 use super::{
     Bench,
@@ -75,7 +75,7 @@ impl Peers {
             let make = format!(
                 "DROP SCHEMA IF EXISTS peer CASCADE; CREATE SCHEMA peer; CREATE TABLE peer.posts (LIKE {like}.posts INCLUDING ALL)"
             );
-            connection.execute(AssertSqlSafe(make)).await?;
+            sql::run(connection, make).await?;
             for load in LOADS {
                 self.run(bench, report, connection, (peer, load)).await?;
             }

@@ -102,7 +102,7 @@ impl Display for Report {
         )?;
         for Figure { name, value, unit, reference, ratio, goal, met } in &self.figures {
             let (reference, goal) = (reference.as_deref().unwrap_or_default(), goal.as_deref().unwrap_or_default());
-            let ratio = ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            let ratio = ratio.map(three_digits).unwrap_or_default();
             let met = met.map_or("", |met| if met { "yes" } else { "NO" });
             let value = three_digits(*value);
             let line = format!(

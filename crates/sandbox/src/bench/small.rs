@@ -10,11 +10,10 @@ use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use axum::body::Bytes;
 use serde_json::{Map, json};
 use shared::pointer::Pointer;
-use sqlx::AssertSqlSafe;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use super::{
-    Bench, drop_schema,
+    Bench,
     program::Usage,
     report::{Goal, Report, per_second},
     store::client_at,
@@ -45,9 +44,6 @@ const BATCH: usize = 10;
 
 /// Two thousand take some seconds.
 const DEADLINE: Duration = Duration::from_mins(3);
-
-/// A look at the position, which disturbs the transformer little.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The daemon, told of each object by a message.
 pub(super) async fn heard_of(bench: &Bench, report: &mut Report) -> Result<()> {
@@ -80,10 +76,11 @@ async fn hear(bench: &Bench, wire: &Proxy, stream: &str) -> Result<(Duration, Op
     let usage = || transformer.pid().and_then(Usage::of);
     let (begun, before) = (Instant::now(), usage());
     transformer.signal(Signal::CONT);
-    until_position(bench, stream, HEARD_OF).await?;
+    let statement = format!("SELECT position = {HEARD_OF} FROM {stream}.stream");
+    let is_there = async || Ok(bench.sandbox.query::<(bool,)>(&statement).await? == [(true,)]);
+    bench.sandbox.wait_until("all messages were heard", DEADLINE, is_there).await?;
     let (took, after) = (begun.elapsed(), usage());
     transformer.terminate().await?;
-    drop_schema(&mut bench.sandbox.connect().await?, stream).await?;
     Ok((took, before.zip(after).map(|(before, after)| after.processor - before.processor)))
 }
 
@@ -110,22 +107,6 @@ async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()
         send.set_entries(Some(entries)).send().await?;
     }
     Ok(())
-}
-
-async fn until_position(bench: &Bench, schema: &str, end: u64) -> Result<()> {
-    let mut connection = bench.sandbox.connect().await?;
-    let statement = format!("SELECT position FROM {schema}.stream");
-    let reached = async {
-        loop {
-            let position: i64 =
-                sqlx::query_scalar(AssertSqlSafe(statement.as_str())).fetch_one(&mut connection).await?;
-            if position.unsigned_abs() == end {
-                return anyhow::Ok(());
-            }
-            sleep(LOOK_EVERY).await;
-        }
-    };
-    timeout(DEADLINE, reached).await.with_context(|| format!("{schema} did not come to object {end}"))?
 }
 
 /// `transformer once` on an archive that it knows nothing of, beside fetching the same objects and doing nothing with them; and over a wire

@@ -67,7 +67,7 @@ pub(super) async fn staged(
     let stage = format!(
         "SET LOCAL search_path = {schema}, pg_temp; CREATE TEMPORARY TABLE staged (LIKE {schema}.plain) ON COMMIT DROP"
     );
-    transaction.execute(AssertSqlSafe(stage)).await?;
+    run(&mut transaction, stage).await?;
     copy(&mut transaction, "staged", new).await?;
     transaction.execute(merge).await?;
     transaction.commit().await?;
@@ -78,9 +78,8 @@ pub(super) async fn staged(
 
 /// What autovacuum would have done some time later, so that it does not do it now; and no checkpoint is due.
 pub(super) async fn settle(connection: &mut PgConnection, table: &str) -> Result<()> {
-    connection.execute(AssertSqlSafe(format!("VACUUM (ANALYZE) {table}"))).await?;
-    connection.execute("CHECKPOINT").await?;
-    Ok(())
+    run(connection, format!("VACUUM (ANALYZE) {table}")).await?;
+    run(connection, "CHECKPOINT".to_owned()).await
 }
 
 /// How many bytes the server has written ahead so far.
@@ -90,14 +89,18 @@ pub(super) async fn wal_bytes(connection: &mut PgConnection) -> Result<u64> {
     Ok(position.unsigned_abs())
 }
 
+/// An empty table like `posts`.
 async fn make_plain(connection: &mut PgConnection, schema: &str) -> Result<()> {
-    let statement = format!("CREATE TABLE {schema}.plain (LIKE {schema}.posts INCLUDING ALL)");
-    connection.execute(AssertSqlSafe(statement)).await?;
-    Ok(())
+    run(connection, format!("CREATE TABLE {schema}.plain (LIKE {schema}.posts INCLUDING ALL)")).await
 }
 
 async fn drop_plain(connection: &mut PgConnection, schema: &str) -> Result<()> {
-    connection.execute(AssertSqlSafe(format!("DROP TABLE {schema}.plain"))).await?;
+    run(connection, format!("DROP TABLE {schema}.plain")).await
+}
+
+/// Statements whose names are ours.
+pub(super) async fn run(connection: &mut PgConnection, statements: String) -> Result<()> {
+    connection.execute(AssertSqlSafe(statements)).await?;
     Ok(())
 }
 
