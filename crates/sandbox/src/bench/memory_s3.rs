@@ -14,6 +14,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
+    serve::ListenerExt,
 };
 use serde::Deserialize;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -42,6 +43,7 @@ impl MemoryS3 {
             .with_state(objects);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         // It serves until it is aborted.
         let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Self { endpoint, server })

@@ -12,7 +12,7 @@ use shared::{
 use uuid::Uuid;
 
 use super::memory_s3::MemoryS3;
-use crate::{sandbox::Sandbox, world::World};
+use crate::sandbox::Sandbox;
 
 /// Where the archives lie.
 pub(super) struct Store {
@@ -24,7 +24,8 @@ pub(super) struct Store {
 impl Store {
     pub(super) async fn start(sandbox: &Sandbox) -> Result<Self> {
         let server = MemoryS3::start().await?;
-        let client = client_at(sandbox.world(), &server.endpoint);
+        let config = sandbox.world().aws_config().into_builder().endpoint_url(&server.endpoint).build();
+        let client = shared::aws::s3(&config);
         Ok(Self { client, bucket: sandbox.bucket().to_owned(), server })
     }
 
@@ -61,9 +62,4 @@ impl Store {
         }
         Ok(pointers)
     }
-}
-
-/// A client as the daemons have it.
-pub(super) fn client_at(world: &World, endpoint: &str) -> Client {
-    shared::aws::s3(&world.aws_config().into_builder().endpoint_url(endpoint).build())
 }
