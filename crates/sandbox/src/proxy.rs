@@ -12,11 +12,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
@@ -31,8 +28,6 @@ pub enum Way {
     Pass,
     /// Each chunk, in both directions, comes this much later.
     Delay(Duration),
-    /// Each chunk to the server comes this much later: the latency of a request, in however many chunks its answer comes.
-    DelaySent(Duration),
     /// After so many bytes of a connection, to the server or from it, the connection is reset.
     CutAfter {
         /// To the server.
@@ -297,8 +292,8 @@ async fn swallow(client: &mut TcpStream, shared: &Shared, cuts: u64) {
 
 /// One direction of a connection, until its end.
 async fn pump(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     shared: &Shared,
     connection: &Connection,
     is_up: bool,
@@ -306,9 +301,6 @@ async fn pump(
     let (mut buffer, mut total, mut tail) = (vec![0; 16 * 1024], 0_u64, Vec::new());
     let mut until_silent = None;
     loop {
-        // A server that writes head and body apart, without TCP_NODELAY, waits for this before the body, by default for 40 ms.
-        #[cfg(target_os = "linux")]
-        from.as_ref().set_quickack(true)?;
         let read = from.read(&mut buffer).await?;
         let chunk = &buffer[..read];
         if read == 0 {
@@ -342,9 +334,8 @@ async fn pump(
             Way::Rate(bytes) => {
                 sleep(Duration::from_secs(read as u64) / u32::try_from(bytes).unwrap_or(u32::MAX)).await;
             }
-            Way::DelaySent(delay) if is_up => sleep(delay).await,
             Way::Reset | Way::Refuse => return Err(cut_off()),
-            Way::Pass | Way::DelaySent(_) | Way::CutAfter { .. } => {}
+            Way::Pass | Way::CutAfter { .. } => {}
         }
         let left = match way {
             Way::CutAfter { sent, received } => {

@@ -33,7 +33,7 @@ const ONE_BY_ONE: usize = 2_000;
 /// How many of them are caught up with over a slow wire.
 const OVER_A_SLOW_WIRE: u64 = 500;
 
-/// S3 in another region.
+/// There and back, as to S3 in another region.
 const LATENCY: Duration = Duration::from_millis(100);
 
 /// A queue takes no larger batch (<https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessageBatch.html>).
@@ -114,7 +114,7 @@ pub(super) async fn caught_up_with(bench: &Bench, report: &mut Report) -> Result
     let caught_up = format!("catch-up, {CAUGHT_UP_WITH} objects of one post");
     let one_by_one = "one GET after the other";
     let wire = Proxy::start(bench.store.endpoint()).await?;
-    wire.set(Way::DelaySent(LATENCY));
+    wire.set(Way::Delay(LATENCY / 2));
     let slow = format!("catch-up, {OVER_A_SLOW_WIRE} objects of one post, S3 100 ms away");
     for number in 1..=bench.settings.rounds {
         report.begin("catch-up", number);

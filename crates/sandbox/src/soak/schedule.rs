@@ -233,7 +233,7 @@ impl Fault {
             Self::Kill(_) => "transformer killed",
             Self::Wire { way, .. } => match way {
                 Way::Pass => "wire passing",
-                Way::Delay(_) | Way::DelaySent(_) => "wire delayed",
+                Way::Delay(_) => "wire delayed",
                 Way::CutAfter { .. } => "wire cut after n bytes",
                 Way::Reset => "wire reset",
                 Way::BlackHole => "wire a black hole",
