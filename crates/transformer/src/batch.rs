@@ -208,6 +208,18 @@ mod tests {
     }
 
     #[test]
+    fn a_post_costs_its_two_texts_and_the_room_for_escapes() {
+        let document =
+            |title: &str| format!("[{}]", (0..1_000).map(|id| post(id, title)).collect::<Vec<_>>().join(","));
+        let each = |document: String| {
+            allocation_counter::measure(|| assert_eq!(pieces(document.as_bytes()).0[0].posts.len(), 1_000)).count_total
+                / 1_000
+        };
+        assert!(each(document("some words")) <= 1, "an empty body costs nothing");
+        assert!(each(document("some\\nwords, and more of them")) <= 4);
+    }
+
+    #[test]
     fn a_broken_document_is_hashed_to_its_end() {
         let (_, whole) = pieces(&b"[1,2]"[..]);
         let (_, broken) = pieces(&b"[1,2 and more"[..]);

@@ -90,4 +90,17 @@ mod tests {
         .concat();
         assert_eq!(rows, expected);
     }
+
+    #[test]
+    fn a_row_costs_no_allocation_once_there_is_room() {
+        let post = |id| Post { index: 0, id, user_id: 1, title: "t".into(), body: "b".repeat(200), extra: None };
+        let posts: Vec<_> = (0..100).map(post).collect();
+        let mut rows = Vec::new();
+        let mut encode = || {
+            rows.clear();
+            encode_posts(&mut rows, &posts, Timestamp::UNIX_EPOCH, 1);
+        };
+        encode();
+        assert_eq!(allocation_counter::measure(encode).count_total, 0);
+    }
 }
