@@ -20,7 +20,7 @@ use support::{
 };
 
 /// Two batches of posts, so that the transaction is open while the second is on its way.
-const LARGE: i64 = 8_000;
+const LARGE: i64 = 12_000;
 
 /// A stream with one large object, and a transformer at work on it whose body has stopped on the way: it holds the lock, and Postgres
 /// waits for it.
