@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     io::{self, Read},
+    ops::Range,
     thread,
 };
 
@@ -39,12 +40,55 @@ pub enum Piece {
 /// Some consecutive records of an object.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
-    pub posts: Vec<Post>,
-    /// The others.
+    rows: Vec<Row>,
+    /// The texts of all posts, so that they are given from thread to thread, and freed, in one piece.
+    text: String,
+    /// The records that are no posts.
     pub wrong: Vec<WrongRecord>,
     /// The bytes of the records that the posts were, by index, where they were asked for.
     pub records: HashMap<u64, Vec<u8>>,
+}
+
+/// A post without its texts.
+#[derive(Debug)]
+struct Row {
+    index: u64,
+    id: i64,
+    user_id: i64,
+    /// Where they are: title, body and what there is of extra, one after the other.
+    text: Range<usize>,
+    title_bytes: usize,
+    body_bytes: usize,
+}
+
+impl Batch {
+    /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
+    pub fn posts(&self) -> Vec<Post<'_>> {
+        let post = |row: &Row| {
+            let (title, rest) = self.text[row.text.clone()].split_at(row.title_bytes);
+            let (body, extra) = rest.split_at(row.body_bytes);
+            Post {
+                index: row.index,
+                id: row.id,
+                user_id: row.user_id,
+                title: title.into(),
+                body: body.into(),
+                extra: (!extra.is_empty()).then(|| extra.into()),
+            }
+        };
+        self.rows.iter().map(post).collect()
+    }
+
+    fn add(&mut self, post: &Post<'_>) {
+        let Post { index, id, user_id, title, body, extra } = post;
+        let begin = self.text.len();
+        for text in [Some(title), Some(body), extra.as_ref()].into_iter().flatten() {
+            self.text.push_str(text);
+        }
+        let text = begin..self.text.len();
+        let (title_bytes, body_bytes) = (title.len(), body.len());
+        self.rows.push(Row { index: *index, id: *id, user_id: *user_id, text, title_bytes, body_bytes });
+    }
 }
 
 /// How reading ended.
@@ -82,13 +126,13 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
                 // on how it is written, because of equal ids in one batch only the last is seen.
                 filling.bytes += record.raw.len();
                 if keep_records {
-                    filling.records.insert(record.index, record.raw.to_owned());
+                    filling.batch.records.insert(record.index, record.raw.to_owned());
                 }
-                filling.posts.push(post);
+                filling.batch.add(&post);
             }
             Err(wrong) => {
                 filling.bytes += wrong.raw.len();
-                filling.wrong.push(wrong);
+                filling.batch.wrong.push(wrong);
             }
         }
         if filling.is_full() {
@@ -116,29 +160,27 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
 /// A batch that is not full yet.
 #[derive(Default)]
 struct Filling {
-    posts: Vec<Post>,
-    wrong: Vec<WrongRecord>,
-    records: HashMap<u64, Vec<u8>>,
+    batch: Batch,
     bytes: usize,
 }
 
 impl Filling {
     fn is_full(&self) -> bool {
-        self.posts.len() + self.wrong.len() >= BATCH_POSTS || self.bytes >= BATCH_BYTES
+        self.batch.rows.len() + self.batch.wrong.len() >= BATCH_POSTS || self.bytes >= BATCH_BYTES
     }
 
     fn is_empty(&self) -> bool {
-        self.posts.is_empty() && self.wrong.is_empty()
+        self.batch.rows.is_empty() && self.batch.wrong.is_empty()
     }
 
     fn into_batch(self) -> Batch {
-        let Self { mut posts, wrong, records, .. } = self;
+        let mut batch = self.batch;
         // Stable, so of equal ids the last one in the document is the last one here.
-        posts.sort_by_key(|post| post.id);
-        posts.reverse();
-        posts.dedup_by_key(|post| post.id);
-        posts.reverse();
-        Batch { posts, wrong, records }
+        batch.rows.sort_by_key(|row| row.id);
+        batch.rows.reverse();
+        batch.rows.dedup_by_key(|row| row.id);
+        batch.rows.reverse();
+        batch
     }
 }
 
@@ -193,8 +235,8 @@ mod tests {
         let document = format!("[{},{},7,{},{}]", post(2, "b"), post(1, "old"), post(3, "c"), post(1, "new"));
         let (batches, end) = pieces(document.as_bytes());
         let [batch] = batches.as_slice() else { panic!("{batches:?}") };
-        let posts: Vec<_> = batch.posts.iter().map(|post| (post.id, post.title.as_str())).collect();
-        assert_eq!(posts, [(1, "new"), (2, "b"), (3, "c")]);
+        let posts: Vec<_> = batch.posts().into_iter().map(|post| (post.id, post.title)).collect();
+        assert_eq!(posts, [(1, "new".into()), (2, "b".into()), (3, "c".into())]);
         assert_eq!(batch.wrong[0].index, 2);
         let End::Read { bytes, records, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
@@ -204,7 +246,7 @@ mod tests {
     fn a_long_document_comes_in_batches() {
         let posts: Vec<_> = (0..20_000).map(|id| post(id, "t")).collect();
         let (batches, _) = pieces(format!("[{}]", posts.join(",")).as_bytes());
-        assert_eq!(batches.iter().map(|batch| batch.posts.len()).collect::<Vec<_>>(), [8_000, 8_000, 4_000]);
+        assert_eq!(batches.iter().map(|batch| batch.rows.len()).collect::<Vec<_>>(), [8_000, 8_000, 4_000]);
     }
 
     #[test]
@@ -212,7 +254,7 @@ mod tests {
         let document =
             |title: &str| format!("[{}]", (0..1_000).map(|id| post(id, title)).collect::<Vec<_>>().join(","));
         let each = |document: String| {
-            allocation_counter::measure(|| assert_eq!(pieces(document.as_bytes()).0[0].posts.len(), 1_000)).count_total
+            allocation_counter::measure(|| assert_eq!(pieces(document.as_bytes()).0[0].rows.len(), 1_000)).count_total
                 / 1_000
         };
         assert!(each(document("some words")) <= 1, "an empty body costs nothing");

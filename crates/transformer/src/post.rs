@@ -18,9 +18,9 @@ const RAW_LIMIT_BYTES: usize = 64 * 1024;
 /// A reason may quote the value, and that may be long.
 const REASON_LIMIT_CHARS: usize = 500;
 
-/// A row of `posts`, as the observation gives it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Post {
+/// A row of `posts`, as the observation gives it. Its texts are the record's own where that has no escapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Post<'a> {
     /// Its place in the document, from 0.
     pub index: u64,
     /// `id`, a 64-bit integer.
@@ -28,11 +28,11 @@ pub struct Post {
     /// `userId`, a 64-bit integer.
     pub user_id: i64,
     /// `title`, any text without U+0000.
-    pub title: String,
+    pub title: Cow<'a, str>,
     /// `body`, any text without U+0000.
-    pub body: String,
+    pub body: Cow<'a, str>,
     /// All other fields as one JSON object, sorted by name; `None` when there are none.
-    pub extra: Option<String>,
+    pub extra: Option<Cow<'a, str>>,
 }
 
 /// A record that is not a post.
@@ -48,9 +48,9 @@ pub struct WrongRecord {
     pub raw: Vec<u8>,
 }
 
-impl Post {
+impl<'a> Post<'a> {
     /// Reads a record.
-    pub fn from_record(record: Record<'_>) -> Result<Self, WrongRecord> {
+    pub fn from_record(record: Record<'a>) -> Result<Self, WrongRecord> {
         if !record.is_whole {
             return Err(WrongRecord::new(record, "it is longer than 16 MiB"));
         }
@@ -58,11 +58,6 @@ impl Post {
             Ok(Fields(post)) => Ok(Self { index: record.index, ..post }),
             Err(error) => Err(WrongRecord::new(record, &without_place(&error.to_string()))),
         }
-    }
-
-    /// Roughly what the post takes in memory and on the wire.
-    pub fn size_bytes(&self) -> usize {
-        size_of::<Self>() + self.title.len() + self.body.len() + self.extra.as_ref().map_or(0, String::len)
     }
 }
 
@@ -92,32 +87,33 @@ struct Id {
 }
 
 /// A post that does not know its place yet.
-struct Fields(Post);
+struct Fields<'a>(Post<'a>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Not derived: a derived struct takes an array too, and `flatten` loses the raw text of numbers.
         deserializer.deserialize_map(PostVisitor).map(Self)
     }
 }
 
-/// A field's name, which is copied only if it has escapes.
+/// A string, which is copied only if it has escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 struct PostVisitor;
 
 impl<'de> Visitor<'de> for PostVisitor {
-    type Value = Post;
+    type Value = Post<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Post, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Post<'de>, A::Error> {
         let (mut id, mut user_id, mut title, mut body) = (None, None, None, None);
         let mut extra = BTreeMap::<String, Box<RawValue>>::new();
-        while let Some(Name(name)) = fields.next_key()? {
+        while let Some(Text(name)) = fields.next_key()? {
             let is_repeated = match &*name {
                 "id" => id.replace(value(&name, &mut fields)?).is_some(),
                 "userId" => user_id.replace(value(&name, &mut fields)?).is_some(),
@@ -139,7 +135,10 @@ impl<'de> Visitor<'de> for PostVisitor {
             user_id: user_id.ok_or_else(|| missing("userId"))?,
             title: title.ok_or_else(|| missing("title"))?,
             body: body.ok_or_else(|| missing("body"))?,
-            extra: (!extra.is_empty()).then(|| serde_json::to_string(&extra)).transpose().map_err(A::Error::custom)?,
+            extra: (!extra.is_empty())
+                .then(|| serde_json::to_string(&extra).map(Cow::Owned))
+                .transpose()
+                .map_err(A::Error::custom)?,
         })
     }
 }
@@ -151,8 +150,8 @@ fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(name: &str, fields: &mut A
         .map_err(|error| A::Error::custom(format!("`{}`: {}", name.escape_debug(), without_place(&error.to_string()))))
 }
 
-fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<String, A::Error> {
-    let text: String = value(name, fields)?;
+fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<Cow<'de, str>, A::Error> {
+    let Text(text) = value(name, fields)?;
     if text.contains('\0') { Err(nul_error(name)) } else { Ok(text) }
 }
 
@@ -201,7 +200,7 @@ mod tests {
     use super::*;
     use crate::documents::any_record;
 
-    fn post(json: &str) -> Result<Post, WrongRecord> {
+    fn post(json: &str) -> Result<Post<'_>, WrongRecord> {
         Post::from_record(Record { index: 3, raw: json.as_bytes(), is_whole: true })
     }
 
@@ -215,11 +214,10 @@ mod tests {
                 id: i64::MIN,
                 user_id: 1,
                 title: "té".into(),
-                body: String::new(),
+                body: "".into(),
                 extra: Some(r#"{"a":{"b": [1e400]},"z":1.50}"#.into()),
             })
         );
-        assert_eq!(post(json).unwrap().size_bytes(), size_of::<Post>() + 3 + 29);
         assert_eq!(post(r#"{"userId":1,"id":2,"title":"","body":""}"#).unwrap().extra, None);
         let escaped = r#"{"userId":1,"id":2,"title":"","body":"b","x":["\\","\"","\u00e9","\\u0000","\"\u00e9"]}"#;
         assert!(post(escaped).unwrap().extra.is_some(), "each string ends where it ends, and none holds U+0000");

@@ -188,11 +188,12 @@ async fn apply(
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
-                counts.with_extra += batch.posts.iter().filter(|post| post.extra.is_some()).count() as u64;
+                let posts = batch.posts();
+                counts.with_extra += posts.iter().filter(|post| post.extra.is_some()).count() as u64;
                 if is_careful {
                     write_posts_carefully(&mut transaction, &mut batch, row, &mut written_before).await?;
                 } else {
-                    writer.write(&mut transaction, batch.posts).await?;
+                    writer.write(&mut transaction, posts).await?;
                 }
                 crash_point!("posts-written");
                 write_wrong_records(&mut transaction, &batch.wrong, row).await?;

@@ -88,7 +88,7 @@ impl Writer {
 
     /// Writes posts that are sorted by id, each id once. Changed ones come before new ones, as they may make room for them in a unique
     /// index of somebody's own.
-    pub async fn write(&mut self, connection: &mut PgConnection, posts: Vec<Post>) -> Result<(), TableError> {
+    pub async fn write(&mut self, connection: &mut PgConnection, posts: Vec<Post<'_>>) -> Result<(), TableError> {
         if posts.len() < MANY_POSTS {
             return merge(connection, &posts, self.row).await;
         }
@@ -104,13 +104,13 @@ impl Writer {
 
 /// What a batch holds, beside the rows of its ids. Equal ones are left out.
 #[derive(Debug, Default)]
-struct Compared {
-    new: Vec<Post>,
+struct Compared<'a> {
+    new: Vec<Post<'a>>,
     /// Only Postgres can tell equal values of jsonb.
-    perhaps_changed: Vec<Post>,
+    perhaps_changed: Vec<Post<'a>>,
 }
 
-async fn compare(connection: &mut PgConnection, posts: Vec<Post>) -> Result<Compared, TableError> {
+async fn compare<'a>(connection: &mut PgConnection, posts: Vec<Post<'a>>) -> Result<Compared<'a>, TableError> {
     let mut compared = Compared::default();
     let (Some(first), Some(last)) = (posts.first(), posts.last()) else { return Ok(compared) };
     let is_dense = last.id.abs_diff(first.id) < DENSE * posts.len() as u64;
@@ -137,7 +137,7 @@ async fn compare(connection: &mut PgConnection, posts: Vec<Post>) -> Result<Comp
     within("compare posts with those in", compare).await
 }
 
-fn may_differ(post: &Post, row: &PgRow) -> Result<bool, sqlx::Error> {
+fn may_differ(post: &Post<'_>, row: &PgRow) -> Result<bool, sqlx::Error> {
     Ok(post.extra.is_some()
         || row.try_get::<bool, _>(4)?
         || row.try_get::<i64, _>(1)? != post.user_id
@@ -145,7 +145,7 @@ fn may_differ(post: &Post, row: &PgRow) -> Result<bool, sqlx::Error> {
         || row.try_get::<&str, _>(3)? != post.body)
 }
 
-async fn copy(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
+async fn copy(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<(), TableError> {
     if posts.is_empty() {
         return Ok(());
     }
@@ -166,7 +166,7 @@ async fn copy(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> 
 }
 
 /// How many of them were there and are changed.
-async fn update(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<u64, TableError> {
+async fn update(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<u64, TableError> {
     if posts.is_empty() {
         return Ok(0);
     }
@@ -175,7 +175,7 @@ async fn update(connection: &mut PgConnection, posts: &[Post], row: RowSource) -
 }
 
 /// Inserts, updates or leaves each, in the order of their ids.
-async fn merge(connection: &mut PgConnection, posts: &[Post], row: RowSource) -> Result<(), TableError> {
+async fn merge(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<(), TableError> {
     let merge = posts_and_source(include_str!("sql/merge_posts.sql"), posts, row).execute(connection);
     within("merge posts into", merge).await?;
     Ok(())
@@ -189,8 +189,8 @@ fn posts_and_source<'q>(
     sqlx::query(statement)
         .bind(column(posts, |post| post.id))
         .bind(column(posts, |post| post.user_id))
-        .bind(column(posts, |post| post.title.as_str()))
-        .bind(column(posts, |post| post.body.as_str()))
+        .bind(column(posts, |post| &*post.title))
+        .bind(column(posts, |post| &*post.body))
         .bind(column(posts, |post| post.extra.as_deref()))
         .bind(row.fetched_at.to_string())
         .bind(row.sequence)
@@ -206,7 +206,8 @@ pub async fn write_posts_carefully(
     written_before: &mut Written,
 ) -> Result<(), TableError> {
     let mut refused = Vec::new();
-    let mut parts = vec![batch.posts.as_slice()];
+    let posts = batch.posts();
+    let mut parts = vec![posts.as_slice()];
     while let Some(part) = parts.pop() {
         within("set a savepoint in", connection.execute("SAVEPOINT part")).await?;
         let before = written(connection).await?;
