@@ -160,15 +160,17 @@ async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
             // Text with escapes beside a number that is too great for us, and not for Postgres.
             post(6, title, r#"["\u00e9", 1e400]"#),
         ];
-        format!("[{}]", posts.join(","))
+        // Enough others that the batch is no small one.
+        let others: Vec<_> = (7..=1_000).map(|id| post(id, title, "3")).collect();
+        format!("[{},{}]", posts.join(","), others.join(","))
     };
     let mut author = Author::of(&sandbox).await?;
     // New, then changed.
     for title in ["copied", "updated"] {
         let number = author.append(document(title)).await?;
         applied(&sandbox, number).await?;
-        assert_eq!(line(&sandbox, number).await?, "loaded 6 3");
-        assert_eq!(sandbox.rows().await?.iter().map(|row| row.title.as_str()).collect::<Vec<_>>(), [title; 3]);
+        assert_eq!(line(&sandbox, number).await?, "loaded 1000 3");
+        assert_eq!(sandbox.rows().await?.iter().map(|row| row.title.as_str()).collect::<Vec<_>>(), [title; 997]);
     }
     let reasons = quarantine(&sandbox).await?;
     assert_eq!(reasons.len(), 6);

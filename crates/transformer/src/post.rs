@@ -18,7 +18,7 @@ const RAW_LIMIT_BYTES: usize = 64 * 1024;
 /// A reason may quote the value, and that may be long.
 const REASON_LIMIT_CHARS: usize = 500;
 
-/// A row of `posts`, as the observation gives it. Its texts are the record's own where that has no escapes.
+/// A row of `posts`, as the observation gives it. Its texts are borrowed, from a record without escapes or from a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Post<'a> {
     /// Its place in the document, from 0.

@@ -60,7 +60,7 @@ pub enum DocumentError {
 /// Hands each record to `take` as it is read, which says whether it understood it: one that it did not must at least be JSON, or the
 /// document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, and below 32 MiB.
 pub fn read_records(reader: impl Read, take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    let mut bytes = Bytes { reader, buffer: vec![0; BUFFER_BYTES], unread: 0..0, passed: 0 };
+    let mut bytes = Bytes { reader, buffer: vec![0; BUFFER_BYTES], unread: 0..0, passed: 0, scan: Scan::default() };
     match bytes.skip_to_content()? {
         Some(b'[') => read_array(bytes, take),
         Some(b'{' | b'n') => read_single(bytes, take),
@@ -78,7 +78,7 @@ fn read_array(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> b
             break;
         }
         let element = bytes.find_element()?;
-        let Some(after) = element.after else { return Err(bytes.broken("it ends inside the array")) };
+        let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
         bytes.hand_over(&element, index, &mut take)?;
         index += 1;
         if after == b']' {
@@ -88,13 +88,13 @@ fn read_array(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> b
         bytes.consume(element.bytes + 1);
     }
     bytes.consume(1);
-    if bytes.skip_white_space()?.is_some() { Err(bytes.broken("more follows the array")) } else { Ok(()) }
+    if bytes.skip_white_space()?.is_some() { Err(broken(bytes.passed, "more follows the array")) } else { Ok(()) }
 }
 
 fn read_single(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
     let element = bytes.find_element()?;
     if element.after.is_some() {
-        return Err(bytes.broken("more than one value"));
+        return Err(broken(element.at, "more than one value"));
     }
     if bytes.trimmed(&element) == b"null" { Ok(()) } else { bytes.hand_over(&element, 0, &mut take) }
 }
@@ -107,10 +107,14 @@ struct Bytes<R> {
     unread: Range<usize>,
     /// How many were consumed.
     passed: u64,
+    /// Kept, so that not each element needs memory for it.
+    scan: Scan,
 }
 
 /// An element that begins where the unread bytes do.
 struct Element {
+    /// Where it begins in the document.
+    at: u64,
     /// How many unread bytes belong to it.
     bytes: usize,
     /// The `,` or `]` after it; `None` if the document ends there.
@@ -143,20 +147,20 @@ impl<R: Read> Bytes<R> {
     }
 
     fn find_element(&mut self) -> io::Result<Element> {
-        let mut scan = Scan::default();
-        let mut head = None;
+        self.scan.begin();
+        let (at, mut head) = (self.passed, None);
         loop {
-            if let Some(bytes) = scan.end_of_element(&self.buffer[self.unread.clone()]) {
-                return Ok(Element { bytes, after: Some(self.unread()[bytes]), head });
+            if let Some(bytes) = self.scan.end_of_element(&self.buffer[self.unread.clone()]) {
+                return Ok(Element { at, bytes, after: Some(self.unread()[bytes]), head });
             }
             let bytes = self.unread.len();
             if bytes >= RECORD_LIMIT_BYTES {
                 head.get_or_insert_with(|| self.unread()[..HEAD_BYTES].to_owned());
                 self.consume(bytes);
-                scan.at -= bytes;
+                self.scan.at -= bytes;
             }
             if !self.read_more()? {
-                return Ok(Element { bytes: self.unread.len(), after: None, head });
+                return Ok(Element { at, bytes: self.unread.len(), after: None, head });
             }
         }
     }
@@ -169,13 +173,16 @@ impl<R: Read> Bytes<R> {
     ) -> Result<(), DocumentError> {
         let raw = self.trimmed(element);
         let is_whole = element.head.is_none();
+        if !is_whole && !self.scan.is_balanced() {
+            return Err(broken(element.at, "its brackets and quotes are no JSON"));
+        }
         if take(Record { index, raw, is_whole }) || !is_whole {
             return Ok(());
         }
         match serde_json::from_slice::<IgnoredAny>(raw) {
             Ok(_) => Ok(()),
-            Err(_) if raw.is_empty() => Err(self.broken("a record is missing")),
-            Err(error) => Err(self.broken(&error.to_string())),
+            Err(_) if raw.is_empty() => Err(broken(element.at, "a record is missing")),
+            Err(error) => Err(broken(element.at, &error.to_string())),
         }
     }
 
@@ -213,10 +220,10 @@ impl<R: Read> Bytes<R> {
         self.unread.start += bytes;
         self.passed += bytes as u64;
     }
+}
 
-    fn broken(&self, why: &str) -> DocumentError {
-        DocumentError::Broken { at: self.passed, why: why.to_owned() }
-    }
+fn broken(at: u64, why: &str) -> DocumentError {
+    DocumentError::Broken { at, why: why.to_owned() }
 }
 
 /// JSON's own, which has no form feed.
@@ -228,11 +235,22 @@ fn is_white_space(byte: u8) -> bool {
 #[derive(Default)]
 struct Scan {
     at: usize,
-    depth: usize,
+    /// The brackets that are open.
+    open: Vec<u8>,
     is_in_string: bool,
+    /// Whether the outermost bracket was closed, so that nothing may follow.
+    is_closed: bool,
+    /// Whether the brackets fit together. Of an element that is held whole the parser says it, with words.
+    is_wrong: bool,
 }
 
 impl Scan {
+    fn begin(&mut self) {
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
+        *self = Self { open, ..Self::default() };
+    }
+
     /// Where the element ends that begins with `bytes`; `None` if not in them, and then it goes on from here with more of them.
     fn end_of_element(&mut self, bytes: &[u8]) -> Option<usize> {
         while let Some(rest) = bytes.get(self.at..).filter(|rest| !rest.is_empty()) {
@@ -249,16 +267,31 @@ impl Scan {
                 continue;
             }
             match rest[0] {
-                b',' | b']' if self.depth == 0 => return Some(self.at),
-                b'"' => self.is_in_string = true,
-                b'[' | b'{' => self.depth += 1,
-                // One too many makes an element that is no JSON.
-                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
-                _ => {}
+                b',' | b']' if self.open.is_empty() => return Some(self.at),
+                byte => self.pass(byte),
             }
             self.at += 1;
         }
         None
+    }
+
+    fn pass(&mut self, byte: u8) {
+        self.is_wrong |= self.is_closed && !is_white_space(byte);
+        match byte {
+            b'"' => self.is_in_string = true,
+            b'[' | b'{' if self.open.len() < RECORD_LIMIT_BYTES => self.open.push(byte),
+            b'[' | b'{' => self.is_wrong = true,
+            b']' | b'}' => {
+                // In ASCII a closing bracket is two after its opening one.
+                self.is_wrong |= self.open.pop().is_none_or(|open| open + 2 != byte);
+                self.is_closed = self.open.is_empty();
+            }
+            _ => {}
+        }
+    }
+
+    fn is_balanced(&self) -> bool {
+        self.open.is_empty() && !self.is_in_string && !self.is_wrong
     }
 }
 
@@ -345,6 +378,20 @@ mod tests {
         });
         assert!(read.is_ok());
         assert_eq!(records, [(0, 1, true), (1, HEAD_BYTES, false), (2, 1, true)]);
+    }
+
+    #[test]
+    fn a_long_document_that_is_broken_is_no_long_record() {
+        let posts = "{\"id\":1},".repeat(2 * RECORD_LIMIT_BYTES / 9);
+        for document in [
+            posts.replace(',', "\n"),
+            format!("{{\"a\":[{posts}"),
+            format!("{{\"a\":\"{posts}").replace("\"id\"", "id"),
+            format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),
+        ] {
+            let broken = read_records(document.as_bytes(), |_| true);
+            assert!(matches!(broken, Err(DocumentError::Broken { at: 0 | 1, .. })), "{broken:?} {}", &document[..20]);
+        }
     }
 
     #[test]

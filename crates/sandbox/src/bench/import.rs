@@ -19,8 +19,7 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let megabytes = |took: Duration| per_second(bench.posts.len() as u64, took) / 1e6;
     for number in 0..=bench.settings.rounds {
         report.begin("importer", number);
-        let key = format!("plain/{number}");
-        report.sample(PLAIN, megabytes(carry(bench, &url, &key).await?));
+        report.sample(PLAIN, megabytes(carry(bench, &url, "plain").await?));
         let mut importer = bench.importer(&format!("import_{number}")).await?;
         importer.settings.set(&[("SOURCE_URL", &url)]);
         let ran = importer.run(&["once"]).await?;

@@ -89,7 +89,7 @@ async fn round(
     Ok(rows)
 }
 
-/// Applies the next object, and takes from the log line how long that took from its GET to its COMMIT.
+/// Applies the next object, and takes from the log line how long that took from the answer to its GET to its COMMIT.
 async fn once(
     transformer: &Program<'_>,
     report: &mut Report,

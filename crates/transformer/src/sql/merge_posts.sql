@@ -1,4 +1,4 @@
--- A part of a batch, each post by itself: new ones are inserted, changed ones updated, equal ones not written at all (no WAL).
+-- A small batch or a part of one into the posts: new ones are inserted, changed ones updated, equal ones not written at all (no WAL).
 -- The stream's row lock makes MERGE safe here: nobody else inserts between its look and its insert.
 MERGE INTO posts
 USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[]::jsonb[]) AS new (id, user_id, title, body, extra)
