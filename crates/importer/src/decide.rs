@@ -165,6 +165,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_body_is_empty_or_cut_short_by_its_two_ends() {
+        for (body, empty, cut_short) in [
+            ("\u{feff} [ ]\n", true, false),
+            ("null", true, false),
+            ("[1]", false, false),
+            ("{}", false, false),
+            ("[1", false, true),
+            ("{\"a\":1", false, true),
+        ] {
+            let Answer { mut spooled, .. } = answer(1, 1);
+            spooled.upload.bytes = body.len() as u64;
+            spooled.beginning = body.as_bytes().to_vec();
+            spooled.ending = body.trim_end().bytes().last();
+            assert_eq!((is_empty(&spooled), is_cut_short(&spooled)), (empty, cut_short), "{body}");
+            spooled.upload.bytes += 1;
+            assert!(!is_empty(&spooled), "{body} and more");
+        }
+    }
+
+    #[test]
     fn the_first_object_brings_the_archive_into_the_world() {
         let End { sequence, metadata } = end_of(&[answer(1, 1)]);
         assert_eq!(sequence, Sequence::FIRST);
