@@ -370,14 +370,67 @@ mod tests {
 
     #[test]
     fn a_record_that_memory_should_not_hold_is_passed_by_its_beginning() {
-        let long = format!("[1,\"{}\\\"]\",3]", "é,".repeat(RECORD_LIMIT_BYTES));
-        let mut records = Vec::new();
-        let read = read_records(long.as_bytes(), |record| {
-            records.push((record.index, record.raw.len(), record.is_whole));
+        let commas = "é,".repeat(RECORD_LIMIT_BYTES);
+        for long in [
+            format!("\"{commas}\\\"]\""),
+            format!("{{\"a\":[\"{commas}\"],\"b\":{{}}}} \n"),
+            // Its last quote is the first byte after those that are held.
+            format!("\"{}\"", "x".repeat(RECORD_LIMIT_BYTES - 1)),
+            // And one that its last backslash escapes.
+            format!("\"{}\\\"\"", "x".repeat(RECORD_LIMIT_BYTES - 2)),
+        ] {
+            for is_understood in [true, false] {
+                let mut records = Vec::new();
+                let read = read_records(format!("[1,{long},3]").as_bytes(), |record| {
+                    records.push((record.index, record.raw.len(), record.is_whole));
+                    is_understood
+                });
+                assert!(read.is_ok(), "{read:?} {}", &long[..20]);
+                assert_eq!(records, [(0, 1, true), (1, 65_536, false), (2, 1, true)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_may_be_as_deep_as_it_may_be_long() {
+        for (depth, is_read) in [(RECORD_LIMIT_BYTES, true), (RECORD_LIMIT_BYTES + 1, false)] {
+            let deep = format!("[{}{}]", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(read_records(deep.as_bytes(), |_| true).is_ok(), is_read, "{depth}");
+        }
+    }
+
+    #[test]
+    fn a_document_of_any_length_takes_the_memory_of_its_longest_record() {
+        let document = format!("[{}1]", "{\"id\":1},".repeat(200_000));
+        let memory = allocation_counter::measure(|| assert!(read_records(document.as_bytes(), |_| true).is_ok()));
+        assert!(memory.bytes_max < 300_000, "{memory:?}");
+    }
+
+    /// Interrupted before each read, and broken off after the bytes.
+    struct BadWire<'a>(&'a [u8], bool);
+
+    impl Read for BadWire<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match self.0.read(buffer) {
+                Ok(0) => Err(io::ErrorKind::ConnectionReset.into()),
+                read => read,
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_fails_says_nothing_of_the_document() {
+        let mut count = 0;
+        let read = read_records(BadWire(b"[1,2,", false), |_| {
+            count += 1;
             true
         });
-        assert!(read.is_ok());
-        assert_eq!(records, [(0, 1, true), (1, HEAD_BYTES, false), (2, 1, true)]);
+        assert!(matches!(read, Err(DocumentError::Read(error)) if error.kind() == io::ErrorKind::ConnectionReset));
+        assert_eq!(count, 2);
     }
 
     #[test]
