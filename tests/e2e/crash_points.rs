@@ -58,14 +58,13 @@ const IMPORTER: [&str; 14] = [
 ];
 
 /// In the order in which a message passes them, and then what is off the straight way.
-const TRANSFORMER: [&str; 16] = [
+const TRANSFORMER: [&str; 15] = [
     "received",
     "object-found",
     "reading",
     "locked",
     "posts-written",
     "batch-written",
-    "ledger-written",
     "position-advanced",
     "committed",
     "not-deleted",
@@ -143,7 +142,7 @@ async fn a_daemon_that_ends_at_any_crash_point_loses_and_doubles_nothing() -> Re
 }
 
 #[tokio::test]
-#[ignore = "224 runs: cargo test -p tests --test e2e -- --ignored --nocapture crash_points"]
+#[ignore = "210 runs: cargo test -p tests --test e2e -- --ignored --nocapture crash_points"]
 async fn both_daemons_that_end_at_any_two_crash_points_lose_and_double_nothing() -> Result<()> {
     let mut crashes = Vec::new();
     for (row, transformer) in TRANSFORMER.into_iter().enumerate().rev() {

@@ -370,6 +370,7 @@ impl Table for Door {
         sequence: Sequence,
         object: Object,
         _: Care,
+        _: bool,
     ) -> Result<Outcome, TableError> {
         let metadata = object.metadata;
         let held = match self.lock(position) {

@@ -5,13 +5,14 @@
 use std::{
     collections::HashMap,
     io::{self, Read},
-    ops::Range,
+    ops::{Range, RangeInclusive},
     thread,
+    time::Duration,
 };
 
 use sha2::Digest;
 use shared::{archive::Body, crash_point, object::Sha256, telemetry::chain};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
@@ -28,7 +29,15 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches that wait for the database.
 const BATCHES_WAITING: usize = 1;
 
-/// What the reader sends, in this order: batches, then one end.
+/// What the reader sends, in the order of the document.
+#[derive(Debug)]
+pub struct Pieces {
+    receiver: mpsc::Receiver<Piece>,
+    /// One that was looked at and not wanted yet.
+    seen: Option<Piece>,
+}
+
+/// Batches, then one end.
 #[derive(Debug)]
 pub enum Piece {
     /// Some of the records.
@@ -61,7 +70,39 @@ struct Row {
     body_bytes: usize,
 }
 
+impl Row {
+    fn has_extra(&self) -> bool {
+        self.text.len() > self.title_bytes + self.body_bytes
+    }
+}
+
+impl Pieces {
+    /// The next one. Safe to drop: a channel keeps what is not received.
+    pub async fn next(&mut self) -> Piece {
+        match self.seen.take() {
+            Some(piece) => piece,
+            None => self.receiver.recv().await.expect("the reader sends an end, or it has panicked"),
+        }
+    }
+
+    /// The next one if it is there in time and is such a batch.
+    pub async fn next_batch_if(&mut self, within: Duration, is_wanted: impl FnOnce(&Batch) -> bool) -> Option<Batch> {
+        match timeout(within, self.next()).await {
+            Ok(Piece::Batch(batch)) if is_wanted(&batch) => Some(batch),
+            piece => {
+                self.seen = piece.ok();
+                None
+            }
+        }
+    }
+}
+
 impl Batch {
+    /// The lowest and the highest id; `None` where there is no post.
+    pub fn ids(&self) -> Option<RangeInclusive<i64>> {
+        Some(self.rows.first()?.id..=self.rows.last()?.id)
+    }
+
     /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
     pub fn posts(&self) -> Vec<Post<'_>> {
         let post = |row: &Row| {
@@ -95,27 +136,34 @@ impl Batch {
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum End {
-    /// All bytes were seen: their digest, their number, the records in them, and why they are no document, if they are none.
-    Read { sha256: Sha256, bytes: u64, records: u64, broken: Option<String> },
+    /// All bytes were seen: their digest, their number, the records in them, how many of the posts have extra fields, and why they are no
+    /// document, if they are none.
+    Read { sha256: Sha256, bytes: u64, records: u64, with_extra: u64, broken: Option<String> },
     /// The body broke off on its way.
     BrokeOff(io::Error),
 }
 
 /// Starts to read, and keeps the records beside the posts if `keep_records`. The thread ends by itself, and when the receiver is
 /// dropped.
-pub fn read(body: Body, keep_records: bool) -> mpsc::Receiver<Piece> {
+pub fn read(body: Body, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
     let reader = move || read_body(body, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     thread::Builder::new().name("reader".into()).spawn(reader).expect("the system has room for one more thread");
-    receiver
+    Pieces { receiver, seen: None }
 }
 
 fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
     let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
     let mut filling = Filling::default();
-    let mut records = 0;
+    let (mut records, mut with_extra) = (0, 0);
+    let mut send = |filling: Filling| {
+        let batch = filling.into_batch();
+        with_extra += batch.rows.iter().filter(|row| row.has_extra()).count() as u64;
+        // Nobody listens after a fault in the database; then the next read ends this.
+        let _ = pieces.blocking_send(Piece::Batch(batch));
+    };
     let document = read_records(&mut body, |record| {
         records += 1;
         let post = Post::from_record(record);
@@ -136,8 +184,7 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
             }
         }
         if filling.is_full() {
-            // Nobody listens after a fault in the database; then the next read ends this.
-            let _ = pieces.blocking_send(Piece::Batch(std::mem::take(&mut filling).into_batch()));
+            send(std::mem::take(&mut filling));
         }
         is_post
     });
@@ -151,10 +198,11 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
         return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
     }
     if !filling.is_empty() {
-        let _ = pieces.blocking_send(Piece::Batch(filling.into_batch()));
+        send(filling);
     }
     let Hashing { hasher, bytes, .. } = body;
-    let _ = pieces.blocking_send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, broken }));
+    let _ =
+        pieces.blocking_send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
 }
 
 /// A batch that is not full yet.
@@ -238,7 +286,7 @@ mod tests {
         let posts: Vec<_> = batch.posts().into_iter().map(|post| (post.id, post.title)).collect();
         assert_eq!(posts, [(1, "new".into()), (2, "b".into()), (3, "c".into())]);
         assert_eq!(batch.wrong[0].index, 2);
-        let End::Read { bytes, records, broken, .. } = end else { panic!("{end:?}") };
+        let End::Read { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
     }
 

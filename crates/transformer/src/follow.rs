@@ -212,7 +212,8 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     *has_begun = true;
                 }
                 let next = Position::after(sequence, &object.metadata);
-                (apply(archive, table, &mut ahead, position.as_ref(), sequence, object).await?, Some(next))
+                let more_follow = end.is_some_and(|end| end > sequence) && !goal.is_passed(sequence.next());
+                (apply(archive, table, &mut ahead, position.as_ref(), sequence, object, more_follow).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
@@ -251,6 +252,7 @@ async fn apply<A: Archive, T: Table>(
     position: Option<&Position>,
     sequence: Sequence,
     object: Object,
+    more_follow: bool,
 ) -> Result<Outcome, FollowError> {
     let started = Instant::now();
     let metadata = object.metadata.clone();
@@ -260,7 +262,7 @@ async fn apply<A: Archive, T: Table>(
         let outcome = tokio::select! {
             biased;
             // Never dropped before it is done, because the other branch never is.
-            outcome = table.apply(position, sequence, body, care) => outcome,
+            outcome = table.apply(position, sequence, body, care, more_follow) => outcome,
             never = ahead.advance() => match never {},
         };
         match outcome {

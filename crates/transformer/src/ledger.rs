@@ -104,14 +104,15 @@ pub enum Lock {
     Moved,
 }
 
-/// Takes the stream's row, if nobody has it and it says what is expected.
+/// Takes the stream's row, if nobody has it and it says what is expected. Where `more_follow`, COMMIT will not wait for the disk.
 pub async fn lock(
     transaction: &mut Transaction<'_, Postgres>,
     home: Home<'_>,
     expected: Option<&Position>,
+    more_follow: bool,
 ) -> Result<Lock, TableError> {
     const DOING: &str = "lock the stream in";
-    let locked = sqlx::query(include_str!("sql/lock_stream.sql")).fetch_one(&mut **transaction);
+    let locked = sqlx::query(include_str!("sql/lock_stream.sql")).bind(more_follow).fetch_one(&mut **transaction);
     let row = match within(DOING, locked).await {
         Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Lock::Busy),
         locked => locked?,
@@ -126,8 +127,7 @@ pub async fn lock(
     Ok(if found == expected { Lock::Taken(written) } else { Lock::Moved })
 }
 
-/// Writes the object's line and moves the position to it, in this order, so that everything that a position stands for is written
-/// when it is. Answers with what the transaction did to the posts.
+/// Writes the object's line and moves the position to it. Answers with what the transaction did to the posts.
 pub async fn advance(
     transaction: &mut Transaction<'_, Postgres>,
     stream: &StreamName,
@@ -135,7 +135,8 @@ pub async fn advance(
     counts: Counts,
     written_before: Written,
 ) -> Result<Counts, TableError> {
-    let insert = sqlx::query(include_str!("sql/insert_object.sql"))
+    const DOING: &str = "write the ledger and the position of";
+    let advance = sqlx::query(include_str!("sql/advance_position.sql"))
         .bind(to_bigint(line.sequence.get()))
         .bind(line.sequence.key(stream))
         .bind(line.metadata.map(|metadata| metadata.sha256.0))
@@ -148,15 +149,10 @@ pub async fn advance(
         .bind(to_bigint(counts.quarantined))
         .bind(to_bigint(counts.with_extra))
         .bind(written_before.inserted)
-        .bind(written_before.updated);
-    let row = within("write the ledger of", insert.fetch_one(&mut **transaction)).await?;
-    let written = Written::of(&row).map_err(|source| TableError::Sql { doing: "write the ledger of", source })?;
-    crash_point!("ledger-written");
-    let update = sqlx::query(include_str!("sql/advance_position.sql"))
-        .bind(line.archive_id)
-        .bind(to_bigint(line.sequence.get()))
-        .bind(line.metadata.map(|metadata| metadata.observation));
-    within("advance the position in", update.execute(&mut **transaction)).await?;
+        .bind(written_before.updated)
+        .bind(line.archive_id);
+    let row = within(DOING, advance.fetch_one(&mut **transaction)).await?;
+    let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;
     crash_point!("position-advanced");
     Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
 }

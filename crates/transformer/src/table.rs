@@ -11,13 +11,10 @@ use shared::{
     object::{Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use crate::{
-    batch::{self, End, Piece},
+    batch::{self, End, Piece, Pieces},
     connect::{DatabaseSettings, connect, within},
     decide::Position,
     fault::TableError,
@@ -37,13 +34,15 @@ pub trait Table {
     async fn position(&mut self) -> Result<Option<Position>, TableError>;
 
     /// Applies the object after `position`, if the table is still there. `care` decides whether the records that
-    /// Postgres refuses are found and quarantined, at the price of a savepoint a batch.
+    /// Postgres refuses are found and quarantined, at the price of a savepoint a batch. Where `more_follow`, a crash of Postgres may take
+    /// it back, rows and position, until the last of them is applied.
     async fn apply(
         &mut self,
         position: Option<&Position>,
         sequence: Sequence,
         object: Object,
         care: Care,
+        more_follow: bool,
     ) -> Result<Outcome, TableError>;
 
     /// Moves past the object after `position` without its records.
@@ -133,9 +132,10 @@ impl Table for PostgresTable {
         sequence: Sequence,
         object: Object,
         care: Care,
+        more_follow: bool,
     ) -> Result<Outcome, TableError> {
         let mut connection = self.take_connection().await?;
-        let outcome = apply(&mut connection, self.home(), position, sequence, object, care).await?;
+        let outcome = apply(&mut connection, self.home(), position, sequence, object, care, more_follow).await?;
         self.connection = Some(connection);
         Ok(outcome)
     }
@@ -164,16 +164,17 @@ async fn apply(
     sequence: Sequence,
     object: Object,
     care: Care,
+    more_follow: bool,
 ) -> Result<Outcome, TableError> {
     let Object { metadata, body, .. } = object;
     let is_careful = care != Care::None;
     let mut pieces = batch::read(body, is_careful);
     // The transaction opens when there is something to write: a small object is wholly read before it.
-    let mut piece = next_piece(&mut pieces).await;
+    let mut piece = pieces.next().await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
-    let mut written_before = match lock(&mut transaction, home, position).await? {
+    let mut written_before = match lock(&mut transaction, home, position, more_follow).await? {
         Lock::Taken(written) => written,
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
@@ -188,20 +189,18 @@ async fn apply(
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
-                let posts = batch.posts();
-                counts.with_extra += posts.iter().filter(|post| post.extra.is_some()).count() as u64;
                 if is_careful {
                     write_posts_carefully(&mut transaction, &mut batch, row, &mut written_before).await?;
                 } else {
-                    writer.write(&mut transaction, posts).await?;
+                    writer.write(&mut transaction, batch.posts(), &mut pieces).await?;
                 }
                 crash_point!("posts-written");
                 write_wrong_records(&mut transaction, &batch.wrong, row).await?;
                 crash_point!("batch-written");
                 counts.quarantined += batch.wrong.len() as u64;
             }
-            Piece::End(End::Read { sha256, bytes, records, broken }) => {
-                counts.records = records;
+            Piece::End(End::Read { sha256, bytes, records, with_extra, broken }) => {
+                (counts.records, counts.with_extra) = (records, with_extra);
                 break (sha256, bytes, broken);
             }
             Piece::End(End::BrokeOff(error)) => return Err(TableError::BrokeOff(error)),
@@ -233,7 +232,7 @@ async fn pass_over(
     line: &LedgerLine<'_>,
 ) -> Result<Outcome, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
-    let written_before = match lock(&mut transaction, home, position).await? {
+    let written_before = match lock(&mut transaction, home, position, false).await? {
         Lock::Taken(written) => written,
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
@@ -243,18 +242,13 @@ async fn pass_over(
     Ok(Outcome::Applied(counts))
 }
 
-async fn next_piece(pieces: &mut mpsc::Receiver<Piece>) -> Piece {
-    pieces.recv().await.expect("the reader sends an end, or it has panicked")
-}
-
-/// The same inside the transaction, where a client that is silent for 20 seconds is taken for one that vanished: a body may be slow.
+/// The next piece inside the transaction, where a client that is silent for 20 seconds is taken for one that vanished: a body may be slow.
 async fn next_piece_meanwhile(
     transaction: &mut Transaction<'_, Postgres>,
-    pieces: &mut mpsc::Receiver<Piece>,
+    pieces: &mut Pieces,
 ) -> Result<Piece, TableError> {
     loop {
-        // Dropped at the time limit, nothing is lost: a channel keeps what is not received.
-        if let Ok(piece) = timeout(SIGN_OF_LIFE, next_piece(pieces)).await {
+        if let Ok(piece) = timeout(SIGN_OF_LIFE, pieces.next()).await {
             return Ok(piece);
         }
         within("keep open a transaction of", transaction.execute("SELECT")).await?;

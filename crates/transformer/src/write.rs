@@ -2,7 +2,7 @@
 //! changed posts are updated and new ones copied. Nobody writes between, since the stream's row is locked. A small batch is one statement,
 //! MERGE, and so is each part of one in which Postgres refuses something.
 
-use std::iter;
+use std::{iter, ops::RangeInclusive, time::Duration};
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
@@ -12,12 +12,13 @@ use shared::{
 };
 use sqlx::{
     Executor, PgConnection, Postgres, Row,
-    postgres::{PgArguments, PgRow},
+    postgres::{PgArguments, PgCopyIn, PgRow},
     query::Query,
 };
+use tokio::time::Instant;
 
 use crate::{
-    batch::Batch,
+    batch::{Batch, Pieces},
     connect::within,
     copy::{HEADER, TRAILER, encode_posts},
     fault::{Fault, TableError},
@@ -35,6 +36,10 @@ const DENSE: u64 = 2;
 
 /// How many posts are encoded at a time.
 const COPY_PART_POSTS: usize = 500;
+
+/// A COPY takes further batches for so long, and waits for them: far below the time that the server gives a statement, and less than a
+/// client may be silent.
+const COPY_FOR: Duration = Duration::from_secs(5);
 
 /// The object that rows come from.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +93,14 @@ impl Writer {
 
     /// Writes posts that are sorted by id, each id once. Of many, changed ones come before new ones, as they may make room for them in a
     /// unique index of somebody's own.
-    pub async fn write(&mut self, connection: &mut PgConnection, posts: Vec<Post<'_>>) -> Result<(), TableError> {
+    ///
+    /// Batches of `pieces` that lie between the same rows as the new ones are new too: they are taken, and written in the same COPY.
+    pub async fn write(
+        &mut self,
+        connection: &mut PgConnection,
+        posts: Vec<Post<'_>>,
+        pieces: &mut Pieces,
+    ) -> Result<(), TableError> {
         if posts.len() < MANY_POSTS {
             return merge(connection, &posts, self.row).await;
         }
@@ -97,12 +109,15 @@ impl Writer {
         if is_updated && update(connection, &posts, self.row).await? == all {
             return Ok(());
         }
+        let (Some(first), Some(last)) = (posts.first(), posts.last()) else { return Ok(()) };
+        let ids = first.id..=last.id;
         let Compared { new, perhaps_changed } = compare(connection, posts).await?;
         self.expects_changes = !is_updated && update(connection, &perhaps_changed, self.row).await? == all;
         if new.len() < MANY_POSTS {
             merge(connection, &new, self.row).await
         } else {
-            copy(connection, &new, self.row).await
+            let gap = Gap::around(connection, ids).await?;
+            copy(connection, &new, self.row, gap, pieces).await
         }
     }
 }
@@ -150,20 +165,74 @@ fn may_differ(post: &Post<'_>, row: &PgRow) -> Result<bool, sqlx::Error> {
         || row.try_get::<&str, _>(3)? != post.body)
 }
 
-async fn copy(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<(), TableError> {
-    let copy = async {
-        let mut copy = connection.copy_in_raw(include_str!("sql/copy_posts.sql")).await?;
-        let mut rows = HEADER.to_vec();
-        // In parts, so that Postgres has something to do while the next one is encoded.
-        for part in posts.chunks(COPY_PART_POSTS) {
-            encode_posts(&mut rows, part, row.fetched_at, row.sequence);
-            copy.send(rows.as_slice()).await?;
-            rows.clear();
+/// Where the table has no rows but those of the batches that were written last.
+#[derive(Debug)]
+struct Gap {
+    written: RangeInclusive<i64>,
+    /// The nearest rows.
+    below: Option<i64>,
+    above: Option<i64>,
+}
+
+impl Gap {
+    async fn around(connection: &mut PgConnection, written: RangeInclusive<i64>) -> Result<Self, TableError> {
+        let look = sqlx::query_as(include_str!("sql/select_neighbours.sql")).bind(written.start()).bind(written.end());
+        let (below, above) = within("look for the nearest posts in", look.fetch_one(connection)).await?;
+        Ok(Self { written, below, above })
+    }
+
+    /// Whether all of these are new, as they lie beside what was written. If so, they are counted as written.
+    fn takes(&mut self, ids: &RangeInclusive<i64>) -> bool {
+        let is_above = ids.start() > self.written.end() && self.above.is_none_or(|above| *ids.end() < above);
+        let is_below = ids.end() < self.written.start() && self.below.is_none_or(|below| *ids.start() > below);
+        if is_above {
+            self.written = *self.written.start()..=*ids.end();
+        } else if is_below {
+            self.written = *ids.start()..=*self.written.end();
         }
+        is_above || is_below
+    }
+}
+
+/// Copies new posts, and the batches after them as long as the gap takes them.
+async fn copy(
+    connection: &mut PgConnection,
+    posts: &[Post<'_>],
+    row: RowSource,
+    mut gap: Gap,
+    pieces: &mut Pieces,
+) -> Result<(), TableError> {
+    const DOING: &str = "copy posts into";
+    let begun = Instant::now();
+    let mut copy = within(DOING, connection.copy_in_raw(include_str!("sql/copy_posts.sql"))).await?;
+    let mut rows = HEADER.to_vec();
+    within(DOING, send(&mut copy, &mut rows, posts, row)).await?;
+    loop {
+        let left = COPY_FOR.saturating_sub(begun.elapsed());
+        let is_taken = |batch: &Batch| batch.wrong.is_empty() && batch.ids().is_some_and(|ids| gap.takes(&ids));
+        let Some(batch) = pieces.next_batch_if(left, is_taken).await else { break };
+        within(DOING, send(&mut copy, &mut rows, &batch.posts(), row)).await?;
+    }
+    let finish = async {
         copy.send(TRAILER).await?;
         copy.finish().await
     };
-    within("copy posts into", copy).await?;
+    within(DOING, finish).await?;
+    Ok(())
+}
+
+/// In parts, so that Postgres has something to do while the next one is encoded.
+async fn send(
+    copy: &mut PgCopyIn<&mut PgConnection>,
+    rows: &mut Vec<u8>,
+    posts: &[Post<'_>],
+    row: RowSource,
+) -> Result<(), sqlx::Error> {
+    for part in posts.chunks(COPY_PART_POSTS) {
+        encode_posts(rows, part, row.fetched_at, row.sequence);
+        copy.send(rows.as_slice()).await?;
+        rows.clear();
+    }
     Ok(())
 }
 
@@ -280,6 +349,27 @@ fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_takes_what_lies_between_its_rows_and_what_was_written() {
+        let mut gap = Gap { written: 10..=20, below: Some(0), above: Some(50) };
+        for (ids, is_taken) in [
+            (15..=25, false),
+            (20..=25, false),
+            (21..=50, false),
+            (0..=9, false),
+            (5..=10, false),
+            (21..=30, true),
+            (22..=23, false),
+            (31..=49, true),
+            (1..=9, true),
+            (1..=1, false),
+        ] {
+            assert_eq!(gap.takes(&ids), is_taken, "{ids:?}");
+        }
+        let mut whole = Gap { written: 0..=0, below: None, above: None };
+        assert!(whole.takes(&(1..=i64::MAX)) && whole.takes(&(i64::MIN..=-1)));
+    }
 
     #[test]
     fn what_a_statement_is_bound_to_costs_no_allocation_a_post() {

@@ -1,2 +1,14 @@
--- The object is applied when this commits, and not before.
-UPDATE stream SET archive_id = $1, position = $2, previous = $3
+-- The ledger's line for an object, with what the transaction did to the posts, and the position on it. It is applied when this commits, and
+-- not before.
+WITH line AS (
+    INSERT INTO objects (
+        sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, with_extra, inserted, updated
+    )
+    VALUES (
+        $1, $2, $3, $4, $5, $6::text::timestamptz, $7, $8, $9, $10, $11,
+        pg_stat_get_xact_tuples_inserted('posts'::regclass) - $12,
+        pg_stat_get_xact_tuples_updated('posts'::regclass) - $13
+    )
+    RETURNING inserted, updated
+)
+UPDATE stream SET archive_id = $14, position = $1, previous = $4 FROM line RETURNING line.inserted, line.updated
