@@ -6,13 +6,12 @@ use std::{
     collections::HashMap,
     io::{self, Read},
     ops::{Range, RangeInclusive},
-    thread,
     time::Duration,
 };
 
 use sha2::Digest;
 use shared::{archive::Body, crash_point, object::Sha256, telemetry::chain};
-use tokio::{runtime::Handle, sync::mpsc, time::timeout};
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
@@ -143,14 +142,14 @@ pub enum End {
     BrokeOff(io::Error),
 }
 
-/// Starts to read, and keeps the records beside the posts if `keep_records`. The thread ends by itself, and when the receiver is
+/// Starts to read, and keeps the records beside the posts if `keep_records`. Reading ends by itself, and when the receiver is
 /// dropped.
 pub fn read(body: Body, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
     let reader = move || read_body(body, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
-    thread::Builder::new().name("reader".into()).spawn(reader).expect("the system has room for one more thread");
+    spawn_blocking(reader);
     Pieces { receiver, seen: None }
 }
 

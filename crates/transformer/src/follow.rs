@@ -167,8 +167,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
     ) -> Result<Followed, FollowError> {
         let Self { archive, table, skip, progress, end: known_end, has_begun, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
-        // How far it is worth to read ahead: known once there is more than one object to catch up with.
-        let mut end = None;
+        // How far to read ahead: what a message names may be asked for without being believed, else it is known once there is more than one
+        // object to catch up with.
+        let mut last = if let Goal::Bell(named) = goal { Some(named) } else { None };
         let mut was_absent = false;
         while !shutdown.is_draining() {
             status::note_position(position.as_ref().map(|position| position.sequence));
@@ -181,7 +182,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 (outcome, None)
             } else {
                 let asked = Instant::now();
-                let object = ahead.get(sequence, end.unwrap_or(sequence)).await?;
+                let object = ahead.get(sequence, last.unwrap_or(sequence)).await?;
                 let Some(object) = object else {
                     let at = position.as_ref().map(|position| position.sequence);
                     if goal == Goal::End && at.is_some() && at == *known_end {
@@ -212,16 +213,16 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     *has_begun = true;
                 }
                 let next = Position::after(sequence, &object.metadata);
-                let more_follow = end.is_some_and(|end| end > sequence) && !goal.is_passed(sequence.next());
+                let more_follow = last.is_some_and(|last| last > sequence) && !goal.is_passed(sequence.next());
                 (apply(archive, table, &mut ahead, position.as_ref(), sequence, object, more_follow).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
                 Outcome::Applied(_) => {
-                    if end.is_none() && !goal.is_passed(sequence.next()) {
-                        end = archive.end().await?;
-                        status::note_end(end);
-                        progress.set_length(end.map_or(0, Sequence::get));
+                    if last.is_none() && !goal.is_passed(sequence.next()) {
+                        last = archive.end().await?;
+                        status::note_end(last);
+                        progress.set_length(last.map_or(0, Sequence::get));
                     }
                     progress.set_position(sequence.get());
                     if next.is_some() { next } else { table.position().await? }

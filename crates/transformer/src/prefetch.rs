@@ -9,11 +9,11 @@ use shared::{
     object::Sequence,
 };
 
-/// At 100 ms a GET, this many under way are 160 objects a second.
-const OBJECTS_AHEAD: usize = 16;
+/// At 100 ms a GET, this many under way are 640 objects a second.
+const OBJECTS_AHEAD: usize = 64;
 
-/// A larger object waits in its connection. So what is held in memory stays below 16 times this.
-const SMALL_BYTES: u64 = 256 * 1024;
+/// A larger object waits in its connection. So what is held in memory stays below 64 times this.
+const SMALL_BYTES: u64 = 128 * 1024;
 
 type Got = Result<Option<Object>, ArchiveError>;
 
@@ -24,12 +24,14 @@ pub struct Prefetch<'a, A> {
     arrived: BTreeMap<Sequence, Got>,
     /// The one that will be taken next, and the first that was not asked for yet.
     run: Option<(Sequence, Sequence)>,
+    /// How many may be under way: one more with each that was there, so that one that is only said to be there costs one GET.
+    window: usize,
 }
 
 impl<'a, A: Archive> Prefetch<'a, A> {
     /// Nothing is asked for yet.
     pub fn new(archive: &'a A) -> Self {
-        Self { archive, under_way: FuturesUnordered::new(), arrived: BTreeMap::new(), run: None }
+        Self { archive, under_way: FuturesUnordered::new(), arrived: BTreeMap::new(), run: None, window: 1 }
     }
 
     /// Waits for the object, and asks for those after it, up to `last`. Out of turn, it begins anew from there.
@@ -41,12 +43,13 @@ impl<'a, A: Archive> Prefetch<'a, A> {
                 sequence
             }
         };
-        while unasked <= last.max(sequence) && self.under_way.len() + self.arrived.len() < OBJECTS_AHEAD {
+        while unasked <= last.max(sequence) && self.under_way.len() + self.arrived.len() < self.window {
             let archive = self.archive;
             self.under_way.push(Box::pin(async move { (unasked, get(archive, unasked).await) }));
             unasked = unasked.next();
         }
         self.run = Some((sequence.next(), unasked));
+        self.window = OBJECTS_AHEAD.min(self.window + 1);
         loop {
             if let Some(got) = self.arrived.remove(&sequence) {
                 return got;
