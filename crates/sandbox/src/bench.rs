@@ -9,6 +9,7 @@ mod peers;
 mod small;
 mod import;
 mod start;
+mod freshness;
 
 // With what.
 mod program;
@@ -16,6 +17,7 @@ mod report;
 mod sql;
 mod store;
 mod memory_s3;
+mod emulator;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -68,7 +70,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     let store = Store::start(&sandbox).await?;
     let bench = Bench { posts: posts(settings.posts).await?, sandbox, store, settings };
     let mut report = Report::new(format!(
-        "{} posts in a large object, {} rounds, medians; S3 is in memory",
+        "{} posts in a large object, {} rounds, medians; S3 is in memory unless LocalStack is named",
         settings.posts, settings.rounds
     ));
     load::measure(&bench, &mut report).await?;
@@ -76,6 +78,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     small::caught_up_with(&bench, &mut report).await?;
     import::measure(&bench, &mut report).await?;
     start::measure(&bench, &mut report).await?;
+    freshness::measure(&bench, &mut report).await?;
     Ok(report)
 }
 
