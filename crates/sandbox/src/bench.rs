@@ -10,6 +10,7 @@ mod small;
 mod import;
 mod start;
 mod freshness;
+mod take_over;
 
 // With what.
 mod program;
@@ -79,6 +80,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     import::measure(&bench, &mut report).await?;
     start::measure(&bench, &mut report).await?;
     freshness::measure(&bench, &mut report).await?;
+    take_over::measure(&bench, &mut report).await?;
     Ok(report)
 }
 

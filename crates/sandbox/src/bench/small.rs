@@ -90,7 +90,7 @@ fn changing_posts(times: u64) -> Result<Vec<Bytes>> {
 }
 
 /// Fills the queue.
-async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
+pub(super) async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
     for batch in pointers.chunks(BATCH) {
         let entry = |pointer: &Pointer| {
             let entry = SendMessageBatchRequestEntry::builder().id(pointer.sequence.to_string());
