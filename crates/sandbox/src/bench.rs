@@ -11,6 +11,7 @@ mod import;
 mod start;
 mod freshness;
 mod take_over;
+mod cost;
 
 // With what.
 mod program;
@@ -19,6 +20,7 @@ mod sql;
 mod store;
 mod memory_s3;
 mod emulator;
+mod counted;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -81,6 +83,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     start::measure(&bench, &mut report).await?;
     freshness::measure(&bench, &mut report).await?;
     take_over::measure(&bench, &mut report).await?;
+    cost::measure(&bench, &mut report).await?;
     Ok(report)
 }
 
