@@ -12,6 +12,7 @@ mod start;
 mod freshness;
 mod take_over;
 mod cost;
+mod scale;
 
 // With what.
 mod program;
@@ -33,7 +34,7 @@ pub(crate) use self::program::memory;
 use self::{program::Program, report::Report, store::Store};
 use crate::{
     daemon::Daemon,
-    posts::Posts,
+    posts::lorem_ipsum,
     progress::Progress,
     sandbox::{Sandbox, Setup, create_queue},
     tail,
@@ -73,7 +74,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     let store = Store::start(&sandbox).await?;
     let bench = Bench { posts: posts(settings.posts).await?, sandbox, store, settings };
     let mut report = Report::new(format!(
-        "{} posts in a large object, {} rounds, medians; S3 is in memory unless LocalStack is named",
+        "{} posts in a large object, {} rounds, medians; S3 is in memory, but LocalStack for freshness and requests",
         settings.posts, settings.rounds
     ));
     load::measure(&bench, &mut report).await?;
@@ -84,14 +85,26 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     freshness::measure(&bench, &mut report).await?;
     take_over::measure(&bench, &mut report).await?;
     cost::measure(&bench, &mut report).await?;
+    scale::streams(&bench, &mut report).await?;
+    scale::sizes(&bench, &mut report).await?;
+    scale::lengths(&bench, &mut report).await?;
     Ok(report)
 }
 
 /// So many posts as the API says them.
 async fn posts(number: u64) -> Result<Bytes> {
-    // A million take a few seconds to write.
-    let written =
-        tokio::task::spawn_blocking(move || serde_json::to_vec(&Posts::lorem_ipsum(number).iter().collect::<Vec<_>>()));
+    // A million take a few seconds to write. One after the other, because ten million in memory are more than most machines have.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut body = b"[".to_vec();
+        for id in 1..=number {
+            if id > 1 {
+                body.push(b',');
+            }
+            serde_json::to_writer(&mut body, &lorem_ipsum(id))?;
+        }
+        body.push(b']');
+        anyhow::Ok(body)
+    });
     Ok(written.await??.into())
 }
 

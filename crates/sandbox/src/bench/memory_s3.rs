@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter,
     net::Ipv4Addr,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -17,6 +18,7 @@ use axum::{
     serve::ListenerExt,
 };
 use serde::Deserialize;
+use shared::object::{Sequence, StreamName};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// No object changes here, so all have the same.
@@ -29,6 +31,7 @@ type Objects = Arc<RwLock<BTreeMap<String, (HeaderMap, Bytes)>>>;
 pub(super) struct MemoryS3 {
     /// For `AWS_ENDPOINT_URL_S3`.
     pub(super) endpoint: String,
+    objects: Objects,
     server: JoinHandle<()>,
 }
 
@@ -40,13 +43,21 @@ impl MemoryS3 {
             .route("/{bucket}/", get(list))
             .route("/{bucket}/{*key}", get(read).put(write))
             .layer(DefaultBodyLimit::disable())
-            .with_state(objects);
+            .with_state(objects.clone());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         // It serves until it is aborted.
         let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
-        Ok(Self { endpoint, server })
+        Ok(Self { endpoint, objects, server })
+    }
+
+    /// Makes an archive of so many objects that are only there to be listed.
+    pub(super) fn fill(&self, stream: &StreamName, objects: u64) {
+        let sequences = iter::successors(Some(Sequence::FIRST), |sequence| Some(sequence.next()));
+        let keys = sequences.take_while(|sequence| sequence.get() <= objects).map(|sequence| sequence.key(stream));
+        let mut all = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        all.extend(keys.map(|key| (key, (HeaderMap::new(), Bytes::new()))));
     }
 }
 

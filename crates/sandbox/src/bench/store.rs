@@ -24,8 +24,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) async fn start(sandbox: &Sandbox) -> Result<Self> {
         let server = MemoryS3::start().await?;
-        let config = sandbox.world().aws_config().into_builder().endpoint_url(&server.endpoint).build();
-        let client = shared::aws::s3(&config);
+        let client = client(sandbox, &server.endpoint);
         Ok(Self { client, bucket: sandbox.bucket().to_owned(), server })
     }
 
@@ -62,4 +61,9 @@ impl Store {
         }
         Ok(pointers)
     }
+}
+
+/// A client of S3 at another place than the world's.
+pub(super) fn client(sandbox: &Sandbox, endpoint: &str) -> Client {
+    shared::aws::s3(&sandbox.world().aws_config().into_builder().endpoint_url(endpoint).build())
 }
