@@ -13,6 +13,7 @@ mod freshness;
 mod take_over;
 mod cost;
 mod scale;
+mod wire;
 
 // With what.
 mod program;
@@ -88,6 +89,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     scale::streams(&bench, &mut report).await?;
     scale::sizes(&bench, &mut report).await?;
     scale::lengths(&bench, &mut report).await?;
+    wire::measure(&bench, &mut report).await?;
     Ok(report)
 }
 

@@ -15,7 +15,7 @@ use super::{
 };
 
 const STREAM: &str = "load";
-const COPY: &str = "straight binary COPY";
+pub(super) const COPY: &str = "straight binary COPY";
 const BEST_SQL: &str = "the better of these two";
 
 /// The plain ways that the change of every post is measured beside.

@@ -67,13 +67,24 @@ impl Drop for MemoryS3 {
     }
 }
 
-/// GET, and HEAD by dropping the body.
-async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, String)>) -> Response {
+/// GET, whole or a range, and HEAD by dropping the body.
+async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, String)>, asked: HeaderMap) -> Response {
     let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
-    match objects.get(&key) {
-        Some(object) => object.clone().into_response(),
-        None => refusal(StatusCode::NOT_FOUND, "NoSuchKey"),
+    let Some((headers, body)) = objects.get(&key).cloned() else {
+        return refusal(StatusCode::NOT_FOUND, "NoSuchKey");
+    };
+    match range(&asked) {
+        Some((first, last)) if last < body.len() => {
+            (StatusCode::PARTIAL_CONTENT, headers, body.slice(first..=last)).into_response()
+        }
+        _ => (headers, body).into_response(),
     }
+}
+
+/// The first and the last byte, where both are given.
+fn range(asked: &HeaderMap) -> Option<(usize, usize)> {
+    let (first, last) = asked.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 async fn write(
