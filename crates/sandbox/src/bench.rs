@@ -45,6 +45,9 @@ use crate::{
 /// A daemon that is not ready by then will not be.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A little more than a post takes as JSON.
+const POST_BYTES: usize = 270;
+
 /// What to measure.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct BenchSettings {
@@ -97,7 +100,8 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
 async fn posts(number: u64) -> Result<Bytes> {
     // A million take a few seconds to write. One after the other, because ten million in memory are more than most machines have.
     let written = tokio::task::spawn_blocking(move || {
-        let mut body = b"[".to_vec();
+        let mut body = Vec::with_capacity(usize::try_from(number)? * POST_BYTES);
+        body.push(b'[');
         for id in 1..=number {
             if id > 1 {
                 body.push(b',');

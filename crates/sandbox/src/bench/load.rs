@@ -34,7 +34,7 @@ struct Rows {
 }
 
 pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    bench.store.archive(STREAM, [bench.posts.clone(), bench.posts.clone(), change(&bench.posts)?]).await?;
+    bench.store.archive(STREAM, [bench.posts.clone(), bench.posts.clone(), change(&bench.posts)?])?;
     let peers = if bench.settings.peers { Some(Peers::install(bench).await?) } else { None };
     let mut connection = bench.sandbox.connect().await?;
     let mut rows = None;

@@ -1,7 +1,7 @@
 //! S3 in memory, as far as the daemons speak it: LocalStack's own speed would be what is measured. Tests never use it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     iter,
     net::Ipv4Addr,
     sync::{Arc, PoisonError, RwLock},
@@ -12,7 +12,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
     serve::ListenerExt,
@@ -50,6 +50,17 @@ impl MemoryS3 {
         // It serves until it is aborted.
         let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
         Ok(Self { endpoint, objects, server })
+    }
+
+    /// What a PUT does, without another copy of the body.
+    pub(super) fn insert(&self, key: String, metadata: HashMap<String, String>, body: Bytes) -> Result<()> {
+        let field = |(name, value): (String, String)| {
+            anyhow::Ok((HeaderName::try_from(format!("x-amz-meta-{name}"))?, HeaderValue::try_from(value)?))
+        };
+        let mut headers: HeaderMap = metadata.into_iter().map(field).collect::<Result<_>>()?;
+        headers.insert(header::ETAG, ETAG);
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(key, (headers, body));
+        Ok(())
     }
 
     /// Makes an archive of so many objects that are only there to be listed.

@@ -34,7 +34,7 @@ impl Store {
     }
 
     /// Archives the bodies as the first objects of a stream. Answers with what an importer would tell the queue.
-    pub(super) async fn archive(&self, stream: &str, bodies: impl IntoIterator<Item = Bytes>) -> Result<Vec<Pointer>> {
+    pub(super) fn archive(&self, stream: &str, bodies: impl IntoIterator<Item = Bytes>) -> Result<Vec<Pointer>> {
         let stream: StreamName = stream.parse()?;
         let (archive_id, mut previous, mut sequence) = (Uuid::now_v7(), None, Sequence::FIRST);
         let mut pointers = Vec::new();
@@ -54,8 +54,7 @@ impl Store {
                 last_page: true,
                 snapshot_sha256: Sha256::of_pages(&[sha256]),
             };
-            let put = self.client.put_object().bucket(&self.bucket).key(sequence.key(&stream));
-            put.set_metadata(Some(metadata.encode()?)).body(body.into()).send().await?;
+            self.server.insert(sequence.key(&stream), metadata.encode()?, body)?;
             pointers.push(Pointer::new(&stream, sequence, &metadata));
             sequence = sequence.next();
         }

@@ -37,7 +37,7 @@ async fn take_over(bench: &Bench, stream: &str) -> Result<Duration> {
     let queue_url = program.settings.get("QUEUE_URL").context("it has a queue")?.to_owned();
     let at_work = bench.daemon("transformer", program).await?;
     wire.set(Way::Rate(BYTES_A_SECOND));
-    let pointers = bench.store.archive(stream, [posts(POSTS).await?]).await?;
+    let pointers = bench.store.archive(stream, [posts(POSTS).await?])?;
     small::ring(bench, &queue_url, &pointers).await?;
     let is_locked = format!(
         "SELECT count(*) > 0 FROM pg_locks WHERE relation = '{stream}.stream'::regclass AND mode = 'RowShareLock'"

@@ -45,7 +45,7 @@ const LOAD_BYTES: &str = "the same in bytes";
 const PEAK: &str = "the same, peak memory";
 
 pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    let pointers = bench.store.archive(STREAM, [bench.posts.clone()]).await?;
+    let pointers = bench.store.archive(STREAM, [bench.posts.clone()])?;
     let key = &pointers.first().context("one was archived")?.key;
     let wire = Wire::to(bench.store.endpoint()).await?;
     let client = store::client(&bench.sandbox, &wire.url);
