@@ -9,6 +9,11 @@ mod peers;
 mod small;
 mod import;
 mod start;
+mod freshness;
+mod take_over;
+mod cost;
+mod scale;
+mod wire;
 
 // With what.
 mod program;
@@ -16,6 +21,8 @@ mod report;
 mod sql;
 mod store;
 mod memory_s3;
+mod emulator;
+mod counted;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -28,7 +35,7 @@ pub(crate) use self::program::memory;
 use self::{program::Program, report::Report, store::Store};
 use crate::{
     daemon::Daemon,
-    posts::Posts,
+    posts::lorem_ipsum,
     progress::Progress,
     sandbox::{Sandbox, Setup, create_queue},
     tail,
@@ -37,6 +44,9 @@ use crate::{
 
 /// A daemon that is not ready by then will not be.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A little more than a post takes as JSON.
+const POST_BYTES: usize = 270;
 
 /// What to measure.
 #[derive(Args, Clone, Copy, Debug)]
@@ -68,7 +78,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     let store = Store::start(&sandbox).await?;
     let bench = Bench { posts: posts(settings.posts).await?, sandbox, store, settings };
     let mut report = Report::new(format!(
-        "{} posts in a large object, {} rounds, medians; S3 is in memory",
+        "{} posts in a large object, {} rounds, medians; S3 is in memory, but LocalStack for freshness and requests",
         settings.posts, settings.rounds
     ));
     load::measure(&bench, &mut report).await?;
@@ -76,14 +86,31 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     small::caught_up_with(&bench, &mut report).await?;
     import::measure(&bench, &mut report).await?;
     start::measure(&bench, &mut report).await?;
+    freshness::measure(&bench, &mut report).await?;
+    take_over::measure(&bench, &mut report).await?;
+    cost::measure(&bench, &mut report).await?;
+    scale::streams(&bench, &mut report).await?;
+    scale::sizes(&bench, &mut report).await?;
+    scale::lengths(&bench, &mut report).await?;
+    wire::measure(&bench, &mut report).await?;
     Ok(report)
 }
 
 /// So many posts as the API says them.
 async fn posts(number: u64) -> Result<Bytes> {
-    // A million take a few seconds to write.
-    let written =
-        tokio::task::spawn_blocking(move || serde_json::to_vec(&Posts::lorem_ipsum(number).iter().collect::<Vec<_>>()));
+    // A million take a few seconds to write. One after the other, because ten million in memory are more than most machines have.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut body = Vec::with_capacity(usize::try_from(number)? * POST_BYTES);
+        body.push(b'[');
+        for id in 1..=number {
+            if id > 1 {
+                body.push(b',');
+            }
+            serde_json::to_writer(&mut body, &lorem_ipsum(id))?;
+        }
+        body.push(b']');
+        anyhow::Ok(body)
+    });
     Ok(written.await??.into())
 }
 

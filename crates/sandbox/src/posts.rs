@@ -180,7 +180,7 @@ const WORDS: [&str; 64] = [
 ];
 
 /// The shape of JSONPlaceholder's posts: a title of a few words, four lines of body.
-fn lorem_ipsum(id: u64) -> Post {
+pub(crate) fn lorem_ipsum(id: u64) -> Post {
     // splitmix64: every id gives its own text, the same one on every machine.
     let mut state = id;
     let mut random = move |below: u64| {

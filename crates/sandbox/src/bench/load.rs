@@ -15,7 +15,7 @@ use super::{
 };
 
 const STREAM: &str = "load";
-const COPY: &str = "straight binary COPY";
+pub(super) const COPY: &str = "straight binary COPY";
 const BEST_SQL: &str = "the better of these two";
 
 /// The plain ways that the change of every post is measured beside.
@@ -34,7 +34,7 @@ struct Rows {
 }
 
 pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    bench.store.archive(STREAM, [bench.posts.clone(), bench.posts.clone(), change(&bench.posts)?]).await?;
+    bench.store.archive(STREAM, [bench.posts.clone(), bench.posts.clone(), change(&bench.posts)?])?;
     let peers = if bench.settings.peers { Some(Peers::install(bench).await?) } else { None };
     let mut connection = bench.sandbox.connect().await?;
     let mut rows = None;

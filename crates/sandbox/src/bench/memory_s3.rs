@@ -1,7 +1,8 @@
 //! S3 in memory, as far as the daemons speak it: LocalStack's own speed would be what is measured. Tests never use it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    iter,
     net::Ipv4Addr,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -11,12 +12,13 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
     serve::ListenerExt,
 };
 use serde::Deserialize;
+use shared::object::{Sequence, StreamName};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// No object changes here, so all have the same.
@@ -29,6 +31,7 @@ type Objects = Arc<RwLock<BTreeMap<String, (HeaderMap, Bytes)>>>;
 pub(super) struct MemoryS3 {
     /// For `AWS_ENDPOINT_URL_S3`.
     pub(super) endpoint: String,
+    objects: Objects,
     server: JoinHandle<()>,
 }
 
@@ -40,13 +43,32 @@ impl MemoryS3 {
             .route("/{bucket}/", get(list))
             .route("/{bucket}/{*key}", get(read).put(write))
             .layer(DefaultBodyLimit::disable())
-            .with_state(objects);
+            .with_state(objects.clone());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         // It serves until it is aborted.
         let server = tokio::spawn(async move { drop(axum::serve(listener, router).await) });
-        Ok(Self { endpoint, server })
+        Ok(Self { endpoint, objects, server })
+    }
+
+    /// What a PUT does, without another copy of the body.
+    pub(super) fn insert(&self, key: String, metadata: HashMap<String, String>, body: Bytes) -> Result<()> {
+        let field = |(name, value): (String, String)| {
+            anyhow::Ok((HeaderName::try_from(format!("x-amz-meta-{name}"))?, HeaderValue::try_from(value)?))
+        };
+        let mut headers: HeaderMap = metadata.into_iter().map(field).collect::<Result<_>>()?;
+        headers.insert(header::ETAG, ETAG);
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).insert(key, (headers, body));
+        Ok(())
+    }
+
+    /// Makes an archive of so many objects that are only there to be listed.
+    pub(super) fn fill(&self, stream: &StreamName, objects: u64) {
+        let sequences = iter::successors(Some(Sequence::FIRST), |sequence| Some(sequence.next()));
+        let keys = sequences.take_while(|sequence| sequence.get() <= objects).map(|sequence| sequence.key(stream));
+        let mut all = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        all.extend(keys.map(|key| (key, (HeaderMap::new(), Bytes::new()))));
     }
 }
 
@@ -56,13 +78,24 @@ impl Drop for MemoryS3 {
     }
 }
 
-/// GET, and HEAD by dropping the body.
-async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, String)>) -> Response {
+/// GET, whole or a range, and HEAD by dropping the body.
+async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, String)>, asked: HeaderMap) -> Response {
     let objects = objects.read().unwrap_or_else(PoisonError::into_inner);
-    match objects.get(&key) {
-        Some(object) => object.clone().into_response(),
-        None => refusal(StatusCode::NOT_FOUND, "NoSuchKey"),
+    let Some((headers, body)) = objects.get(&key).cloned() else {
+        return refusal(StatusCode::NOT_FOUND, "NoSuchKey");
+    };
+    match range(&asked) {
+        Some((first, last)) if last < body.len() => {
+            (StatusCode::PARTIAL_CONTENT, headers, body.slice(first..=last)).into_response()
+        }
+        _ => (headers, body).into_response(),
     }
+}
+
+/// The first and the last byte, where both are given.
+fn range(asked: &HeaderMap) -> Option<(usize, usize)> {
+    let (first, last) = asked.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 async fn write(

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::{Instant, interval};
 
@@ -71,6 +72,15 @@ impl Ran {
         let mut lines = self.log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let logged = lines.rfind(|line| line["message"] == message);
         logged.with_context(|| format!("it never logged `{message}`:\n{}", tail::of(&self.log)))
+    }
+
+    /// From one line of the log to the other, by their timestamps.
+    pub(super) fn between(&self, first: &str, last: &str) -> Result<Duration> {
+        let moment = |message| -> Result<Timestamp> {
+            let logged = self.logged(message)?;
+            Ok(logged["timestamp"].as_str().context("a log line has its time")?.parse()?)
+        };
+        Ok(moment(last)?.duration_since(moment(first)?).unsigned_abs())
     }
 }
 

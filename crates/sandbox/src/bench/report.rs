@@ -143,10 +143,16 @@ pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The value that so many percent of the values do not exceed; NaN of none.
+pub(super) fn percentile(percent: usize, values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let index = (values.len().saturating_sub(1) * percent + 50) / 100;
+    values.get(index).copied().unwrap_or(f64::NAN)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    percentile(50, values)
 }
 
 /// As much as a person reads: 571 k, 293, 16.7, 0.31.

@@ -65,7 +65,7 @@ async fn hear(bench: &Bench, stream: &str) -> Result<(Duration, Option<Duration>
     let queue_url = transformer.settings.get("QUEUE_URL").context("it has a queue")?.to_owned();
     let transformer = bench.daemon("transformer", transformer).await?;
     // Without a message it sees nothing of these: the next look is an hour away.
-    let pointers = bench.store.archive(stream, changing_posts(HEARD_OF)?).await?;
+    let pointers = bench.store.archive(stream, changing_posts(HEARD_OF)?)?;
     transformer.signal(Signal::STOP);
     ring(bench, &queue_url, &pointers).await?;
     let usage = || transformer.pid().and_then(Usage::of);
@@ -90,7 +90,7 @@ fn changing_posts(times: u64) -> Result<Vec<Bytes>> {
 }
 
 /// Fills the queue.
-async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
+pub(super) async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
     for batch in pointers.chunks(BATCH) {
         let entry = |pointer: &Pointer| {
             let entry = SendMessageBatchRequestEntry::builder().id(pointer.sequence.to_string());
@@ -110,7 +110,7 @@ pub(super) async fn caught_up_with(bench: &Bench, report: &mut Report) -> Result
     const STREAM: &str = "catch_up";
     let posts = Posts::lorem_ipsum(CAUGHT_UP_WITH);
     let bodies: Vec<Bytes> = posts.iter().map(|post| Ok(serde_json::to_vec(post)?.into())).collect::<Result<_>>()?;
-    let keys: Vec<_> = bench.store.archive(STREAM, bodies).await?.into_iter().map(|pointer| pointer.key).collect();
+    let keys: Vec<_> = bench.store.archive(STREAM, bodies)?.into_iter().map(|pointer| pointer.key).collect();
     let caught_up = format!("catch-up, {CAUGHT_UP_WITH} objects of one post");
     let one_by_one = "one GET after the other";
     let wire = Proxy::start(bench.store.endpoint()).await?;

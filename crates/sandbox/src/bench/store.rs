@@ -24,8 +24,7 @@ pub(super) struct Store {
 impl Store {
     pub(super) async fn start(sandbox: &Sandbox) -> Result<Self> {
         let server = MemoryS3::start().await?;
-        let config = sandbox.world().aws_config().into_builder().endpoint_url(&server.endpoint).build();
-        let client = shared::aws::s3(&config);
+        let client = client(sandbox, &server.endpoint);
         Ok(Self { client, bucket: sandbox.bucket().to_owned(), server })
     }
 
@@ -35,7 +34,7 @@ impl Store {
     }
 
     /// Archives the bodies as the first objects of a stream. Answers with what an importer would tell the queue.
-    pub(super) async fn archive(&self, stream: &str, bodies: impl IntoIterator<Item = Bytes>) -> Result<Vec<Pointer>> {
+    pub(super) fn archive(&self, stream: &str, bodies: impl IntoIterator<Item = Bytes>) -> Result<Vec<Pointer>> {
         let stream: StreamName = stream.parse()?;
         let (archive_id, mut previous, mut sequence) = (Uuid::now_v7(), None, Sequence::FIRST);
         let mut pointers = Vec::new();
@@ -55,11 +54,15 @@ impl Store {
                 last_page: true,
                 snapshot_sha256: Sha256::of_pages(&[sha256]),
             };
-            let put = self.client.put_object().bucket(&self.bucket).key(sequence.key(&stream));
-            put.set_metadata(Some(metadata.encode()?)).body(body.into()).send().await?;
+            self.server.insert(sequence.key(&stream), metadata.encode()?, body)?;
             pointers.push(Pointer::new(&stream, sequence, &metadata));
             sequence = sequence.next();
         }
         Ok(pointers)
     }
+}
+
+/// A client of S3 at another place than the world's.
+pub(super) fn client(sandbox: &Sandbox, endpoint: &str) -> Client {
+    shared::aws::s3(&sandbox.world().aws_config().into_builder().endpoint_url(endpoint).build())
 }
