@@ -491,6 +491,25 @@ async fn a_body_that_is_cut_in_the_middle_is_resumed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_large_body_comes_in_parts_each_of_which_may_be_cut() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    // Each megabyte is another, so that a part in the wrong place is seen.
+    let post = |id| {
+        format!("{{\"id\":{id},\"userId\":1,\"title\":\"t\",\"body\":\"{}\"}}", format!("{id:08}").repeat(1 << 17))
+    };
+    author.append(format!("[{}]", (1..=70).map(post).collect::<Vec<_>>().join(","))).await?;
+    let tap = Tap::start(sandbox.world().localstack().endpoint(), b'W', 0).await?;
+    tap.cut_after(30_000_000);
+    sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &tap.url())]).await?;
+    applied(&sandbox, 1).await?;
+    assert_eq!(line(&sandbox, 1).await?, "loaded 70 0");
+    // 70 MiB are two parts of 32 and one of 6, of which the first two are cut.
+    assert_eq!((tap.gets(), tap.ranges()), (5, 4));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wire_that_breaks_for_ever_costs_no_object() -> Result<()> {
     let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
     let mut author = Author::of(&sandbox).await?;

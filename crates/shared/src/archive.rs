@@ -1,4 +1,4 @@
-//! The archive: numbered objects in S3, and the only file that talks to S3.
+//! The archive: numbered objects in S3, and with `download.rs` the only file that talks to S3.
 //!
 //! It promises one order without overwrites and without gaps, whoever writes: S3 itself refuses a number that is
 //! taken (`If-None-Match: *`). (Delta Lake's commit log works this way.)
@@ -20,10 +20,10 @@ use futures_util::{
 use http_body::Frame;
 use http_body_util::StreamBody;
 use thiserror::Error;
-use tracing::debug;
 
 use crate::{
     aws,
+    download::{Source, download},
     object::{Metadata, MetadataError, Sequence, StreamName, prefix},
     status,
 };
@@ -233,8 +233,8 @@ impl Archive for S3Archive {
                 let metadata = self.decode(&key, object.metadata())?;
                 let bytes = length(object.content_length());
                 let etag = object.e_tag.unwrap_or_default();
-                let body = Resuming { archive: self.clone(), key, etag, bytes, read: 0, resumed: 0, rest: object.body };
-                Ok(Some(Object { metadata, bytes, body: body.into_body() }))
+                let source = Source { client: self.client.clone(), bucket: self.bucket.clone(), key, etag, bytes };
+                Ok(Some(Object { metadata, bytes, body: download(source, object.body) }))
             }
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(self.error("GetObject", &key, &error)),
@@ -287,49 +287,6 @@ impl Object {
         let (metadata, bytes) = (self.metadata.clone(), self.bytes);
         let body = self.into_bytes().await?;
         Ok(Self { metadata, bytes, body: stream::once(async { Ok(body) }).boxed() })
-    }
-}
-
-/// A body that goes on where it broke off, with a range request for the same version of the object.
-struct Resuming {
-    archive: S3Archive,
-    key: String,
-    etag: String,
-    bytes: u64,
-    read: u64,
-    resumed: u32,
-    rest: ByteStream,
-}
-
-impl Resuming {
-    /// More breaks than this are not bad luck; whoever reads begins anew, with back-off.
-    const TIMES: u32 = 5;
-
-    fn into_body(self) -> Body {
-        stream::try_unfold(self, |mut this| async { Ok(this.next().await?.map(|chunk| (chunk, this))) }).boxed()
-    }
-
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        loop {
-            let why: BoxError = match self.rest.next().await {
-                Some(Ok(chunk)) => {
-                    self.read += chunk.len() as u64;
-                    return Ok(Some(chunk));
-                }
-                None if self.read == self.bytes => return Ok(None),
-                None => "it ended early".into(),
-                Some(Err(error)) => error.into(),
-            };
-            if self.resumed == Self::TIMES || self.read == self.bytes {
-                return Err(io::Error::other(why));
-            }
-            self.resumed += 1;
-            debug!(key = self.key, read = self.read, why = %why, "a body broke off and is resumed");
-            let S3Archive { client, bucket, .. } = &self.archive;
-            let request = client.get_object().bucket(bucket).key(&self.key).if_match(&self.etag);
-            let rest = request.range(format!("bytes={}-", self.read)).send().await;
-            self.rest = rest.map_err(io::Error::other)?.body;
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod object;
 pub mod archive;
+mod download;
 pub mod pointer;
 pub mod settings;
 pub mod aws;
