@@ -10,13 +10,13 @@ use std::{
 };
 
 use sha2::Digest;
-use shared::{archive::Body, crash_point, object::Sha256, telemetry::chain};
+use shared::{archive::Body, crash_point, document::DocumentError, object::Sha256, telemetry::chain};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     post::{Post, WrongRecord},
-    record::{DocumentError, read_records},
+    record::{RecordsError, read_records},
 };
 
 /// A batch is sent when it has this many posts.
@@ -143,7 +143,9 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
     });
     let broken = match document {
         Ok(()) => None,
-        Err(DocumentError::Read(error)) => return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error)))),
+        Err(RecordsError::Document(DocumentError::Read(error))) => {
+            return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
+        }
         // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
         Err(error) => Some(chain(&error)),
     };

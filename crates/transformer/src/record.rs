@@ -1,28 +1,14 @@
 //! Bytes become records: each element of the document as a raw slice with its index. Pure, but for the reader it is given.
 //!
-//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. Only
-//! where an element ends is found here, by brackets and quotes; that it is JSON is known from whoever understands it, so that each byte is
-//! parsed once.
+//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty.
 
-use std::{
-    io::{self, Read},
-    ops::Range,
-};
+use std::io::{self, Read};
 
-use memchr::memchr2;
-use serde::de::IgnoredAny;
+use shared::document::{Document, DocumentError, Element, broken};
 use thiserror::Error;
 
 /// A longer record is not held in memory.
 const RECORD_LIMIT_BYTES: usize = 16 << 20;
-
-/// How much of a longer record is held.
-const HEAD_BYTES: usize = 64 * 1024;
-
-/// What one read may bring.
-const BUFFER_BYTES: usize = 256 * 1024;
-
-const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// One element of a document.
 #[derive(Clone, Copy, Debug)]
@@ -37,262 +23,79 @@ pub struct Record<'a> {
 
 /// Why a document gives no further records.
 #[derive(Debug, Error)]
-pub enum DocumentError {
-    /// The bytes are not to be had, which says nothing about the document.
-    #[error("the body could not be read to its end")]
-    Read(#[from] io::Error),
-    /// The bytes are no document.
-    #[error("the document is broken from byte {at} on: {why}")]
-    Broken {
-        /// From 0.
-        at: u64,
-        /// For a person.
-        why: String,
-    },
+pub enum RecordsError {
+    /// It cannot be read further.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// It begins like neither array nor object nor null.
     #[error("the document is no collection: it begins with {0:?}")]
     NoCollection(char),
-    /// Nothing but white space.
-    #[error("the document is empty")]
-    Empty,
+}
+
+impl From<io::Error> for RecordsError {
+    fn from(error: io::Error) -> Self {
+        DocumentError::from(error).into()
+    }
 }
 
 /// Hands each record to `take` as it is read, which says whether it understood it: one that it did not must at least be JSON, or the
 /// document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, and below 32 MiB.
-pub fn read_records(reader: impl Read, take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    let mut bytes = Bytes { reader, buffer: vec![0; BUFFER_BYTES], unread: 0..0, passed: 0, scan: Scan::default() };
-    match bytes.skip_to_content()? {
-        Some(b'[') => read_array(bytes, take),
-        Some(b'{' | b'n') => read_single(bytes, take),
-        Some(other) => Err(DocumentError::NoCollection(char::from(other))),
-        None => Err(DocumentError::Empty),
+pub fn read_records(reader: impl Read, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), RecordsError> {
+    let mut document = Document::new(reader, RECORD_LIMIT_BYTES);
+    match document.skip_to_content()? {
+        Some(b'[') => read_array(&mut document, &mut take)?,
+        Some(b'{' | b'n') => read_single(&mut document, &mut take)?,
+        Some(other) => return Err(RecordsError::NoCollection(char::from(other))),
+        None => return Err(DocumentError::Empty.into()),
     }
+    Ok(document.end()?)
 }
 
-fn read_array(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    bytes.consume(1);
+fn read_array(
+    document: &mut Document<impl Read>,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    document.consume(1);
     let mut index = 0;
     loop {
-        let first = bytes.skip_white_space()?;
+        let first = document.skip_white_space()?;
         if index == 0 && first == Some(b']') {
-            break;
-        }
-        let element = bytes.find_element()?;
-        let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
-        bytes.hand_over(&element, index, &mut take)?;
-        index += 1;
-        if after == b']' {
-            bytes.consume(element.bytes);
-            break;
-        }
-        bytes.consume(element.bytes + 1);
-    }
-    bytes.consume(1);
-    if bytes.skip_white_space()?.is_some() { Err(broken(bytes.passed, "more follows the array")) } else { Ok(()) }
-}
-
-fn read_single(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    let element = bytes.find_element()?;
-    if element.after.is_some() {
-        return Err(broken(element.at, "more than one value"));
-    }
-    if bytes.trimmed(&element) == b"null" { Ok(()) } else { bytes.hand_over(&element, 0, &mut take) }
-}
-
-/// The document, of which a part is in memory.
-struct Bytes<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    /// Where in the buffer the bytes are that nobody has consumed.
-    unread: Range<usize>,
-    /// How many were consumed.
-    passed: u64,
-    /// Kept, so that not each element needs memory for it.
-    scan: Scan,
-}
-
-/// An element that begins where the unread bytes do.
-struct Element {
-    /// Where it begins in the document.
-    at: u64,
-    /// How many unread bytes belong to it.
-    bytes: usize,
-    /// The `,` or `]` after it; `None` if the document ends there.
-    after: Option<u8>,
-    /// The beginning of one that is too long; its last bytes alone are unread.
-    head: Option<Vec<u8>>,
-}
-
-impl<R: Read> Bytes<R> {
-    /// Skips a byte order mark and white space, and answers with the byte after them. Part of a mark is none.
-    fn skip_to_content(&mut self) -> io::Result<Option<u8>> {
-        while self.unread.len() < BYTE_ORDER_MARK.len() && self.read_more()? {}
-        if self.unread().starts_with(&BYTE_ORDER_MARK) {
-            self.consume(BYTE_ORDER_MARK.len());
-        }
-        self.skip_white_space()
-    }
-
-    fn skip_white_space(&mut self) -> io::Result<Option<u8>> {
-        loop {
-            if let Some(found) = self.unread().iter().position(|byte| !is_white_space(*byte)) {
-                self.consume(found);
-                return Ok(self.unread().first().copied());
-            }
-            self.consume(self.unread.len());
-            if !self.read_more()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn find_element(&mut self) -> io::Result<Element> {
-        self.scan.begin();
-        let (at, mut head) = (self.passed, None);
-        loop {
-            if let Some(bytes) = self.scan.end_of_element(&self.buffer[self.unread.clone()]) {
-                return Ok(Element { at, bytes, after: Some(self.unread()[bytes]), head });
-            }
-            let bytes = self.unread.len();
-            if bytes >= RECORD_LIMIT_BYTES {
-                head.get_or_insert_with(|| self.unread()[..HEAD_BYTES].to_owned());
-                self.consume(bytes);
-                self.scan.at -= bytes;
-            }
-            if !self.read_more()? {
-                return Ok(Element { at, bytes: self.unread.len(), after: None, head });
-            }
-        }
-    }
-
-    fn hand_over(
-        &self,
-        element: &Element,
-        index: u64,
-        take: &mut impl FnMut(Record<'_>) -> bool,
-    ) -> Result<(), DocumentError> {
-        let raw = self.trimmed(element);
-        let is_whole = element.head.is_none();
-        if !is_whole && !self.scan.is_balanced() {
-            return Err(broken(element.at, "its brackets and quotes are no JSON"));
-        }
-        if take(Record { index, raw, is_whole }) || !is_whole {
+            document.consume(1);
             return Ok(());
         }
-        match serde_json::from_slice::<IgnoredAny>(raw) {
-            Ok(_) => Ok(()),
-            Err(_) if raw.is_empty() => Err(broken(element.at, "a record is missing")),
-            Err(error) => Err(broken(element.at, &error.to_string())),
+        let element = document.find_element::<b']'>()?;
+        let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
+        hand_over(document, &element, index, take)?;
+        index += 1;
+        document.consume(element.bytes + 1);
+        if after == b']' {
+            return Ok(());
         }
-    }
-
-    fn trimmed<'a>(&'a self, element: &'a Element) -> &'a [u8] {
-        let raw = element.head.as_deref().unwrap_or(&self.unread()[..element.bytes]);
-        let white = raw.iter().rev().take_while(|byte| is_white_space(**byte)).count();
-        &raw[..raw.len() - white]
-    }
-
-    /// Reads at least one byte; `false` at the end of the document.
-    fn read_more(&mut self) -> io::Result<bool> {
-        if self.unread.end == self.buffer.len() {
-            if self.unread.start > 0 {
-                self.buffer.copy_within(self.unread.clone(), 0);
-                self.unread = 0..self.unread.len();
-            } else {
-                self.buffer.resize(2 * self.buffer.len(), 0);
-            }
-        }
-        let read = loop {
-            match self.reader.read(&mut self.buffer[self.unread.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
-            }
-        };
-        self.unread.end += read;
-        Ok(read > 0)
-    }
-
-    fn unread(&self) -> &[u8] {
-        &self.buffer[self.unread.clone()]
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.unread.start += bytes;
-        self.passed += bytes as u64;
     }
 }
 
-fn broken(at: u64, why: &str) -> DocumentError {
-    DocumentError::Broken { at, why: why.to_owned() }
+fn read_single(
+    document: &mut Document<impl Read>,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    let element = document.find_element::<b'}'>()?;
+    if document.raw(&element) != b"null" {
+        hand_over(document, &element, 0, take)?;
+    }
+    document.consume(element.bytes);
+    Ok(())
 }
 
-/// JSON's own, which has no form feed.
-fn is_white_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-/// How far an element has been looked through.
-#[derive(Default)]
-struct Scan {
-    at: usize,
-    /// The brackets that are open.
-    open: Vec<u8>,
-    is_in_string: bool,
-    /// Whether the outermost bracket was closed, so that nothing may follow.
-    is_closed: bool,
-    /// Whether the brackets fit together. Of an element that is held whole the parser says it, with words.
-    is_wrong: bool,
-}
-
-impl Scan {
-    fn begin(&mut self) {
-        let mut open = std::mem::take(&mut self.open);
-        open.clear();
-        *self = Self { open, ..Self::default() };
-    }
-
-    /// Where the element ends that begins with `bytes`; `None` if not in them, and then it goes on from here with more of them.
-    fn end_of_element(&mut self, bytes: &[u8]) -> Option<usize> {
-        while let Some(rest) = bytes.get(self.at..).filter(|rest| !rest.is_empty()) {
-            if self.is_in_string {
-                match memchr2(b'"', b'\\', rest) {
-                    Some(found) if rest[found] == b'"' => {
-                        self.is_in_string = false;
-                        self.at += found + 1;
-                    }
-                    // Whatever is escaped does not end the string; it may be the first byte to come.
-                    Some(found) => self.at += found + 2,
-                    None => self.at = bytes.len(),
-                }
-                continue;
-            }
-            match rest[0] {
-                b',' | b']' if self.open.is_empty() => return Some(self.at),
-                byte => self.pass(byte),
-            }
-            self.at += 1;
-        }
-        None
-    }
-
-    fn pass(&mut self, byte: u8) {
-        self.is_wrong |= self.is_closed && !is_white_space(byte);
-        match byte {
-            b'"' => self.is_in_string = true,
-            b'[' | b'{' if self.open.len() < RECORD_LIMIT_BYTES => self.open.push(byte),
-            b'[' | b'{' => self.is_wrong = true,
-            b']' | b'}' => {
-                // In ASCII a closing bracket is two after its opening one.
-                self.is_wrong |= self.open.pop().is_none_or(|open| open + 2 != byte);
-                self.is_closed = self.open.is_empty();
-            }
-            _ => {}
-        }
-    }
-
-    fn is_balanced(&self) -> bool {
-        self.open.is_empty() && !self.is_in_string && !self.is_wrong
-    }
+fn hand_over(
+    document: &Document<impl Read>,
+    element: &Element,
+    index: u64,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    let is_whole = element.is_whole();
+    document.check_brackets(element)?;
+    let is_understood = take(Record { index, raw: document.raw(element), is_whole });
+    if is_understood || !is_whole { Ok(()) } else { document.check(element) }
 }
 
 #[cfg(test)]
@@ -332,12 +135,12 @@ mod tests {
             // Two thirds of a byte order mark.
             ("\u{fefe}[]", "the document is no collection: it begins with 'ï'"),
             ("[1,2", "the document is broken from byte 3 on: it ends inside the array"),
-            ("[1,,2]", "the document is broken from byte 3 on: a record is missing"),
-            ("[1,]", "the document is broken from byte 3 on: a record is missing"),
+            ("[1,,2]", "the document is broken from byte 3 on: a value is missing"),
+            ("[1,]", "the document is broken from byte 3 on: a value is missing"),
             ("[1, {\"a\": x}]", "the document is broken from byte 4 on: expected value at line 1 column 7"),
             ("[1, }]", "the document is broken from byte 4 on: expected value at line 1 column 1"),
-            ("[1] x", "the document is broken from byte 4 on: more follows the array"),
-            ("{}, {}", "the document is broken from byte 0 on: more than one value"),
+            ("[1] x", "the document is broken from byte 4 on: more follows it"),
+            ("{}, {}", "the document is broken from byte 2 on: more follows it"),
             ("{} {}", "the document is broken from byte 0 on: trailing characters at line 1 column 4"),
             ("nul", "the document is broken from byte 0 on: EOF while parsing a value at line 1 column 3"),
         ] {
@@ -377,7 +180,7 @@ mod tests {
             true
         });
         assert!(read.is_ok());
-        assert_eq!(records, [(0, 1, true), (1, HEAD_BYTES, false), (2, 1, true)]);
+        assert_eq!(records, [(0, 1, true), (1, 64 * 1024, false), (2, 1, true)]);
     }
 
     #[test]
@@ -390,7 +193,11 @@ mod tests {
             format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),
         ] {
             let broken = read_records(document.as_bytes(), |_| true);
-            assert!(matches!(broken, Err(DocumentError::Broken { at: 0 | 1, .. })), "{broken:?} {}", &document[..20]);
+            assert!(
+                matches!(broken, Err(RecordsError::Document(DocumentError::Broken { at: 0 | 1, .. }))),
+                "{broken:?} {}",
+                &document[..20]
+            );
         }
     }
 
