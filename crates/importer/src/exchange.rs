@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     decide::{fault_of, is_cut_short, is_empty},
-    page::Signs,
+    page::{Parameter, Signs},
     poll::{Answer, PollSettings, Validators},
     retry::parse_retry_after,
     spool::{Spool, SpoolError, Spooled},
@@ -103,8 +103,9 @@ impl Http {
             links: headers.get_all(LINK).iter().filter_map(|link| link.to_str().ok()).map(str::to_owned).collect(),
             total: text(&headers, &HeaderName::from_static("x-total-count")),
             is_empty: false,
+            cursor: None,
         };
-        let is_paged = signs.is_paged() || self.settings.page_parameter.is_some();
+        let is_paged = signs.is_paged() || self.settings.parameter() != Parameter::None;
         if response.status() == StatusCode::NOT_MODIFIED {
             if is_paged {
                 // The only page became the first of several, and is the same for all that.

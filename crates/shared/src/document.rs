@@ -1,11 +1,14 @@
-//! A JSON document, of which a part is in memory: where its elements end. Pure, but for the reader it is given.
+//! A JSON document, of which a part is in memory: where its elements end, and the way to one of its members. Pure, but for the reader it
+//! is given.
 //!
 //! Only where an element ends is found here, by brackets and quotes; that it is JSON is known from whoever understands it, so that each
 //! byte is parsed once.
 
 use std::{
+    fmt,
     io::{self, Read},
     ops::Range,
+    str::FromStr,
 };
 
 use memchr::memchr2;
@@ -40,6 +43,101 @@ pub enum DocumentError {
     /// Nothing but white space.
     #[error("the document is empty")]
     Empty,
+}
+
+/// A JSON pointer (RFC 6901) through members of objects, as in `/meta/next`. The empty one leads to the document itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JsonPointer(Vec<String>);
+
+/// The text is no pointer, or one that is not followed here.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum JsonPointerError {
+    /// Without its first character.
+    #[error("a JSON pointer begins with `/`, as in /data or /meta/next")]
+    NoSlash,
+    /// An escape that is none.
+    #[error("in a JSON pointer `~0` stands for `~` and `~1` for `/`, and `~` alone for nothing")]
+    Escape,
+    /// A place in an array.
+    #[error("`{0}` would be a place in an array, and only members of objects are followed")]
+    Index(String),
+}
+
+impl JsonPointer {
+    /// Whether it leads to the document itself.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// For a person: what there is, where it leads to after all its members, judged by its first byte.
+    pub fn found_there(&self, first: u8) -> String {
+        self.found(self.0.len(), first)
+    }
+
+    fn found(&self, depth: usize, first: u8) -> String {
+        let kind = match first {
+            b'{' => "an object",
+            b'[' => "an array",
+            b'"' => "a text",
+            b't' | b'f' => "true or false",
+            b'n' => "null",
+            b'-' | b'0'..=b'9' => "a number",
+            _ => "no JSON",
+        };
+        format!("{} is {kind}", self.place(depth))
+    }
+
+    /// For a person: where it has come to after so many members.
+    fn place(&self, depth: usize) -> String {
+        if depth == 0 { "the document".to_owned() } else { format!("`{}`", Self(self.0[..depth].to_vec())) }
+    }
+}
+
+impl FromStr for JsonPointer {
+    type Err = JsonPointerError;
+
+    fn from_str(text: &str) -> Result<Self, JsonPointerError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let names = text.strip_prefix('/').ok_or(JsonPointerError::NoSlash)?.split('/');
+        names.map(member_name).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn member_name(token: &str) -> Result<String, JsonPointerError> {
+    let is_number = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number && (token == "0" || !token.starts_with('0')) {
+        return Err(JsonPointerError::Index(token.to_owned()));
+    }
+    if token.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        return Err(JsonPointerError::Escape);
+    }
+    // In this order, so that `~01` is `~1`.
+    Ok(token.replace("~1", "/").replace("~0", "~"))
+}
+
+impl fmt::Display for JsonPointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|name| write!(f, "/{}", name.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
+/// Where a pointer leads in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To a value, which begins with this byte and is next.
+    Value(u8),
+    /// To nothing: a member is missing, or what should have it is null.
+    Absent {
+        /// For a person, as in "`/data` has no member `items`".
+        found: String,
+    },
+    /// Astray: what should have the member is no object.
+    Astray {
+        /// For a person, as in "`/data` is a number".
+        found: String,
+    },
 }
 
 /// A document that is read from its beginning to its end.
@@ -163,9 +261,80 @@ impl<R: Read> Document<R> {
         self.passed += bytes as u64;
     }
 
-    /// There must be nothing more.
-    pub fn end(&mut self) -> Result<(), DocumentError> {
+    /// Goes from the beginning to where the pointer leads. What it passes is looked at as far as it is held. Of a member that is repeated
+    /// this is the first.
+    pub fn descend(&mut self, to: &JsonPointer) -> Result<Place, DocumentError> {
+        let mut first = self.skip_to_content()?.ok_or(DocumentError::Empty)?;
+        for (depth, name) in to.0.iter().enumerate() {
+            match first {
+                b'{' => self.consume(1),
+                b'n' => return Ok(Place::Absent { found: format!("{} is null", to.place(depth)) }),
+                _ => return Ok(Place::Astray { found: to.found(depth, first) }),
+            }
+            if !self.find_member(name, false)? {
+                return Ok(Place::Absent { found: format!("{} has no member `{name}`", to.place(depth)) });
+            }
+            first = self.skip_white_space()?.ok_or_else(|| self.ends_inside())?;
+        }
+        Ok(Place::Value(first))
+    }
+
+    /// Goes on from behind the value to which the pointer has led to the end. A member on its way that is there once more is refused: which
+    /// one counts is anybody's guess.
+    pub fn ascend(&mut self, from: &JsonPointer) -> Result<(), DocumentError> {
+        for (depth, name) in from.0.iter().enumerate().rev() {
+            if self.find_member(name, true)? {
+                return Err(broken(self.passed, &format!("{} stands there twice", from.place(depth + 1))));
+            }
+        }
         if self.skip_white_space()?.is_some() { Err(broken(self.passed, "more follows it")) } else { Ok(()) }
+    }
+
+    /// Goes on in an object, from behind its bracket or one of its values, to the value of the member with this name; `false` behind the
+    /// object's end.
+    fn find_member(&mut self, name: &str, mut is_behind_value: bool) -> Result<bool, DocumentError> {
+        loop {
+            let mut next = self.skip_white_space()?;
+            if next == Some(b'}') {
+                self.consume(1);
+                return Ok(false);
+            }
+            if is_behind_value && next == Some(b',') {
+                self.consume(1);
+                next = self.skip_white_space()?;
+            } else if is_behind_value && next.is_some() {
+                return Err(broken(self.passed, "a comma or the object's end is missing"));
+            }
+            if next.is_some_and(|next| next != b'"') {
+                return Err(broken(self.passed, "a member's name is missing"));
+            }
+            let key = self.find_element::<b':'>()?;
+            if key.after.is_none() {
+                return Err(self.ends_inside());
+            }
+            self.check(&key)?;
+            if key.after != Some(b':') {
+                return Err(broken(key.at, "a member has no value"));
+            }
+            // A name that is no text is not the one that is looked for.
+            let is_found = serde_json::from_slice::<String>(self.raw(&key)).is_ok_and(|found| found == name);
+            self.consume(key.bytes + 1);
+            if is_found {
+                return Ok(true);
+            }
+            self.skip_white_space()?;
+            let value = self.find_element::<b'}'>()?;
+            if value.after.is_none() {
+                return Err(self.ends_inside());
+            }
+            self.check(&value)?;
+            self.consume(value.bytes);
+            is_behind_value = true;
+        }
+    }
+
+    fn ends_inside(&self) -> DocumentError {
+        broken(self.passed, "it ends inside an object")
     }
 
     /// Reads at least one byte; `false` at the end of the document.
@@ -267,5 +436,107 @@ impl Scan {
 
     fn is_balanced(&self) -> bool {
         self.open.is_empty() && !self.is_in_string && !self.is_wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(text: &str) -> JsonPointer {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pointers_are_those_of_the_rfc_through_objects_alone() {
+        for (text, names) in [
+            ("", &[][..]),
+            ("/", &[""]),
+            ("/data", &["data"]),
+            ("/a~1b/m~0n/ /~01", &["a/b", "m~n", " ", "~1"]),
+            ("/-/01/1a//\u{e9}", &["-", "01", "1a", "", "\u{e9}"]),
+        ] {
+            let parsed = pointer(text);
+            assert_eq!(
+                (parsed.0.as_slice(), parsed.to_string().as_str()),
+                (&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], text)
+            );
+        }
+        for (text, error) in [
+            ("data", JsonPointerError::NoSlash),
+            ("#/data", JsonPointerError::NoSlash),
+            ("/a~", JsonPointerError::Escape),
+            ("/a~2", JsonPointerError::Escape),
+            ("/data/0/id", JsonPointerError::Index("0".into())),
+            ("/data/12", JsonPointerError::Index("12".into())),
+        ] {
+            assert_eq!(text.parse::<JsonPointer>(), Err(error), "{text}");
+        }
+    }
+
+    /// Where the pointer leads, and how much is left there; or what is wrong.
+    fn descend(document: &str, to: &str) -> Result<String, String> {
+        let mut read = Document::new(document.as_bytes(), HEAD_BYTES);
+        match read.descend(&pointer(to)) {
+            Ok(Place::Value(_)) => Ok(document[usize::try_from(read.passed).unwrap()..].to_owned()),
+            Ok(Place::Absent { found }) => Err(format!("absent: {found}")),
+            Ok(Place::Astray { found }) => Err(format!("astray: {found}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_pointer_leads_to_the_value_however_it_is_written() {
+        for (document, to, rest) in [
+            (" [1] ", "", "[1] "),
+            (r#"{"data":[1]}"#, "/data", "[1]}"),
+            ("\u{feff} { \"a\" : {\"data\":1} , \"data\" : null}", "/data", "null}"),
+            (r#"{"x":"\"data\":[}","d\u0061ta":"y"}"#, "/data", "\"y\"}"),
+            (r#"{"a":{"b":{"c":7}}}"#, "/a/b/c", "7}}}"),
+            (r#"{"a":{"b":1},"":{"":2}}"#, "//", "2}}"),
+            (r#"{"\ud800":1,"a/b":2}"#, "/a~1b", "2}"),
+            (r#"{"a":1,"a":2}"#, "/a", "1,\"a\":2}"),
+        ] {
+            assert_eq!(descend(document, to).as_deref(), Ok(rest), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_pointer_that_leads_nowhere_is_told_what_is_there() {
+        for (document, to, why) in [
+            ("[]", "/data", "astray: the document is an array"),
+            ("7", "/data", "astray: the document is a number"),
+            ("null", "/data", "absent: the document is null"),
+            ("{}", "/data", "absent: the document has no member `data`"),
+            (r#"{"data":null}"#, "/data/items", "absent: `/data` is null"),
+            (r#"{"data":{"x":1}}"#, "/data/items", "absent: `/data` has no member `items`"),
+            (r#"{"data":"x"}"#, "/data/items", "astray: `/data` is a text"),
+            (r#"{"data":false}"#, "/data/items", "astray: `/data` is true or false"),
+            ("", "/data", "the document is empty"),
+            ("{", "/data", "the document is broken from byte 1 on: it ends inside an object"),
+            (r#"{"data""#, "/data", "the document is broken from byte 1 on: it ends inside an object"),
+            (r#"{"data":"#, "/data", "the document is broken from byte 8 on: it ends inside an object"),
+            (r#"{"a":1"#, "/data", "the document is broken from byte 5 on: it ends inside an object"),
+            (
+                r#"{"a":trx,"data":1}"#,
+                "/data",
+                "the document is broken from byte 5 on: expected ident at line 1 column 3",
+            ),
+            (r#"{"a":,"data":1}"#, "/data", "the document is broken from byte 5 on: a value is missing"),
+            (r#"{"a","data":1}"#, "/data", "the document is broken from byte 1 on: a member has no value"),
+            (r#"{"a":1,}"#, "/data", "the document is broken from byte 7 on: a member's name is missing"),
+            ("{a:1}", "/data", "the document is broken from byte 1 on: a member's name is missing"),
+            (r#"{"a":1]"#, "/data", "the document is broken from byte 5 on: it ends inside an object"),
+        ] {
+            assert_eq!(descend(document, to), Err(why.to_owned()), "{document}");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_is_not_held() {
+        let long = format!(r#"{{"{}":[{}],"next":"a"}}"#, "n".repeat(1 << 20), "{\"id\":1},".repeat(1 << 20));
+        let mut read = Document::new(long.as_bytes(), HEAD_BYTES);
+        assert_eq!(read.descend(&pointer("/next")).unwrap(), Place::Value(b'"'));
+        assert_eq!(read.buffer.len(), BUFFER_BYTES);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use shared::document::{Document, DocumentError, Element, broken};
+use shared::document::{Document, DocumentError, Element, JsonPointer, broken};
 use thiserror::Error;
 
 /// A longer record is not held in memory.
@@ -48,7 +48,7 @@ pub fn read_records(reader: impl Read, mut take: impl FnMut(Record<'_>) -> bool)
         Some(other) => return Err(RecordsError::NoCollection(char::from(other))),
         None => return Err(DocumentError::Empty.into()),
     }
-    Ok(document.end()?)
+    Ok(document.ascend(&JsonPointer::default())?)
 }
 
 fn read_array(
