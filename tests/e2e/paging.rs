@@ -30,6 +30,14 @@ async fn in_pages(posts: u64, limit: u64, transformer: bool) -> Result<(Sandbox,
     Ok((sandbox, url))
 }
 
+/// The same behind cursors, in objects.
+async fn in_a_feed(posts: u64, limit: u64) -> Result<(Sandbox, String)> {
+    let settings = vec![("CURSOR_AT", "/meta/next"), ("RECORDS_AT", "/data")];
+    let sandbox = start(Setup { posts, importer: false, settings, ..Setup::default() }).await?;
+    let url = format!("{}?limit={limit}", sandbox.api.feed_url());
+    Ok((sandbox, url))
+}
+
 /// One poll, and its exit code.
 async fn once(sandbox: &Sandbox, settings: &[(&'static str, &str)]) -> Result<(Option<i32>, String)> {
     let output = importer(sandbox, settings, &["once"]).await?;
@@ -83,6 +91,32 @@ async fn a_paged_collection_is_archived_page_by_page_and_applied() -> Result<()>
     sandbox.settled(SOON).await?;
     assert_snapshot(&all_metadata(&sandbox, 5).await?, 5);
     support::assert_whole(&sandbox).await
+}
+
+#[tokio::test]
+async fn a_collection_in_objects_behind_cursors_is_archived_and_applied() -> Result<()> {
+    let (sandbox, url) = in_a_feed(95, 25).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &url)]).await?;
+    sandbox.settled(SOON).await?;
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 4);
+    assert_snapshot(&pages, 1);
+    assert!(pages[2].source_url.ends_with("/feed?limit=25&cursor=50"), "{}", pages[2].source_url);
+    assert!(sandbox.body(4).await?.starts_with(b"{"));
+
+    retitle(&sandbox, 90, "on the last page");
+    sandbox.settled(SOON).await?;
+    assert_snapshot(&all_metadata(&sandbox, 5).await?, 5);
+    support::assert_whole(&sandbox).await?;
+
+    // Whoever has set it wrong is told so with each object, and nothing is lost by it.
+    sandbox.transformer.restart_with(&[("RECORDS_AT", "/data/posts")]).await?;
+    retitle(&sandbox, 90, "once more");
+    sandbox.wait_until("all are applied", SOON, async || Ok(sandbox.position().await? == 12)).await?;
+    let reason: String =
+        support::select(&sandbox, "SELECT min(reason) FROM objects WHERE outcome = 'quarantined'").await?;
+    assert!(reason.starts_with("`/data` is an array, and RECORDS_AT, which is /data/posts, must lead to"), "{reason}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -186,21 +220,28 @@ async fn a_page_that_fails_is_asked_for_again_and_the_snapshot_goes_on() -> Resu
 
 #[tokio::test]
 async fn a_snapshot_that_a_kill_cut_is_followed_by_a_whole_one() -> Result<()> {
-    let (sandbox, url) = in_pages(80, 2, true).await?;
+    for (sandbox, url) in [in_pages(80, 2, true).await?, in_a_feed(80, 2).await?] {
+        cut_by_a_kill(&sandbox, &url).await?;
+    }
+    Ok(())
+}
+
+/// Of a source of forty pages.
+async fn cut_by_a_kill(sandbox: &Sandbox, url: &str) -> Result<()> {
     // Slow enough that the kill comes between two pages.
     let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;
     s3.set(Way::Delay(std::time::Duration::from_millis(5)));
     let mut events = sandbox.events().subscribe();
-    sandbox.importer.restart_with(&[("SOURCE_URL", &url), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", url), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
     logged(&mut events, "importer", "appended").await?;
     sandbox.importer.kill_and_wait().await?;
     sandbox.settled(SOON).await?;
-    let all = all_metadata(&sandbox, 1).await?;
+    let all = all_metadata(sandbox, 1).await?;
     let cut = all.len() - 40;
     assert!((1..40).contains(&cut), "{cut} pages were archived before the kill");
     assert!(all[..cut].iter().all(|page| page.snapshot.get() == 1 && !page.last_page), "the first snapshot has no end");
     assert_snapshot(&all[cut..], cut as u64 + 1);
-    support::assert_whole(&sandbox).await
+    support::assert_whole(sandbox).await
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ const SNAPSHOTS: u32 = 3;
 /// Which collection, and what its answers may cost here.
 #[derive(Args, Clone, Debug)]
 pub struct PollSettings {
-    /// The collection to poll: an address that answers with a JSON array. Pages behind `Link: rel=next` are followed. https, unless
+    /// The collection to poll: an address that answers with a JSON array, or with an object that holds it (RECORDS_AT of the transformer). Pages behind `Link: rel=next` are followed. https, unless
     /// the host is this machine or --allow-http is given
     #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true)]
     pub source_url: SecretUrl,

@@ -10,7 +10,13 @@ use std::{
 };
 
 use sha2::Digest;
-use shared::{archive::Body, crash_point, document::DocumentError, object::Sha256, telemetry::chain};
+use shared::{
+    archive::Body,
+    crash_point,
+    document::{DocumentError, JsonPointer},
+    object::Sha256,
+    telemetry::chain,
+};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -101,22 +107,22 @@ pub enum End {
     BrokeOff(io::Error),
 }
 
-/// Starts to read, and keeps the records beside the posts if `keep_records`. The thread ends by itself, and when the receiver is
+/// Starts to read the records `at` that place, and keeps them beside the posts if `keep_records`. The thread ends by itself, and when the receiver is
 /// dropped.
-pub fn read(body: Body, keep_records: bool) -> mpsc::Receiver<Piece> {
+pub fn read(body: Body, at: JsonPointer, keep_records: bool) -> mpsc::Receiver<Piece> {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let reader = move || read_body(body, keep_records, &pieces);
+    let reader = move || read_body(body, &at, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     thread::Builder::new().name("reader".into()).spawn(reader).expect("the system has room for one more thread");
     receiver
 }
 
-fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
+fn read_body(body: impl Read, at: &JsonPointer, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
     let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
     let mut filling = Filling::default();
     let mut records = 0;
-    let document = read_records(&mut body, |record| {
+    let document = read_records(&mut body, at, |record| {
         records += 1;
         let post = Post::from_record(record);
         let is_post = post.is_ok();
@@ -216,7 +222,7 @@ mod tests {
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
         let (sender, mut receiver) = mpsc::channel(100);
-        read_body(document, false, &sender);
+        read_body(document, &JsonPointer::default(), false, &sender);
         drop(sender);
         let mut batches = Vec::new();
         while let Some(piece) = receiver.blocking_recv() {

@@ -1,10 +1,11 @@
 //! Bytes become records: each element of the document as a raw slice with its index. Pure, but for the reader it is given.
 //!
-//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty.
+//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. It may have them
+//! in a member of an object: then all of it must be JSON, and what is not on the way is passed.
 
 use std::io::{self, Read};
 
-use shared::document::{Document, DocumentError, Element, JsonPointer, broken};
+use shared::document::{Document, DocumentError, Element, JsonPointer, Place, broken};
 use thiserror::Error;
 
 /// A longer record is not held in memory.
@@ -30,6 +31,12 @@ pub enum RecordsError {
     /// It begins like neither array nor object nor null.
     #[error("the document is no collection: it begins with {0:?}")]
     NoCollection(char),
+    /// They are not where they should be.
+    #[error(
+        "{found}, and RECORDS_AT, which is {at}, must lead to an array of records, one record or null: set it to where they are"
+    )]
+    #[allow(missing_docs, reason = "the message says what each field is")]
+    Elsewhere { at: JsonPointer, found: String },
 }
 
 impl From<io::Error> for RecordsError {
@@ -38,17 +45,24 @@ impl From<io::Error> for RecordsError {
     }
 }
 
-/// Hands each record to `take` as it is read, which says whether it understood it: one that it did not must at least be JSON, or the
-/// document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, and below 32 MiB.
-pub fn read_records(reader: impl Read, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), RecordsError> {
+/// Hands each record of those `at` that place to `take` as it is read, which says whether it understood it: one that it did not must at
+/// least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, or member
+/// beside them, and below 32 MiB.
+pub fn read_records(
+    reader: impl Read,
+    at: &JsonPointer,
+    mut take: impl FnMut(Record<'_>) -> bool,
+) -> Result<(), RecordsError> {
+    let elsewhere = |found| RecordsError::Elsewhere { at: at.clone(), found };
     let mut document = Document::new(reader, RECORD_LIMIT_BYTES);
-    match document.skip_to_content()? {
-        Some(b'[') => read_array(&mut document, &mut take)?,
-        Some(b'{' | b'n') => read_single(&mut document, &mut take)?,
-        Some(other) => return Err(RecordsError::NoCollection(char::from(other))),
-        None => return Err(DocumentError::Empty.into()),
+    match document.descend(at)? {
+        Place::Value(b'[') => read_array(&mut document, &mut take)?,
+        Place::Value(b'{' | b'n') => read_single(&mut document, &mut take)?,
+        Place::Value(other) if at.is_root() => return Err(RecordsError::NoCollection(char::from(other))),
+        Place::Value(other) => return Err(elsewhere(at.found_there(other))),
+        Place::Absent { found } | Place::Astray { found } => return Err(elsewhere(found)),
     }
-    Ok(document.ascend(&JsonPointer::default())?)
+    Ok(document.ascend(at)?)
 }
 
 fn read_array(
@@ -105,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        documents::{Chunks, any_chunking, any_document},
+        documents::{Chunks, any_chunking, any_document, any_value},
         post::Post,
     };
 
@@ -148,6 +162,68 @@ mod tests {
         }
     }
 
+    fn records_at(at: &str, document: &str) -> Result<Vec<String>, String> {
+        let (records, broken) = read_at(document.as_bytes(), &at.parse().unwrap());
+        broken.map_or(Ok(records), Err)
+    }
+
+    #[test]
+    fn records_in_an_object_are_found_and_the_rest_is_passed() {
+        for (at, document, expected) in [
+            ("/data", r#"{"data":[{"id":1},7]}"#, vec![r#"{"id":1}"#, "7"]),
+            ("/data", r#" { "next" : "]}" , "data" : [ 1 , 2 ] , "x":{"data":[3]} } "#, vec!["1", "2"]),
+            ("/data", "\u{feff}{\"data\":[]}", vec![]),
+            ("/data", r#"{"data":null,"next":null}"#, vec![]),
+            ("/data", r#"{"data":{"id":1} , "next":null}"#, vec![r#"{"id":1}"#]),
+            ("/a/b", r#"{"x":[],"a":{"y":{},"b":[1],"z":0},"w":1}"#, vec!["1"]),
+            ("/a~1b", r#"{"a\u002fb":[1]}"#, vec!["1"]),
+        ] {
+            let expected = expected.into_iter().map(str::to_owned).collect();
+            assert_eq!(records_at(at, document), Ok(expected), "{document}");
+        }
+    }
+
+    #[test]
+    fn records_that_are_elsewhere_are_told_with_the_setting() {
+        for (document, found) in [
+            ("[]", "the document is an array"),
+            (r#"{"error":"busy"}"#, "the document has no member `data`"),
+            (r#"{"data":{"x":[]}}"#, "`/data` has no member `items`"),
+            (r#"{"data":null}"#, "`/data` is null"),
+            (r#"{"data":[{"items":[]}]}"#, "`/data` is an array"),
+            (r#"{"data":{"items":7}}"#, "`/data/items` is a number"),
+            (r#"{"data":{"items":"x"}}"#, "`/data/items` is a text"),
+        ] {
+            let expected = format!(
+                "{found}, and RECORDS_AT, which is /data/items, must lead to an array of records, one record or null: set it to where \
+                 they are"
+            );
+            assert_eq!(records_at("/data/items", document), Err(expected), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_document_must_be_whole_around_its_records() {
+        for (document, reason) in [
+            (r#"{"data":[1]"#, "11 on: it ends inside an object"),
+            (r#"{"data":[1"#, "9 on: it ends inside the array"),
+            (r#"{"data":{"a":1}"#, "15 on: it ends inside an object"),
+            (r#"{"data":[1]} x"#, "13 on: more follows it"),
+            (r#"{"data":[1]]"#, "11 on: a comma or the object's end is missing"),
+            (r#"{"data":[1],}"#, "12 on: a member's name is missing"),
+            (r#"{"data":[1],"x":tru}"#, "16 on: EOF while parsing a value at line 1 column 3"),
+            (r#"{"data":[1],"x":[}"#, "16 on: it ends inside an object"),
+            (r#"{"data":[1],"data":[2]}"#, "19 on: `/data` stands there twice"),
+            (r#"{"data":[1],"d\u0061ta":[2]}"#, "24 on: `/data` stands there twice"),
+        ] {
+            let said = records_at("/data", document).unwrap_err();
+            assert!(said.ends_with(reason), "{document}: {said}");
+        }
+        assert!(
+            records_at("/a/b", r#"{"a":{"b":[1]},"a":{"b":[2]}}"#).unwrap_err().ends_with("`/a` stands there twice")
+        );
+    }
+
     #[test]
     fn deep_nesting_neither_overflows_nor_fails() {
         let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
@@ -156,8 +232,12 @@ mod tests {
 
     /// Each record and, if the document is broken, its reason.
     fn read(reader: impl Read) -> (Vec<String>, Option<String>) {
+        read_at(reader, &JsonPointer::default())
+    }
+
+    fn read_at(reader: impl Read, at: &JsonPointer) -> (Vec<String>, Option<String>) {
         let mut records = Vec::new();
-        let read = read_records(reader, |record| {
+        let read = read_records(reader, at, |record| {
             assert_eq!(record.index, records.len() as u64);
             records.push(String::from_utf8_lossy(record.raw).into_owned());
             false
@@ -175,7 +255,7 @@ mod tests {
     fn a_record_that_memory_should_not_hold_is_passed_by_its_beginning() {
         let long = format!("[1,\"{}\\\"]\",3]", "é,".repeat(RECORD_LIMIT_BYTES));
         let mut records = Vec::new();
-        let read = read_records(long.as_bytes(), |record| {
+        let read = read_records(long.as_bytes(), &JsonPointer::default(), |record| {
             records.push((record.index, record.raw.len(), record.is_whole));
             true
         });
@@ -192,7 +272,7 @@ mod tests {
             format!("{{\"a\":\"{posts}").replace("\"id\"", "id"),
             format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),
         ] {
-            let broken = read_records(document.as_bytes(), |_| true);
+            let broken = read_records(document.as_bytes(), &JsonPointer::default(), |_| true);
             assert!(
                 matches!(broken, Err(RecordsError::Document(DocumentError::Broken { at: 0 | 1, .. }))),
                 "{broken:?} {}",
@@ -226,6 +306,41 @@ mod tests {
         }
 
         #[test]
+        fn a_document_in_objects_gives_what_serde_json_finds_there(
+            (elements, document) in any_document(),
+            wraps in prop::collection::vec(any_wrap(), 1..4),
+            sizes in any_chunking(),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mark = document.starts_with(b"\xef\xbb\xbf");
+            let records = String::from_utf8(document[if mark { 3 } else { 0 }..].to_vec()).unwrap();
+            let text = wraps.iter().rev().fold(records, |text, Wrap { before, name, after }| {
+                let field = |name: &str, value: &str| format!("{}: {value}", serde_json::to_string(name).unwrap());
+                let others = |others: &[(String, Value)]| -> Vec<String> {
+                    let others = others.iter().filter(|(other, _)| other != name);
+                    others.map(|(name, value)| field(name, &value.to_string())).collect()
+                };
+                format!("{{{}}}", [others(before), vec![field(name, &text)], others(after)].concat().join(" ,\n"))
+            });
+            let names = wraps.iter().map(|wrap| wrap.name.replace('~', "~0").replace('/', "~1"));
+            let at = format!("/{}", names.collect::<Vec<_>>().join("/"));
+            let whole: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(whole.pointer(&at), Some(&Value::from(elements.clone())));
+
+            let pointer: JsonPointer = at.parse().unwrap();
+            let document = if mark { format!("\u{feff}{text}") } else { text };
+            let (found, broken) = read_at(Chunks::new(document.as_bytes(), sizes.clone()), &pointer);
+            prop_assert_eq!(broken, None);
+            let found: Vec<Value> = found.iter().map(|record| serde_json::from_str(record).unwrap()).collect();
+            prop_assert_eq!(found, elements);
+
+            let cut = &document.as_bytes()[..end.index(document.len())];
+            let broken = read_at(cut, &pointer);
+            prop_assert!(broken.1.is_some());
+            prop_assert_eq!(read_at(Chunks::new(cut, sizes), &pointer), broken);
+        }
+
+        #[test]
         fn garbage_is_refused_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             read_and_type(&garbage);
         }
@@ -240,7 +355,24 @@ mod tests {
         }
     }
 
+    /// An object around the records: the members before, the one that holds them, and the members behind.
+    #[derive(Clone, Debug)]
+    struct Wrap {
+        before: Vec<(String, Value)>,
+        name: String,
+        after: Vec<(String, Value)>,
+    }
+
+    fn any_wrap() -> impl Strategy<Value = Wrap> {
+        let members = || prop::collection::vec((".{0,4}", any_value()), 0..4);
+        // A number would be a place in an array.
+        let name = "[^0-9]{0,4}";
+        (members(), name, members()).prop_map(|(before, name, after)| Wrap { before, name, after })
+    }
+
     fn read_and_type(document: &[u8]) {
-        let _ = read_records(document, |record| Post::from_record(record).is_ok());
+        for at in ["", "/data", "/a/b"] {
+            let _ = read_records(document, &at.parse().unwrap(), |record| Post::from_record(record).is_ok());
+        }
     }
 }
