@@ -31,6 +31,8 @@ pub struct Signs {
     pub total: Option<String>,
     /// Whether the page holds no record.
     pub is_empty: bool,
+    /// Whether it is an object, of which nobody here knows whether it holds some.
+    pub is_object: bool,
     /// The next page's cursor, if it was looked for and the body has one.
     pub cursor: Option<String>,
 }
@@ -85,6 +87,12 @@ pub enum PageError {
          before its query"
     )]
     TooLong { from: String, bytes: usize },
+    /// An object among numbered pages.
+    #[error(
+        "the page at {from} is an object, and the pages that PAGE_PARAMETER numbers end with an empty array: name the member that has the \
+         next page's number or cursor in CURSOR_AT, and the parameter in CURSOR_PARAMETER"
+    )]
+    NoEnd { from: String },
     /// Too many.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,
@@ -123,6 +131,9 @@ impl Paging {
             (Some(next), ..) => resolve(page, next)?,
             (None, Parameter::Number(_), _) if signs.is_empty => {
                 return Ok(if self.pages == 1 { Turn::End } else { Turn::PastTheEnd });
+            }
+            (None, Parameter::Number(_), _) if signs.is_object => {
+                return Err(PageError::NoEnd { from: public_url(page) });
             }
             (None, Parameter::Number(parameter), _) => numbered_after(page, parameter),
             (None, Parameter::Cursor(parameter), Some(cursor)) => with_parameter(page, parameter, cursor),
@@ -187,7 +198,7 @@ mod tests {
     }
 
     fn signs(page: &str) -> Signs {
-        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false, cursor: None }
+        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false, is_object: false, cursor: None }
     }
 
     fn linked(link: &str) -> Signs {
@@ -276,6 +287,9 @@ mod tests {
         assert_eq!(paging.turn(&empty(&second)), Ok(Turn::PastTheEnd));
         let mut paging = Paging::new(Parameter::Number("_page".into()));
         assert_eq!(paging.turn(&empty(&first)), Ok(Turn::End), "an empty collection has one page");
+        let object = Signs { is_object: true, ..signs("http://api/posts?key=s3cret") };
+        let said = Paging::new(Parameter::Number("_page".into())).turn(&object).unwrap_err().to_string();
+        assert!(said.starts_with("the page at http://api/posts?key=*** is an object"), "{said}");
     }
 
     fn cursor(page: &str, cursor: &str) -> Signs {

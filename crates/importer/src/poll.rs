@@ -38,7 +38,7 @@ pub struct PollSettings {
     #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true)]
     pub source_url: SecretUrl,
     /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
-    /// from its value in SOURCE_URL, until a page is empty
+    /// from its value in SOURCE_URL, until a page is an empty array
     #[arg(long, env = "PAGE_PARAMETER", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub page_parameter: Option<String>,
     /// For an API without `Link` headers whose bodies name the next page: where, as a JSON pointer through members of objects, as in
