@@ -29,7 +29,11 @@ async fn main() -> Result<()> {
     let world = World::start(&Progress::default()).await?;
     let setup = Setup { posts: 3, importer: false, transformer: false, ..Setup::default() };
     for bytes in [1 << 20, GIB] {
-        peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes).await?;
+        peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes, Answer::posts(bytes), &[]).await?;
+        println!("the same in an object, behind a cursor:");
+        let settings = [("CURSOR_AT", "/meta/next"), ("RECORDS_AT", "/data")];
+        peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes, Answer::wrapped_posts(bytes), &settings)
+            .await?;
     }
     for bytes in PUT_BYTES {
         put_times(&Sandbox::start(&world, setup.clone()).await?, bytes, "LocalStack", &[]).await?;
@@ -60,10 +64,11 @@ async fn put_times_on(program: &Path, sandbox: &Sandbox, bytes: usize) -> Result
 }
 
 /// Fetches and archives a response of so many bytes, then applies it.
-async fn peak_memory(sandbox: &Sandbox, bytes: u64) -> Result<()> {
-    let api = FaultyApi::saying([Answer::posts(bytes)]).await?;
+async fn peak_memory(sandbox: &Sandbox, bytes: u64, answer: Answer, wrapping: &[(&'static str, &str)]) -> Result<()> {
+    let api = FaultyApi::saying([answer]).await?;
     let mut settings = sandbox.settings().clone();
     settings.set(&[("SOURCE_URL", &api.url())]);
+    settings.set(wrapping);
     let programs = sandbox.world().programs();
     once(sandbox, &programs.importer, &settings, bytes).await?;
     ensure!(sandbox.end().await? == 1, "it is archived");

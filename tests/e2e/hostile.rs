@@ -316,3 +316,18 @@ async fn what_is_endless_once_it_is_unpacked_costs_no_memory() -> Result<()> {
     api.say([Answer::ok(POSTS)]);
     sandbox.wait_until("the next answer is archived", SOON, async || Ok(sandbox.end().await? == 1)).await
 }
+
+#[tokio::test]
+async fn a_long_body_in_an_object_is_archived_and_applied_in_as_little_memory_as_a_short_one() -> Result<()> {
+    let api = FaultyApi::saying([Answer::wrapped_posts(PEAK_BYTES + (32 << 20))]).await?;
+    let url = api.url();
+    let settings = vec![("CURSOR_AT", "/meta/next"), ("RECORDS_AT", "/data"), ("POLL_INTERVAL", "1h")];
+    let sandbox = start(Setup { posts: 0, importer: false, settings, ..Setup::default() }).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &url)]).await?;
+    sandbox.wait_until("it is applied", 3 * SOON, async || Ok(sandbox.position().await? == 1)).await?;
+    assert_unharmed(&sandbox.importer)?;
+    assert_unharmed(&sandbox.transformer)?;
+    let records: i64 = select(&sandbox, "SELECT records FROM objects").await?;
+    assert!(records > 200_000, "{records}");
+    Ok(())
+}

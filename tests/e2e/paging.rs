@@ -7,6 +7,7 @@ use std::sync::{
 
 use anyhow::Result;
 use sandbox::{Sandbox, Setup};
+use serde_json::{Value, json};
 use shared::{
     object::{Metadata, Sha256},
     pointer::Pointer,
@@ -15,14 +16,25 @@ use support::{
     SOON,
     faulty_api::{Answer, FaultyApi, Request},
     importer, logged, metadata,
+    programs::with_crash_points,
     proxy::{Proxy, Way},
     retitle, start, start_nothing,
 };
+use tokio::process::Command;
+use url::form_urlencoded;
 
 /// A stream whose posts come in pages of `limit`. It polls when it is told to.
 async fn in_pages(posts: u64, limit: u64, transformer: bool) -> Result<(Sandbox, String)> {
     let sandbox = start(Setup { posts, importer: false, transformer, ..Setup::default() }).await?;
     let url = format!("{}?_page=1&_limit={limit}", sandbox.api.url());
+    Ok((sandbox, url))
+}
+
+/// The same behind cursors, in objects.
+async fn in_a_feed(posts: u64, limit: u64) -> Result<(Sandbox, String)> {
+    let settings = vec![("CURSOR_AT", "/meta/next"), ("RECORDS_AT", "/data")];
+    let sandbox = start(Setup { posts, importer: false, settings, ..Setup::default() }).await?;
+    let url = format!("{}?limit={limit}", sandbox.api.feed_url());
     Ok((sandbox, url))
 }
 
@@ -82,6 +94,32 @@ async fn a_paged_collection_is_archived_page_by_page_and_applied() -> Result<()>
 }
 
 #[tokio::test]
+async fn a_collection_in_objects_behind_cursors_is_archived_and_applied() -> Result<()> {
+    let (sandbox, url) = in_a_feed(95, 25).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", &url)]).await?;
+    sandbox.settled(SOON).await?;
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 4);
+    assert_snapshot(&pages, 1);
+    assert!(pages[2].source_url.ends_with("/feed?limit=25&cursor=50"), "{}", pages[2].source_url);
+    assert!(sandbox.body(4).await?.starts_with(b"{"));
+
+    retitle(&sandbox, 90, "on the last page");
+    sandbox.settled(SOON).await?;
+    assert_snapshot(&all_metadata(&sandbox, 5).await?, 5);
+    support::assert_whole(&sandbox).await?;
+
+    // Whoever has set it wrong is told so with each object, and nothing is lost by it.
+    sandbox.transformer.restart_with(&[("RECORDS_AT", "/data/posts")]).await?;
+    retitle(&sandbox, 90, "once more");
+    sandbox.wait_until("all are applied", SOON, async || Ok(sandbox.position().await? == 12)).await?;
+    let reason: String =
+        support::select(&sandbox, "SELECT min(reason) FROM objects WHERE outcome = 'quarantined'").await?;
+    assert!(reason.starts_with("`/data` is an array, and RECORDS_AT, which is /data/posts, must lead to"), "{reason}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_queue_is_told_of_every_page_and_of_nothing_when_nothing_changed() -> Result<()> {
     let (sandbox, url) = in_pages(95, 8, false).await?;
     let settings = [("SOURCE_URL", url.as_str())];
@@ -129,7 +167,7 @@ async fn links_that_lead_in_a_circle_or_away_archive_nothing() -> Result<()> {
     let source = format!("{}?_page=1", circle.url());
     let (code, said) = once(&sandbox, &[("SOURCE_URL", &source)]).await?;
     assert_eq!((code, circle.seen().len()), (Some(1), 3), "{said}");
-    assert!(said.contains("its links lead in a circle"), "{said}");
+    assert!(said.contains("the pages lead in a circle"), "{said}");
 
     let other = FaultyApi::saying([Answer::ok("[]")]).await?;
     let away = format!("<{}?_page=2>; rel=next", other.url());
@@ -182,21 +220,28 @@ async fn a_page_that_fails_is_asked_for_again_and_the_snapshot_goes_on() -> Resu
 
 #[tokio::test]
 async fn a_snapshot_that_a_kill_cut_is_followed_by_a_whole_one() -> Result<()> {
-    let (sandbox, url) = in_pages(80, 2, true).await?;
+    for (sandbox, url) in [in_pages(80, 2, true).await?, in_a_feed(80, 2).await?] {
+        cut_by_a_kill(&sandbox, &url).await?;
+    }
+    Ok(())
+}
+
+/// Of a source of forty pages.
+async fn cut_by_a_kill(sandbox: &Sandbox, url: &str) -> Result<()> {
     // Slow enough that the kill comes between two pages.
     let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;
     s3.set(Way::Delay(std::time::Duration::from_millis(5)));
     let mut events = sandbox.events().subscribe();
-    sandbox.importer.restart_with(&[("SOURCE_URL", &url), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
+    sandbox.importer.restart_with(&[("SOURCE_URL", url), ("AWS_ENDPOINT_URL_S3", &s3.url())]).await?;
     logged(&mut events, "importer", "appended").await?;
     sandbox.importer.kill_and_wait().await?;
     sandbox.settled(SOON).await?;
-    let all = all_metadata(&sandbox, 1).await?;
+    let all = all_metadata(sandbox, 1).await?;
     let cut = all.len() - 40;
     assert!((1..40).contains(&cut), "{cut} pages were archived before the kill");
     assert!(all[..cut].iter().all(|page| page.snapshot.get() == 1 && !page.last_page), "the first snapshot has no end");
     assert_snapshot(&all[cut..], cut as u64 + 1);
-    support::assert_whole(&sandbox).await
+    support::assert_whole(sandbox).await
 }
 
 #[tokio::test]
@@ -235,6 +280,141 @@ async fn a_second_page_is_noticed_though_the_first_one_is_the_same() -> Result<(
         assert_snapshot(&all_metadata(&sandbox, 2).await?, 2);
         assert_eq!(sandbox.end().await?, 3, "{name}");
     }
+    Ok(())
+}
+
+/// The settings of a source whose bodies name the next page.
+fn with_cursors(url: &str) -> [(&'static str, &str); 3] {
+    [("SOURCE_URL", url), ("CURSOR_AT", "/meta/next"), ("CURSOR_PARAMETER", "after")]
+}
+
+/// The cursor that a request brings, if it brings one.
+fn cursor_of(request: &Request) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(request.query.as_bytes());
+    pairs.find(|(name, _)| name == "after").map(|(_, cursor)| cursor.into_owned())
+}
+
+fn wrapped(page: u64, next: &Value) -> Answer {
+    Answer::ok(json!({ "data": [{ "id": page }], "meta": { "next": next } }).to_string())
+}
+
+/// Three pages behind cursors of both kinds, the first of which needs to be escaped.
+fn in_three(request: &Request) -> Answer {
+    match cursor_of(request).as_deref() {
+        None => wrapped(1, &json!("a&b= é")).with("ETag", "\"same for all\""),
+        Some("a&b= é") => wrapped(2, &json!(3)).with("ETag", "\"same for all\""),
+        Some("3") => wrapped(3, &Value::Null),
+        Some(_) => Answer::status(404),
+    }
+}
+
+#[tokio::test]
+async fn cursors_in_the_bodies_are_followed_to_the_last_page() -> Result<()> {
+    let api = FaultyApi::start(in_three).await?;
+    let sandbox = start_nothing().await?;
+    let url = format!("{}?limit=1&after=", api.url());
+    // An empty cursor is one to the server, and no page of it.
+    api.answer(|request| match cursor_of(request).as_deref() {
+        Some("") => wrapped(1, &json!("a&b= é")),
+        _ => in_three(request),
+    });
+    assert_eq!(once(&sandbox, &with_cursors(&url)).await?.0, Some(0));
+    let asked: Vec<_> = api.seen().iter().map(|request| request.query.clone()).collect();
+    assert_eq!(asked, ["limit=1&after=", "limit=1&after=a%26b%3D+%C3%A9", "limit=1&after=3"]);
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!(pages.len(), 3);
+    assert_snapshot(&pages, 1);
+    assert!(pages[2].source_url.ends_with("/posts?limit=1&after=3"), "{}", pages[2].source_url);
+    assert_eq!(once(&sandbox, &with_cursors(&url)).await?.0, Some(3), "nothing changed");
+    assert_eq!(sandbox.end().await?, 3);
+
+    let secret = [("SOURCE_URL", &*url), ("CURSOR_AT", "/meta/next"), ("CURSOR_PARAMETER", "page_token")];
+    api.answer(|request| {
+        if request.query.contains("page_token=s3cret") { wrapped(2, &json!("")) } else { wrapped(1, &json!("s3cret")) }
+    });
+    assert_eq!(once(&sandbox, &secret).await?.0, Some(0));
+    let pages = all_metadata(&sandbox, 4).await?;
+    assert_eq!(pages.len(), 2);
+    assert!(pages[1].source_url.ends_with("page_token=***"), "{}", pages[1].source_url);
+    Ok(())
+}
+
+#[tokio::test]
+async fn cursors_that_lead_in_a_circle_or_nowhere_archive_nothing() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::start(|request| {
+        wrapped(1, &json!(if cursor_of(request).as_deref() == Some("a") { "b" } else { "a" }))
+    })
+    .await?;
+    let url = api.url();
+    let (code, said) = once(&sandbox, &with_cursors(&url)).await?;
+    assert_eq!((code, api.seen().len()), (Some(1), 3), "{said}");
+    assert!(said.contains("?after=a, which came before: the pages lead in a circle"), "{said}");
+
+    for (last, words) in [
+        (
+            wrapped(2, &json!({ "page": 2 })),
+            "`/meta/next` is an object, and CURSOR_AT, which is /meta/next, must lead to a text, a number or null",
+        ),
+        (wrapped(2, &json!(true)), "`/meta/next` is true or false, and CURSOR_AT"),
+        (Answer::ok("[]"), "the document is an array, and CURSOR_AT"),
+        (Answer::ok(r#"{"data":[1,2,"meta":{}}"#), "the document is broken from byte 8 on"),
+        (wrapped(2, &json!("x".repeat(4_000))), "has an address of"),
+    ] {
+        api.answer(move |request| if cursor_of(request).is_some() { last.clone() } else { wrapped(1, &json!("a")) });
+        let (code, said) = once(&sandbox, &with_cursors(&url)).await?;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(words) && said.contains("?after=a"), "{said}");
+    }
+    assert_eq!(sandbox.end().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_importer_that_ends_between_pages_with_cursors_leaves_the_next_one_a_whole_snapshot() -> Result<()> {
+    let programs = tokio::task::spawn_blocking(with_crash_points).await??;
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::start(in_three).await?;
+    let url = api.url();
+    for (point, archived) in [("page-spooled=1*off->panic", 0), ("between-pages=1*off->panic", 2)] {
+        let mut settings = sandbox.settings().clone();
+        settings.set(&with_cursors(&url));
+        let mut crashing = sandbox.world().program(&programs.importer, &settings);
+        crashing.arg("once").env("FAILPOINTS", point);
+        let ended = Command::from(crashing).kill_on_drop(true).output().await?;
+        assert!(!ended.status.success(), "{point}");
+        let cut = all_metadata(&sandbox, 1).await?;
+        assert_eq!(cut.len(), archived, "{point}");
+        assert!(cut.iter().all(|page| !page.last_page), "{point}");
+    }
+    assert_eq!(once(&sandbox, &with_cursors(&url)).await?.0, Some(0));
+    let pages = all_metadata(&sandbox, 3).await?;
+    assert_eq!(pages.len(), 3);
+    assert_snapshot(&pages, 3);
+    assert_eq!(once(&sandbox, &with_cursors(&url)).await?.0, Some(3));
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_importers_with_cursors_archive_one_chain_that_ends_whole() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::start(in_three).await?;
+    let url = api.url();
+    let settings = with_cursors(&url);
+    for _ in 0..5 {
+        let both = tokio::try_join!(once(&sandbox, &settings), once(&sandbox, &settings))?;
+        assert!([both.0.0, both.1.0].iter().any(|code| matches!(code, Some(0 | 3))), "{both:?}");
+    }
+    once(&sandbox, &with_cursors(&url)).await?;
+    let all = all_metadata(&sandbox, 1).await?;
+    let mut previous = None;
+    for page in &all {
+        assert_eq!(page.previous, previous);
+        previous = Some(page.observation);
+    }
+    let last = all[all.len() - 1].snapshot.get();
+    assert_snapshot(&all[usize::try_from(last)? - 1..], last);
+    assert_eq!(all.len() as u64, last + 2);
     Ok(())
 }
 

@@ -32,8 +32,14 @@ async fn all_wrong_settings_are_told_at_once() -> Result<()> {
     let wrong =
         [("POLL_INTERVAL", "2x"), ("STREAM", "Posts"), ("QUEUE_URL", "http://localhost/posts"), ("MAX_BODY", "0")];
     insta::assert_snapshot!("importer_wrong_settings", told(&run("importer", &wrong, &[]).await?));
-    let wrong =
-        [("CATCH_UP_INTERVAL", "0s"), ("DATABASE_URL", "mysql://me:secret@host/db"), ("DATABASE_SCHEMA", "a-b")];
+    let wrong = [("PAGE_PARAMETER", "page"), ("CURSOR_AT", "/data/0/next"), ("CURSOR_PARAMETER", "")];
+    insta::assert_snapshot!("importer_wrong_paging", told(&run("importer", &wrong, &[]).await?));
+    let wrong = [
+        ("CATCH_UP_INTERVAL", "0s"),
+        ("DATABASE_URL", "mysql://me:secret@host/db"),
+        ("DATABASE_SCHEMA", "a-b"),
+        ("RECORDS_AT", "/pages/0/data"),
+    ];
     let output = run("transformer", &wrong, &["--log-format", "xml"]).await?;
     assert!(!told(&output).contains("secret"));
     insta::assert_snapshot!("transformer_wrong_settings", told(&output));

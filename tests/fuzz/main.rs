@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{object, pointer};
+use shared::{document, object, pointer};
 use transformer::{post, record};
 
 const CORPORA: [&str; 3] = ["records", "messages", "metadata"];

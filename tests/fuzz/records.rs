@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     io::{self, Read},
+    marker::PhantomData,
 };
 
 use serde::{
@@ -14,6 +15,7 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    document::JsonPointer,
     post::{Post, WrongRecord},
     record::{Record, read_records},
 };
@@ -25,7 +27,60 @@ const REASON_LIMIT_CHARS: usize = 500;
 
 /// Whatever the bytes are.
 pub fn hold(document: &[u8]) {
-    let (records, broken) = read(document);
+    hold_of_root(document);
+    for at in ["/data", "/a/b", "/", "/id", "/x"] {
+        hold_at(document, at);
+        // Around the same bytes.
+        let wrapped = |head: &str, tail: &str| [head.as_bytes(), document, tail.as_bytes()].concat();
+        hold_at(&wrapped("{\"x\":1,\"data\":", "}"), at);
+        hold_at(&wrapped("{\"a\":{\"b\":[],\"y\":", "}}"), at);
+    }
+}
+
+/// What serde_json finds there is what is read, and where it finds nothing, or no document, it is refused.
+fn hold_at(document: &[u8], at: &str) {
+    let pointer: JsonPointer = at.parse().expect("a pointer");
+    let (records, broken) = read(document, &pointer);
+    match whole_at(&legible(document), at) {
+        Some(expected) => {
+            assert_eq!(broken, None, "{at}");
+            let texts = records.iter().map(|raw| legible(raw));
+            assert!(texts.eq(expected.iter().map(|raw| raw.get())), "{at}: {records:?} instead of {expected:?}");
+        }
+        None => assert!(broken.is_some(), "{at}: {records:?} of a document that serde_json refuses"),
+    }
+    let size = 1 + document.len() % 7;
+    assert_eq!(read(Cut { bytes: document, size }, &pointer), (records, broken), "{at}, in pieces of {size}");
+}
+
+/// The records there; `None` where there are none, or a member on the way is repeated.
+fn whole_at(document: &str, at: &str) -> Option<Vec<Box<RawValue>>> {
+    let text = document.strip_prefix('\u{feff}').unwrap_or(document);
+    let mut value: Box<RawValue> = serde_json::from_str(text).ok()?;
+    for name in at.split('/').skip(1) {
+        let mut named = members(value.get())?.into_iter().filter(|(known, _)| known.as_deref() == Some(name));
+        let (_, inner) = named.next()?;
+        if named.next().is_some() {
+            return None;
+        }
+        value = inner;
+    }
+    match value.get() {
+        array if array.starts_with('[') => serde_json::from_str(array).ok(),
+        object if object.starts_with('{') => Some(vec![value]),
+        null => serde_json::from_str(null).ok().map(|()| Vec::new()),
+    }
+}
+
+/// The members of an object, with those names that are text.
+fn members(json: &str) -> Option<Vec<(Option<String>, Box<RawValue>)>> {
+    pairs::<Box<RawValue>>(json)
+        .map(|pairs| pairs.into_iter().map(|(name, value)| (serde_json::from_str(name.get()).ok(), value)).collect())
+}
+
+fn hold_of_root(document: &[u8]) {
+    let root = JsonPointer::default();
+    let (records, broken) = read(document, &root);
     let text = legible(document);
     match whole(&text) {
         Some(expected) => {
@@ -37,16 +92,16 @@ pub fn hold(document: &[u8]) {
         None => assert!(broken.is_some(), "{records:?} of a document that serde_json refuses"),
     }
     let size = 1 + document.len() % 7;
-    let cut = read(Cut { bytes: document, size });
+    let cut = read(Cut { bytes: document, size }, &root);
     assert_eq!(cut, (records.clone(), broken), "in pieces of {size}");
     for (index, raw) in (0..).zip(&records) {
         judge(Record { index, raw, is_whole: true });
     }
 }
 
-fn read(reader: impl Read) -> (Vec<Vec<u8>>, Option<String>) {
+fn read(reader: impl Read, at: &JsonPointer) -> (Vec<Vec<u8>>, Option<String>) {
     let mut records = Vec::new();
-    let read = read_records(reader, |record| {
+    let read = read_records(reader, at, |record| {
         assert!(record.is_whole && record.index == records.len() as u64);
         records.push(record.raw.to_owned());
         Post::from_record(record).is_ok()
@@ -140,24 +195,29 @@ pub type Field = (String, Box<RawValue>);
 
 /// All fields of an object, repeated ones too; `None` of what is no object, or has a name that is no text.
 pub fn fields(json: &str) -> Option<Vec<Field>> {
-    struct Fields(Vec<Field>);
+    pairs(json)
+}
 
-    impl<'de> Deserialize<'de> for Fields {
+/// All members of an object, with their names as they are wanted.
+fn pairs<N: for<'de> Deserialize<'de>>(json: &str) -> Option<Vec<(N, Box<RawValue>)>> {
+    struct Fields<N>(Vec<(N, Box<RawValue>)>);
+
+    impl<'de, N: Deserialize<'de>> Deserialize<'de> for Fields<N> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            deserializer.deserialize_map(FieldsVisitor).map(Self)
+            deserializer.deserialize_map(FieldsVisitor(PhantomData)).map(Self)
         }
     }
 
-    struct FieldsVisitor;
+    struct FieldsVisitor<N>(PhantomData<N>);
 
-    impl<'de> Visitor<'de> for FieldsVisitor {
-        type Value = Vec<Field>;
+    impl<'de, N: Deserialize<'de>> Visitor<'de> for FieldsVisitor<N> {
+        type Value = Vec<(N, Box<RawValue>)>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Field>, A::Error> {
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut fields = Vec::new();
             while let Some(field) = map.next_entry()? {
                 fields.push(field);
@@ -166,7 +226,7 @@ pub fn fields(json: &str) -> Option<Vec<Field>> {
         }
     }
 
-    serde_json::from_str::<Fields>(json).ok().map(|Fields(fields)| fields)
+    serde_json::from_str::<Fields<N>>(json).ok().map(|Fields(fields)| fields)
 }
 
 /// The value of a field that is there once and has the type.

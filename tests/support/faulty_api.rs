@@ -60,6 +60,8 @@ enum Body {
     Dripping(Vec<u8>, Duration),
     /// An array of posts that is exactly so long: the same length, the same bytes.
     Posts(u64),
+    /// The same in an object.
+    WrappedPosts(u64),
     /// These bytes without their length: where the connection ends, so does the body.
     Unmeasured(Vec<u8>),
     /// An array of posts without end.
@@ -80,6 +82,11 @@ impl Answer {
     /// An array of posts that is exactly so long, made while it is sent. At least 2.
     pub fn posts(bytes: u64) -> Self {
         Self { body: Body::Posts(bytes), ..Self::ok("") }
+    }
+
+    /// The same as `data` of an object, with a member before and one behind it.
+    pub fn wrapped_posts(bytes: u64) -> Self {
+        Self { body: Body::WrappedPosts(bytes), ..Self::ok("") }
     }
 
     /// 200 with a body whose length is not announced.
@@ -270,6 +277,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
     let length = match body {
         Body::Whole(bytes) | Body::Broken(bytes, _) | Body::Dripping(bytes, _) => Some(bytes.len() as u64),
         Body::Posts(bytes) => Some(*bytes),
+        Body::WrappedPosts(bytes) => Some(bytes + (AROUND[0].len() + AROUND[1].len()) as u64),
         Body::Unmeasured(_) | Body::Endless => None,
     };
     match length {
@@ -290,9 +298,17 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
             Ok(())
         }
         Body::Posts(bytes) => write_posts(stream, *bytes).await,
+        Body::WrappedPosts(bytes) => {
+            stream.write_all(AROUND[0].as_bytes()).await?;
+            write_posts(stream, *bytes).await?;
+            stream.write_all(AROUND[1].as_bytes()).await
+        }
         Body::Endless => write_posts(stream, u64::MAX).await,
     }
 }
+
+/// What stands around posts in an object.
+const AROUND: [&str; 2] = [r#"{"kind":"posts","data":"#, r#","meta":{"next":null}}"#];
 
 /// Posts until nearly `bytes` are sent, then spaces.
 async fn write_posts(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {

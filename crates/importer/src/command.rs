@@ -24,7 +24,7 @@ use crate::{
     check::check,
     list::{ListSettings, is_closed_pipe, list},
     notes,
-    poll::{Api, PollSettings, exposure},
+    poll::{Api, PollSettings, ambiguity, exposure},
     run::{Importer, Outcome, PaceSettings},
 };
 
@@ -110,7 +110,9 @@ struct Wires {
 /// What is wrong with settings that are each right by themselves.
 pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_http = given("allow_http").is_some_and(|value| value == "true");
-    given("source_url").and_then(|url| exposure(&url, allow_http)).into_iter().collect()
+    let exposure = given("source_url").and_then(|url| exposure(&url, allow_http));
+    let ambiguity = ambiguity(given("page_parameter").as_deref(), given("cursor_at").as_deref());
+    exposure.into_iter().chain(ambiguity).collect()
 }
 
 /// Does what the command line says.

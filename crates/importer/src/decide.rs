@@ -99,6 +99,11 @@ pub fn is_empty(spooled: &Spooled) -> bool {
     is_whole && matches!(words.as_slice(), b"[]" | b"null")
 }
 
+/// Whether a page is an object and no array.
+pub fn is_object(spooled: &Spooled) -> bool {
+    content(&spooled.beginning).first() == Some(&b'{')
+}
+
 /// Whether a body that begins as an array or object does not end as one.
 pub fn is_cut_short(spooled: &Spooled) -> bool {
     match content(&spooled.beginning).first() {
@@ -179,6 +184,7 @@ pub(crate) mod tests {
             spooled.beginning = body.as_bytes().to_vec();
             spooled.ending = body.trim_end().bytes().last();
             assert_eq!((is_empty(&spooled), is_cut_short(&spooled)), (empty, cut_short), "{body}");
+            assert_eq!(is_object(&spooled), body.starts_with('{'), "{body}");
             spooled.upload.bytes += 1;
             assert!(!is_empty(&spooled), "{body} and more");
         }

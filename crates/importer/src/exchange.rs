@@ -21,8 +21,8 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    decide::{fault_of, is_cut_short, is_empty},
-    page::Signs,
+    decide::{fault_of, is_cut_short, is_empty, is_object},
+    page::{Parameter, Signs},
     poll::{Answer, PollSettings, Validators},
     retry::parse_retry_after,
     spool::{Spool, SpoolError, Spooled},
@@ -103,8 +103,10 @@ impl Http {
             links: headers.get_all(LINK).iter().filter_map(|link| link.to_str().ok()).map(str::to_owned).collect(),
             total: text(&headers, &HeaderName::from_static("x-total-count")),
             is_empty: false,
+            is_object: false,
+            cursor: None,
         };
-        let is_paged = signs.is_paged() || self.settings.page_parameter.is_some();
+        let is_paged = signs.is_paged() || self.settings.parameter() != Parameter::None;
         if response.status() == StatusCode::NOT_MODIFIED {
             if is_paged {
                 // The only page became the first of several, and is the same for all that.
@@ -113,7 +115,7 @@ impl Http {
             return Ok(None);
         }
         let spooled = self.keep(response, &shown, spool).await?;
-        signs.is_empty = is_empty(&spooled);
+        (signs.is_empty, signs.is_object) = (is_empty(&spooled), is_object(&spooled));
         let validators = if is_paged {
             Validators::default()
         } else {

@@ -8,6 +8,7 @@
 //! run       the loop, and the only file that knows the order of the steps:
 //!   poll      a snapshot of the collection, page by page
 //!     exchange  a request and its answer
+//!     cursor    the next page's cursor, out of a body
 //!     page      which page comes next, and whether the pages belong together
 //!     retry     whether and when to ask again
 //!     spool     a body, to disk, with hash and length
@@ -24,6 +25,7 @@ pub mod command;
 pub mod run;
 pub mod poll;
 pub mod exchange;
+pub mod cursor;
 pub mod page;
 pub mod retry;
 pub mod spool;

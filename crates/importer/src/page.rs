@@ -1,7 +1,7 @@
 //! Which page comes next, and whether the pages belong together. Pure.
 //!
-//! A collection is paged by `Link: <…>; rel="next"` (RFC 8288), which is followed unasked, or by a numbered parameter
-//! until a page is empty. Neither may lead to another origin, in a circle, or on for ever.
+//! A collection is paged by `Link: <…>; rel="next"` (RFC 8288), which is followed unasked, by a numbered parameter until a page is
+//! empty, or by a cursor in each body until there is none. None may lead to another origin, in a circle, or on for ever.
 
 use std::collections::HashSet;
 
@@ -31,6 +31,21 @@ pub struct Signs {
     pub total: Option<String>,
     /// Whether the page holds no record.
     pub is_empty: bool,
+    /// Whether it is an object, of which nobody here knows whether it holds some.
+    pub is_object: bool,
+    /// The next page's cursor, if it was looked for and the body has one.
+    pub cursor: Option<String>,
+}
+
+/// How an API without `Link` headers names its pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// It has one page.
+    None,
+    /// With this parameter, which counts them.
+    Number(String),
+    /// With this parameter, which has the cursor of the page before.
+    Cursor(String),
 }
 
 impl Signs {
@@ -58,7 +73,7 @@ pub enum Turn {
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PageError {
     /// A page that was there before.
-    #[error("the next page of {from} is {next}, which came before: its links lead in a circle")]
+    #[error("the next page of {from} is {next}, which came before: the pages lead in a circle")]
     Circle { from: String, next: String },
     /// Another server.
     #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
@@ -72,6 +87,12 @@ pub enum PageError {
          before its query"
     )]
     TooLong { from: String, bytes: usize },
+    /// An object among numbered pages.
+    #[error(
+        "the page at {from} is an object, and the pages that PAGE_PARAMETER numbers end with an empty array: name the member that has the \
+         next page's number or cursor in CURSOR_AT, and the parameter in CURSOR_PARAMETER"
+    )]
+    NoEnd { from: String },
     /// Too many.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,
@@ -80,8 +101,9 @@ pub enum PageError {
 /// The walk through the pages of one collection.
 #[derive(Debug)]
 pub struct Paging {
-    /// The parameter that numbers the pages, where the collection has no links.
-    parameter: Option<String>,
+    parameter: Parameter,
+    pages: usize,
+    /// The addresses that were asked for and, behind their redirects, those that answered.
     seen: HashSet<Url>,
     /// Total and last page, as the first page had them.
     extent: Option<(Option<String>, Option<String>)>,
@@ -89,14 +111,14 @@ pub struct Paging {
 
 impl Paging {
     /// Before the first page.
-    pub fn new(parameter: Option<String>) -> Self {
-        Self { parameter, seen: HashSet::new(), extent: None }
+    pub fn new(parameter: Parameter) -> Self {
+        Self { parameter, pages: 0, seen: HashSet::new(), extent: None }
     }
 
     /// Takes a page and says what comes after it.
     pub fn turn(&mut self, signs: &Signs) -> Result<Turn, PageError> {
         let page = &signs.page;
-        let is_first = self.seen.is_empty();
+        self.pages += 1;
         self.seen.insert(page.clone());
         let extent = (signs.total.clone(), target(&signs.links, "last").map(str::to_owned));
         let first = self.extent.get_or_insert_with(|| extent.clone());
@@ -105,20 +127,26 @@ impl Paging {
         if is_told_otherwise(&first.0, &extent.0) || is_told_otherwise(&first.1, &extent.1) {
             return Ok(Turn::Changed);
         }
-        let next = match (target(&signs.links, "next"), &self.parameter) {
-            (Some(next), _) => resolve(page, next)?,
-            (None, Some(_)) if signs.is_empty => return Ok(if is_first { Turn::End } else { Turn::PastTheEnd }),
-            (None, Some(parameter)) => numbered_after(page, parameter),
-            (None, None) => return Ok(Turn::End),
+        let next = match (target(&signs.links, "next"), &self.parameter, &signs.cursor) {
+            (Some(next), ..) => resolve(page, next)?,
+            (None, Parameter::Number(_), _) if signs.is_empty => {
+                return Ok(if self.pages == 1 { Turn::End } else { Turn::PastTheEnd });
+            }
+            (None, Parameter::Number(_), _) if signs.is_object => {
+                return Err(PageError::NoEnd { from: public_url(page) });
+            }
+            (None, Parameter::Number(parameter), _) => numbered_after(page, parameter),
+            (None, Parameter::Cursor(parameter), Some(cursor)) => with_parameter(page, parameter, cursor),
+            (None, Parameter::Cursor(_) | Parameter::None, _) => return Ok(Turn::End),
         };
         let bytes = next.as_str().len();
         if bytes > LINK_LIMIT_BYTES || next.as_str().find('?').unwrap_or(bytes) > PATH_LIMIT_BYTES {
             return Err(PageError::TooLong { from: public_url(page), bytes });
         }
-        if self.seen.contains(&next) {
+        if !self.seen.insert(next.clone()) {
             return Err(PageError::Circle { from: public_url(page), next: public_url(&next) });
         }
-        if self.seen.len() >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Next(next)) }
+        if self.pages >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Next(next)) }
     }
 }
 
@@ -146,14 +174,18 @@ fn resolve(page: &Url, next: &str) -> Result<Url, PageError> {
 /// The page with the next number; the first has 1 unless its address says otherwise.
 fn numbered_after(page: &Url, parameter: &str) -> Url {
     let number = page.query_pairs().find(|(name, _)| name == parameter).and_then(|(_, number)| number.parse().ok());
+    with_parameter(page, parameter, &number.unwrap_or(1_u64).saturating_add(1).to_string())
+}
+
+/// The same address, with another value of the parameter.
+fn with_parameter(page: &Url, parameter: &str, value: &str) -> Url {
     let others: Vec<(String, String)> = page
         .query_pairs()
         .filter(|(name, _)| name != parameter)
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     let mut next = page.clone();
-    let number = number.unwrap_or(1_u64).saturating_add(1).to_string();
-    next.query_pairs_mut().clear().extend_pairs(others).append_pair(parameter, &number);
+    next.query_pairs_mut().clear().extend_pairs(others).append_pair(parameter, value);
     next
 }
 
@@ -166,7 +198,7 @@ mod tests {
     }
 
     fn signs(page: &str) -> Signs {
-        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false }
+        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false, is_object: false, cursor: None }
     }
 
     fn linked(link: &str) -> Signs {
@@ -174,7 +206,7 @@ mod tests {
     }
 
     fn turn(link: &str) -> Result<Turn, PageError> {
-        Paging::new(None).turn(&linked(link))
+        Paging::new(Parameter::None).turn(&linked(link))
     }
 
     #[test]
@@ -237,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_collection_without_end_is_stopped() {
-        let mut paging = Paging::new(Some("page".into()));
+        let mut paging = Paging::new(Parameter::Number("page".into()));
         let mut page = url("http://api/posts");
         for _ in 1..MOST_PAGES {
             let Ok(Turn::Next(next)) = paging.turn(&signs(page.as_str())) else { panic!("{page}") };
@@ -248,13 +280,67 @@ mod tests {
 
     #[test]
     fn numbered_pages_end_with_an_empty_one() {
-        let mut paging = Paging::new(Some("_page".into()));
+        let mut paging = Paging::new(Parameter::Number("_page".into()));
         let (first, second) = (signs("http://api/posts?_limit=2"), signs("http://api/posts?_limit=2&_page=2"));
         let empty = |signs: &Signs| Signs { is_empty: true, ..signs.clone() };
         assert_eq!(paging.turn(&first), Ok(Turn::Next(second.page.clone())));
         assert_eq!(paging.turn(&empty(&second)), Ok(Turn::PastTheEnd));
-        let mut paging = Paging::new(Some("_page".into()));
+        let mut paging = Paging::new(Parameter::Number("_page".into()));
         assert_eq!(paging.turn(&empty(&first)), Ok(Turn::End), "an empty collection has one page");
+        let object = Signs { is_object: true, ..signs("http://api/posts?key=s3cret") };
+        let said = Paging::new(Parameter::Number("_page".into())).turn(&object).unwrap_err().to_string();
+        assert!(said.starts_with("the page at http://api/posts?key=*** is an object"), "{said}");
+    }
+
+    fn cursor(page: &str, cursor: &str) -> Signs {
+        Signs { cursor: Some(cursor.to_owned()), ..signs(page) }
+    }
+
+    #[test]
+    fn a_cursor_leads_to_the_next_page_until_there_is_none() {
+        let mut paging = Paging::new(Parameter::Cursor("after".into()));
+        let first = "http://api/posts?limit=2&after=start&x=%26";
+        let second = "http://api/posts?limit=2&x=%26&after=a%26b%3D+c";
+        assert_eq!(paging.turn(&cursor(first, "a&b= c")), Ok(Turn::Next(url(second))));
+        let Ok(Turn::Next(third)) = paging.turn(&cursor(second, "d")) else { panic!("there is a third page") };
+        assert_eq!(paging.turn(&signs(third.as_str())), Ok(Turn::End), "an empty page is a page");
+        let linked = Signs { cursor: Some("a".into()), ..linked("<?_page=2>; rel=next") };
+        let turn = Paging::new(Parameter::Cursor("after".into())).turn(&linked);
+        assert_eq!(turn, Ok(Turn::Next(url("http://api/posts?_page=2"))), "a link says all of it");
+    }
+
+    #[test]
+    fn a_cursor_that_came_before_is_refused_and_so_is_a_long_one() {
+        let mut paging = Paging::new(Parameter::Cursor("cursor".into()));
+        for next in ["a", "b"] {
+            // A server that redirects and forgets the cursor on the way.
+            assert!(matches!(paging.turn(&cursor("http://api/v2/posts", next)), Ok(Turn::Next(_))));
+        }
+        let said = paging.turn(&cursor("http://api/v2/posts", "a")).unwrap_err().to_string();
+        assert!(said.contains("is http://api/v2/posts?cursor=a, which came before"), "{said}");
+
+        let secret = Paging::new(Parameter::Cursor("page_token".into()))
+            .turn(&cursor("http://api/?page_token=s3cret", "s3cret"));
+        let said = secret.unwrap_err().to_string();
+        assert!(said.contains("***") && !said.contains("s3cret"), "{said}");
+
+        for (bytes, is_taken) in [(3_981, true), (3_982, false)] {
+            let turn = Paging::new(Parameter::Cursor("a".into())).turn(&cursor("http://api/posts", &"x".repeat(bytes)));
+            assert_eq!(turn.is_ok(), is_taken, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn cursors_without_end_are_stopped() {
+        let mut paging = Paging::new(Parameter::Cursor("cursor".into()));
+        let mut page = url("http://api/posts");
+        for number in 1..MOST_PAGES {
+            let Ok(Turn::Next(next)) = paging.turn(&cursor(page.as_str(), &number.to_string())) else {
+                panic!("{page}")
+            };
+            page = next;
+        }
+        assert_eq!(paging.turn(&cursor(page.as_str(), "more")), Err(PageError::Endless));
     }
 
     #[test]
@@ -267,12 +353,12 @@ mod tests {
             ),
             (linked(&last(2)), linked(&last(3))),
         ] {
-            let mut paging = Paging::new(None);
+            let mut paging = Paging::new(Parameter::None);
             assert!(matches!(paging.turn(&first), Ok(Turn::Next(_))));
             let second = Signs { page: url("http://api/posts?_page=2"), ..second };
             assert_eq!(paging.turn(&second), Ok(Turn::Changed));
             // A page that does not say it changes nothing.
-            let mut paging = Paging::new(None);
+            let mut paging = Paging::new(Parameter::None);
             assert!(matches!(paging.turn(&linked("<?_page=2>; rel=next")), Ok(Turn::Next(_))));
             assert_ne!(paging.turn(&second), Ok(Turn::Changed));
         }

@@ -6,21 +6,23 @@ use clap::Args;
 use jiff::Timestamp;
 use shared::{
     crash_point,
+    document::{DocumentError, JsonPointer, JsonPointerError},
     object::Metadata,
     settings::{SecretUrl, public_url},
     status::beat,
 };
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 use tracing::warn;
 use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
+    cursor::{CursorError, read_cursor},
     decide::validators,
     exchange::{ExchangeError, Http},
     notes,
-    page::{PageError, Paging, Signs, Turn},
+    page::{PageError, Paging, Parameter, Signs, Turn},
     retry::pause_after,
     spool::{Spool, SpoolError, Spooled},
 };
@@ -31,14 +33,22 @@ const SNAPSHOTS: u32 = 3;
 /// Which collection, and what its answers may cost here.
 #[derive(Args, Clone, Debug)]
 pub struct PollSettings {
-    /// The collection to poll: an address that answers with a JSON array. Pages behind `Link: rel=next` are followed. https, unless
+    /// The collection to poll: an address that answers with a JSON array, or with an object that holds it (RECORDS_AT of the transformer). Pages behind `Link: rel=next` are followed. https, unless
     /// the host is this machine or --allow-http is given
     #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true)]
     pub source_url: SecretUrl,
     /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
-    /// from its value in SOURCE_URL, until a page is empty
+    /// from its value in SOURCE_URL, until a page is an empty array
     #[arg(long, env = "PAGE_PARAMETER", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub page_parameter: Option<String>,
+    /// For an API without `Link` headers whose bodies name the next page: where, as a JSON pointer through members of objects, as in
+    /// /meta/next. The text or number there goes to CURSOR_PARAMETER of the next request, until it is null, empty or not there;
+    /// `importer check` says how many pages that comes to
+    #[arg(long, env = "CURSOR_AT", value_name = "POINTER", value_parser = parse_cursor_at)]
+    pub cursor_at: Option<JsonPointer>,
+    /// The parameter of SOURCE_URL that takes the cursor at CURSOR_AT
+    #[arg(long, env = "CURSOR_PARAMETER", value_name = "NAME", default_value = "cursor", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub cursor_parameter: String,
     /// A file with a header to send, as in `X-Api-Key: abc`, or with a bearer token alone; read again for each request
     #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
     pub source_header_file: Option<PathBuf>,
@@ -58,6 +68,30 @@ impl PollSettings {
     pub fn spool_dir(&self) -> PathBuf {
         self.spool_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
+
+    /// How pages are named where no link says it.
+    pub fn parameter(&self) -> Parameter {
+        match (&self.cursor_at, &self.page_parameter) {
+            (Some(_), _) => Parameter::Cursor(self.cursor_parameter.clone()),
+            (None, Some(parameter)) => Parameter::Number(parameter.clone()),
+            (None, None) => Parameter::None,
+        }
+    }
+}
+
+/// A pointer to something inside a body.
+fn parse_cursor_at(text: &str) -> Result<JsonPointer, String> {
+    let pointer: JsonPointer = text.parse().map_err(|error: JsonPointerError| error.to_string())?;
+    if pointer.is_root() { Err(JsonPointerError::NoSlash.to_string()) } else { Ok(pointer) }
+}
+
+/// Two ways to name the pages at once.
+pub fn ambiguity(page_parameter: Option<&str>, cursor_at: Option<&str>) -> Option<String> {
+    let (parameter, at) = page_parameter.zip(cursor_at)?;
+    Some(format!(
+        "PAGE_PARAMETER (--page-parameter) is `{parameter}`, and CURSOR_AT (--cursor-at) is `{at}`\nan API numbers its pages or gives \
+         cursors: leave one of them out"
+    ))
 }
 
 /// Plain http to another host, without the word that allows it.
@@ -114,6 +148,9 @@ pub enum PollError {
     /// There is nowhere to put an answer.
     #[error(transparent)]
     Spool(SpoolError),
+    /// A page does not say how to go on.
+    #[error("the answer to GET {url} does not name the next page")]
+    Cursor { url: String, source: CursorError },
     /// The pages cannot be followed.
     #[error(transparent)]
     Page(#[from] PageError),
@@ -149,15 +186,16 @@ impl Api {
     /// What the collection is now.
     async fn snapshot(&self, validators: &Validators) -> Result<Snapshot, PollError> {
         let mut spool = Spool::new(&self.settings.spool_dir(), self.settings.max_body).map_err(PollError::Spool)?;
-        let mut paging = Paging::new(self.settings.page_parameter.clone());
+        let mut paging = Paging::new(self.settings.parameter());
         let mut url = (*self.settings.source_url).clone();
         let mut pages = Vec::new();
         loop {
             let none = Validators::default();
             let validators = if pages.is_empty() { validators } else { &none };
-            let Some((page, signs)) = self.fetch(&url, validators, &mut spool).await? else {
+            let Some((page, mut signs)) = self.fetch(&url, validators, &mut spool).await? else {
                 return Ok(Snapshot::Unmodified);
             };
+            signs.cursor = self.cursor(&page).await?;
             let turn = paging.turn(&signs)?;
             if !matches!(turn, Turn::PastTheEnd) {
                 pages.push(page);
@@ -169,6 +207,18 @@ impl Api {
                 Turn::Changed => return Ok(Snapshot::Torn),
             }
         }
+    }
+
+    /// The next page's cursor, where there is to be one in the body.
+    async fn cursor(&self, page: &Answer) -> Result<Option<String>, PollError> {
+        let Some(at) = self.settings.cursor_at.clone() else { return Ok(None) };
+        let body = page.spooled.reader();
+        // A body may be long.
+        let read = spawn_blocking(move || read_cursor(body, &at)).await.expect("reading a file does not panic");
+        read.map_err(|source| match source {
+            CursorError::Document(DocumentError::Read(source)) => PollError::Spool(SpoolError::Unreadable { source }),
+            source => PollError::Cursor { url: page.source_url.clone(), source },
+        })
     }
 
     /// One page, tried again while that may help. `None` for a 304.

@@ -83,7 +83,10 @@ fn is_transient(error: &ExchangeError) -> bool {
             matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
                 || status.is_server_error()
         }
-        ExchangeError::Body { source: SpoolError::TooLong { .. } | SpoolError::Disk { .. }, .. }
+        ExchangeError::Body {
+            source: SpoolError::TooLong { .. } | SpoolError::Disk { .. } | SpoolError::Unreadable { .. },
+            ..
+        }
         | ExchangeError::NotTheData { .. }
         | ExchangeError::Redirected { .. }
         | ExchangeError::Encoded { .. }

@@ -4,7 +4,8 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,6 +34,30 @@ pub struct Spooled {
     pub ending: Option<u8>,
 }
 
+impl Spooled {
+    /// Reads the body from its beginning.
+    pub fn reader(&self) -> impl Read + use<> {
+        let Upload { file, offset, bytes } = self.upload.clone();
+        Reader { file, span: offset..offset + bytes }
+    }
+}
+
+/// Reads by position, so that it moves nobody else's place.
+struct Reader {
+    file: Arc<File>,
+    span: Range<u64>,
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.span.end - self.span.start).unwrap_or(usize::MAX);
+        let most = left.min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..most], self.span.start)?;
+        self.span.start += read as u64;
+        Ok(read)
+    }
+}
+
 /// Why a body is not on disk.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message says what each field is")]
@@ -46,6 +71,9 @@ pub enum SpoolError {
     /// Our side.
     #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
     Disk { dir: PathBuf, source: io::Error },
+    /// Our side, later.
+    #[error("cannot read back what is in SPOOL_DIR")]
+    Unreadable { source: io::Error },
 }
 
 /// The file of one snapshot.
@@ -116,10 +144,8 @@ mod tests {
         stream::iter(chunks)
     }
 
-    fn text(Spooled { upload, .. }: &Spooled) -> String {
-        let mut bytes = vec![0; upload.bytes.try_into().unwrap()];
-        upload.file.read_exact_at(&mut bytes, upload.offset).unwrap();
-        String::from_utf8(bytes).unwrap()
+    fn text(spooled: &Spooled) -> String {
+        io::read_to_string(spooled.reader()).unwrap()
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
@@ -67,6 +67,7 @@ impl PostsApi {
         let shared = Arc::new(Shared { source: Mutex::new(Source { posts, rendered: None }), events });
         let routes = Router::new()
             .route("/posts", get(list).post(create))
+            .route("/feed", get(feed))
             .route("/posts/{id}", get(show).put(replace).patch(patch).delete(delete))
             .fallback(async || not_found())
             .with_state(shared.clone());
@@ -77,6 +78,11 @@ impl PostsApi {
     /// The collection: `http://127.0.0.1:PORT/posts`.
     pub fn url(&self) -> String {
         format!("http://{}/posts", self.address)
+    }
+
+    /// The same posts behind cursors, in objects: `http://127.0.0.1:PORT/feed`.
+    pub fn feed_url(&self) -> String {
+        format!("http://{}/feed", self.address)
     }
 
     /// What the API would answer now, in the order of the ids.
@@ -217,6 +223,25 @@ fn paginate<'a>(found: &'a [&'a Post], query: &[(String, String)], host: &str) -
     (&found[begin..begin.saturating_add(limit).min(found.len())], headers)
 }
 
+/// The same posts as an API with cursors has them: `{"data":[…],"meta":{"next":"20"}}`, and `null` on the last page. `cursor` and
+/// `limit` say which page.
+async fn feed(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Response {
+    let number = |name| query.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.parse::<u64>().ok());
+    let (after, limit) = (number("cursor").unwrap_or(0), number("limit").unwrap_or(10).max(1));
+    let rendered = {
+        let source = shared.source();
+        let mut rest = source.posts.iter().filter(|post| post.id > after);
+        let page: Vec<&Post> = rest.by_ref().take(usize::try_from(limit).unwrap_or(usize::MAX)).collect();
+        let next = rest.next().and(page.last()).map(|last| last.id.to_string());
+        render(&json!({ "data": page, "meta": { "next": next } }))
+    };
+    answer(rendered, &headers, HeaderMap::new())
+}
+
 async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
     let rendered = id.parse().ok().and_then(|id| shared.source().posts.get(id).map(render));
     rendered.map_or_else(not_found, |rendered| answer(rendered, &headers, HeaderMap::new()))
@@ -294,7 +319,6 @@ fn bad_request() -> Response {
 #[cfg(test)]
 mod tests {
     use reqwest::{Client, RequestBuilder, Response};
-    use serde_json::json;
 
     use super::*;
 
@@ -350,6 +374,22 @@ mod tests {
         }
         let all_in_one = get(&client, format!("{url}?_page=1&_limit=25")).await;
         assert_eq!(header(&all_in_one, "link"), "");
+    }
+
+    #[tokio::test]
+    async fn the_feed_is_the_same_posts_behind_cursors() {
+        let (api, client) = api(5).await;
+        let mut url = api.feed_url() + "?limit=2";
+        let mut pages = Vec::new();
+        loop {
+            let page: Value = get(&client, url.clone()).await.json().await.unwrap();
+            pages.push(
+                page["data"].as_array().unwrap().iter().map(|post| post["id"].as_u64().unwrap()).collect::<Vec<_>>(),
+            );
+            let Some(next) = page["meta"]["next"].as_str() else { break };
+            url = format!("{}?limit=2&cursor={next}", api.feed_url());
+        }
+        assert_eq!(pages, [vec![1, 2], vec![3, 4], vec![5]]);
     }
 
     #[tokio::test]

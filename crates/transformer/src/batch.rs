@@ -10,13 +10,19 @@ use std::{
 };
 
 use sha2::Digest;
-use shared::{archive::Body, crash_point, object::Sha256, telemetry::chain};
+use shared::{
+    archive::Body,
+    crash_point,
+    document::{DocumentError, JsonPointer},
+    object::Sha256,
+    telemetry::chain,
+};
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     post::{Post, WrongRecord},
-    record::{DocumentError, read_records},
+    record::{RecordsError, read_records},
 };
 
 /// A batch is sent when it has this many posts.
@@ -142,18 +148,18 @@ pub enum End {
     BrokeOff(io::Error),
 }
 
-/// Starts to read, and keeps the records beside the posts if `keep_records`. Reading ends by itself, and when the receiver is
-/// dropped.
-pub fn read(body: Body, keep_records: bool) -> Pieces {
+/// Starts to read the records `at` that place, and keeps them beside the posts if `keep_records`. Reading ends by itself, and when the
+/// receiver is dropped.
+pub fn read(body: Body, at: JsonPointer, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let reader = move || read_body(body, keep_records, &pieces);
+    let reader = move || read_body(body, &at, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);
     Pieces { receiver, seen: None }
 }
 
-fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
+fn read_body(body: impl Read, at: &JsonPointer, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
     let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
     let mut filling = Filling::default();
     let (mut records, mut with_extra) = (0, 0);
@@ -163,7 +169,7 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
         // Nobody listens after a fault in the database; then the next read ends this.
         let _ = pieces.blocking_send(Piece::Batch(batch));
     };
-    let document = read_records(&mut body, |record| {
+    let document = read_records(&mut body, at, |record| {
         records += 1;
         let post = Post::from_record(record);
         let is_post = post.is_ok();
@@ -189,7 +195,9 @@ fn read_body(body: impl Read, keep_records: bool, pieces: &mpsc::Sender<Piece>) 
     });
     let broken = match document {
         Ok(()) => None,
-        Err(DocumentError::Read(error)) => return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error)))),
+        Err(RecordsError::Document(DocumentError::Read(error))) => {
+            return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
+        }
         // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
         Err(error) => Some(chain(&error)),
     };
@@ -261,7 +269,7 @@ mod tests {
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
         let (sender, mut receiver) = mpsc::channel(100);
-        read_body(document, false, &sender);
+        read_body(document, &JsonPointer::default(), false, &sender);
         drop(sender);
         let mut batches = Vec::new();
         while let Some(piece) = receiver.blocking_recv() {

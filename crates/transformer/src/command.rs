@@ -13,6 +13,7 @@ use shared::{
     admin,
     archive::S3Archive,
     aws::{self, SdkConfig},
+    document::JsonPointer,
     metrics,
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, VERSION, parse_sequence},
@@ -114,6 +115,11 @@ struct FollowSettings {
     /// ledger says that they were skipped
     #[arg(long, env = "SKIP", value_name = "SEQUENCES", default_value = "", hide_default_value = true)]
     skip: Skip,
+    /// Where the records are in each document, as a JSON pointer through members of objects, as in /data for `{"data":[…],"next":…}`. Like
+    /// SKIP it decides what the posts are: one that is changed counts from the next object on, and for all of them after a rebuild
+    /// [default: the document itself]
+    #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
+    records_at: JsonPointer,
 }
 
 #[derive(Args, Debug)]
@@ -221,7 +227,7 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
     info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
     let config = aws::config().await;
     let bell = SqsBell::new(aws::sqs(&config), bell);
-    let (archive, table) = doors(wires, &config);
+    let (archive, table) = doors(wires, follow.records_at, &config);
     let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
     let transformer = Transformer::new(follower, bell, stream, status.clone());
     run_until_drained(|shutdown| {
@@ -238,7 +244,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, &aws::config().await);
+    let (archive, table) = doors(wires, follow.records_at, &aws::config().await);
     let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -262,7 +268,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
 
 async fn audit_archive(AuditSettings { deep, json, wires, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, &aws::config().await);
+    let (archive, mut table) = doors(wires, JsonPointer::default(), &aws::config().await);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -283,16 +289,20 @@ async fn check_all(CheckSettings { wires, bell, .. }: CheckSettings) -> anyhow::
     let config = aws::config().await;
     let bell = SqsBell::new(aws::sqs(&config), bell);
     let connection = connect(&wires.database).await;
-    let (archive, mut table) = doors(wires, &config);
+    let (archive, mut table) = doors(wires, JsonPointer::default(), &config);
     let is_well = check(connection, &mut table, &archive, &bell, &mut io::stdout().lock()).await?;
     Ok(found(!is_well))
 }
 
 /// Nothing is asked of either yet.
-fn doors(Wires { archive, database }: Wires, config: &SdkConfig) -> (S3Archive, PostgresTable) {
+fn doors(
+    Wires { archive, database }: Wires,
+    records_at: JsonPointer,
+    config: &SdkConfig,
+) -> (S3Archive, PostgresTable) {
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
-    (archive, PostgresTable::new(database, stream))
+    (archive, PostgresTable::new(database, stream, records_at))
 }
 
 fn found(something: bool) -> ExitCode {

@@ -1,28 +1,15 @@
 //! Bytes become records: each element of the document as a raw slice with its index. Pure, but for the reader it is given.
 //!
-//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. Only
-//! where an element ends is found here, by brackets and quotes; that it is JSON is known from whoever understands it, so that each byte is
-//! parsed once.
+//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. It may have them
+//! in a member of an object: then all of it must be JSON, and what is not on the way is passed.
 
-use std::{
-    io::{self, Read},
-    ops::Range,
-};
+use std::io::{self, Read};
 
-use memchr::memchr2;
-use serde::de::IgnoredAny;
+use shared::document::{Document, DocumentError, Element, JsonPointer, Place, broken};
 use thiserror::Error;
 
 /// A longer record is not held in memory.
 const RECORD_LIMIT_BYTES: usize = 16 << 20;
-
-/// How much of a longer record is held.
-const HEAD_BYTES: usize = 64 * 1024;
-
-/// What one read may bring.
-const BUFFER_BYTES: usize = 256 * 1024;
-
-const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// One element of a document.
 #[derive(Clone, Copy, Debug)]
@@ -37,262 +24,92 @@ pub struct Record<'a> {
 
 /// Why a document gives no further records.
 #[derive(Debug, Error)]
-pub enum DocumentError {
-    /// The bytes are not to be had, which says nothing about the document.
-    #[error("the body could not be read to its end")]
-    Read(#[from] io::Error),
-    /// The bytes are no document.
-    #[error("the document is broken from byte {at} on: {why}")]
-    Broken {
-        /// From 0.
-        at: u64,
-        /// For a person.
-        why: String,
-    },
+pub enum RecordsError {
+    /// It cannot be read further.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// It begins like neither array nor object nor null.
     #[error("the document is no collection: it begins with {0:?}")]
     NoCollection(char),
-    /// Nothing but white space.
-    #[error("the document is empty")]
-    Empty,
+    /// They are not where they should be.
+    #[error(
+        "{found}, and RECORDS_AT, which is {at}, must lead to an array of records, one record or null: set it to where they are"
+    )]
+    #[allow(missing_docs, reason = "the message says what each field is")]
+    Elsewhere { at: JsonPointer, found: String },
 }
 
-/// Hands each record to `take` as it is read, which says whether it understood it: one that it did not must at least be JSON, or the
-/// document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, and below 32 MiB.
-pub fn read_records(reader: impl Read, take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    let mut bytes = Bytes { reader, buffer: vec![0; BUFFER_BYTES], unread: 0..0, passed: 0, scan: Scan::default() };
-    match bytes.skip_to_content()? {
-        Some(b'[') => read_array(bytes, take),
-        Some(b'{' | b'n') => read_single(bytes, take),
-        Some(other) => Err(DocumentError::NoCollection(char::from(other))),
-        None => Err(DocumentError::Empty),
+impl From<io::Error> for RecordsError {
+    fn from(error: io::Error) -> Self {
+        DocumentError::from(error).into()
     }
 }
 
-fn read_array(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    bytes.consume(1);
+/// Hands each record of those `at` that place to `take` as it is read, which says whether it understood it: one that it did not must at
+/// least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, or member
+/// beside them, and below 32 MiB.
+pub fn read_records(
+    reader: impl Read,
+    at: &JsonPointer,
+    mut take: impl FnMut(Record<'_>) -> bool,
+) -> Result<(), RecordsError> {
+    let elsewhere = |found| RecordsError::Elsewhere { at: at.clone(), found };
+    let mut document = Document::new(reader, RECORD_LIMIT_BYTES);
+    match document.descend(at)? {
+        Place::Value(b'[') => read_array(&mut document, &mut take)?,
+        Place::Value(b'{' | b'n') => read_single(&mut document, &mut take)?,
+        Place::Value(other) if at.is_root() => return Err(RecordsError::NoCollection(char::from(other))),
+        Place::Value(other) => return Err(elsewhere(at.found_there(other))),
+        Place::Absent { found } | Place::Astray { found } => return Err(elsewhere(found)),
+    }
+    Ok(document.ascend(at)?)
+}
+
+fn read_array(
+    document: &mut Document<impl Read>,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    document.consume(1);
     let mut index = 0;
     loop {
-        let first = bytes.skip_white_space()?;
+        let first = document.skip_white_space()?;
         if index == 0 && first == Some(b']') {
-            break;
-        }
-        let element = bytes.find_element()?;
-        let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
-        bytes.hand_over(&element, index, &mut take)?;
-        index += 1;
-        if after == b']' {
-            bytes.consume(element.bytes);
-            break;
-        }
-        bytes.consume(element.bytes + 1);
-    }
-    bytes.consume(1);
-    if bytes.skip_white_space()?.is_some() { Err(broken(bytes.passed, "more follows the array")) } else { Ok(()) }
-}
-
-fn read_single(mut bytes: Bytes<impl Read>, mut take: impl FnMut(Record<'_>) -> bool) -> Result<(), DocumentError> {
-    let element = bytes.find_element()?;
-    if element.after.is_some() {
-        return Err(broken(element.at, "more than one value"));
-    }
-    if bytes.trimmed(&element) == b"null" { Ok(()) } else { bytes.hand_over(&element, 0, &mut take) }
-}
-
-/// The document, of which a part is in memory.
-struct Bytes<R> {
-    reader: R,
-    buffer: Vec<u8>,
-    /// Where in the buffer the bytes are that nobody has consumed.
-    unread: Range<usize>,
-    /// How many were consumed.
-    passed: u64,
-    /// Kept, so that not each element needs memory for it.
-    scan: Scan,
-}
-
-/// An element that begins where the unread bytes do.
-struct Element {
-    /// Where it begins in the document.
-    at: u64,
-    /// How many unread bytes belong to it.
-    bytes: usize,
-    /// The `,` or `]` after it; `None` if the document ends there.
-    after: Option<u8>,
-    /// The beginning of one that is too long; its last bytes alone are unread.
-    head: Option<Vec<u8>>,
-}
-
-impl<R: Read> Bytes<R> {
-    /// Skips a byte order mark and white space, and answers with the byte after them. Part of a mark is none.
-    fn skip_to_content(&mut self) -> io::Result<Option<u8>> {
-        while self.unread.len() < BYTE_ORDER_MARK.len() && self.read_more()? {}
-        if self.unread().starts_with(&BYTE_ORDER_MARK) {
-            self.consume(BYTE_ORDER_MARK.len());
-        }
-        self.skip_white_space()
-    }
-
-    fn skip_white_space(&mut self) -> io::Result<Option<u8>> {
-        loop {
-            if let Some(found) = self.unread().iter().position(|byte| !is_white_space(*byte)) {
-                self.consume(found);
-                return Ok(self.unread().first().copied());
-            }
-            self.consume(self.unread.len());
-            if !self.read_more()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    fn find_element(&mut self) -> io::Result<Element> {
-        self.scan.begin();
-        let (at, mut head) = (self.passed, None);
-        loop {
-            if let Some(bytes) = self.scan.end_of_element(&self.buffer[self.unread.clone()]) {
-                return Ok(Element { at, bytes, after: Some(self.unread()[bytes]), head });
-            }
-            let bytes = self.unread.len();
-            if bytes >= RECORD_LIMIT_BYTES {
-                head.get_or_insert_with(|| self.unread()[..HEAD_BYTES].to_owned());
-                self.consume(bytes);
-                self.scan.at -= bytes;
-            }
-            if !self.read_more()? {
-                return Ok(Element { at, bytes: self.unread.len(), after: None, head });
-            }
-        }
-    }
-
-    fn hand_over(
-        &self,
-        element: &Element,
-        index: u64,
-        take: &mut impl FnMut(Record<'_>) -> bool,
-    ) -> Result<(), DocumentError> {
-        let raw = self.trimmed(element);
-        let is_whole = element.head.is_none();
-        if !is_whole && !self.scan.is_balanced() {
-            return Err(broken(element.at, "its brackets and quotes are no JSON"));
-        }
-        if take(Record { index, raw, is_whole }) || !is_whole {
+            document.consume(1);
             return Ok(());
         }
-        match serde_json::from_slice::<IgnoredAny>(raw) {
-            Ok(_) => Ok(()),
-            Err(_) if raw.is_empty() => Err(broken(element.at, "a record is missing")),
-            Err(error) => Err(broken(element.at, &error.to_string())),
+        let element = document.find_element::<b']'>()?;
+        let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
+        hand_over(document, &element, index, take)?;
+        index += 1;
+        document.consume(element.bytes + 1);
+        if after == b']' {
+            return Ok(());
         }
-    }
-
-    fn trimmed<'a>(&'a self, element: &'a Element) -> &'a [u8] {
-        let raw = element.head.as_deref().unwrap_or(&self.unread()[..element.bytes]);
-        let white = raw.iter().rev().take_while(|byte| is_white_space(**byte)).count();
-        &raw[..raw.len() - white]
-    }
-
-    /// Reads at least one byte; `false` at the end of the document.
-    fn read_more(&mut self) -> io::Result<bool> {
-        if self.unread.end == self.buffer.len() {
-            if self.unread.start > 0 {
-                self.buffer.copy_within(self.unread.clone(), 0);
-                self.unread = 0..self.unread.len();
-            } else {
-                self.buffer.resize(2 * self.buffer.len(), 0);
-            }
-        }
-        let read = loop {
-            match self.reader.read(&mut self.buffer[self.unread.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
-            }
-        };
-        self.unread.end += read;
-        Ok(read > 0)
-    }
-
-    fn unread(&self) -> &[u8] {
-        &self.buffer[self.unread.clone()]
-    }
-
-    fn consume(&mut self, bytes: usize) {
-        self.unread.start += bytes;
-        self.passed += bytes as u64;
     }
 }
 
-fn broken(at: u64, why: &str) -> DocumentError {
-    DocumentError::Broken { at, why: why.to_owned() }
+fn read_single(
+    document: &mut Document<impl Read>,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    let element = document.find_element::<b'}'>()?;
+    if document.raw(&element) != b"null" {
+        hand_over(document, &element, 0, take)?;
+    }
+    document.consume(element.bytes);
+    Ok(())
 }
 
-/// JSON's own, which has no form feed.
-fn is_white_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-/// How far an element has been looked through.
-#[derive(Default)]
-struct Scan {
-    at: usize,
-    /// The brackets that are open.
-    open: Vec<u8>,
-    is_in_string: bool,
-    /// Whether the outermost bracket was closed, so that nothing may follow.
-    is_closed: bool,
-    /// Whether the brackets fit together. Of an element that is held whole the parser says it, with words.
-    is_wrong: bool,
-}
-
-impl Scan {
-    fn begin(&mut self) {
-        let mut open = std::mem::take(&mut self.open);
-        open.clear();
-        *self = Self { open, ..Self::default() };
-    }
-
-    /// Where the element ends that begins with `bytes`; `None` if not in them, and then it goes on from here with more of them.
-    fn end_of_element(&mut self, bytes: &[u8]) -> Option<usize> {
-        while let Some(rest) = bytes.get(self.at..).filter(|rest| !rest.is_empty()) {
-            if self.is_in_string {
-                match memchr2(b'"', b'\\', rest) {
-                    Some(found) if rest[found] == b'"' => {
-                        self.is_in_string = false;
-                        self.at += found + 1;
-                    }
-                    // Whatever is escaped does not end the string; it may be the first byte to come.
-                    Some(found) => self.at += found + 2,
-                    None => self.at = bytes.len(),
-                }
-                continue;
-            }
-            match rest[0] {
-                b',' | b']' if self.open.is_empty() => return Some(self.at),
-                byte => self.pass(byte),
-            }
-            self.at += 1;
-        }
-        None
-    }
-
-    fn pass(&mut self, byte: u8) {
-        self.is_wrong |= self.is_closed && !is_white_space(byte);
-        match byte {
-            b'"' => self.is_in_string = true,
-            b'[' | b'{' if self.open.len() < RECORD_LIMIT_BYTES => self.open.push(byte),
-            b'[' | b'{' => self.is_wrong = true,
-            b']' | b'}' => {
-                // In ASCII a closing bracket is two after its opening one.
-                self.is_wrong |= self.open.pop().is_none_or(|open| open + 2 != byte);
-                self.is_closed = self.open.is_empty();
-            }
-            _ => {}
-        }
-    }
-
-    fn is_balanced(&self) -> bool {
-        self.open.is_empty() && !self.is_in_string && !self.is_wrong
-    }
+fn hand_over(
+    document: &Document<impl Read>,
+    element: &Element,
+    index: u64,
+    take: &mut impl FnMut(Record<'_>) -> bool,
+) -> Result<(), DocumentError> {
+    let is_whole = element.is_whole();
+    document.check_brackets(element)?;
+    let is_understood = take(Record { index, raw: document.raw(element), is_whole });
+    if is_understood || !is_whole { Ok(()) } else { document.check(element) }
 }
 
 #[cfg(test)]
@@ -302,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        documents::{Chunks, any_chunking, any_document},
+        documents::{Chunks, any_chunking, any_document, any_value},
         post::Post,
     };
 
@@ -332,17 +149,79 @@ mod tests {
             // Two thirds of a byte order mark.
             ("\u{fefe}[]", "the document is no collection: it begins with 'ï'"),
             ("[1,2", "the document is broken from byte 3 on: it ends inside the array"),
-            ("[1,,2]", "the document is broken from byte 3 on: a record is missing"),
-            ("[1,]", "the document is broken from byte 3 on: a record is missing"),
+            ("[1,,2]", "the document is broken from byte 3 on: a value is missing"),
+            ("[1,]", "the document is broken from byte 3 on: a value is missing"),
             ("[1, {\"a\": x}]", "the document is broken from byte 4 on: expected value at line 1 column 7"),
             ("[1, }]", "the document is broken from byte 4 on: expected value at line 1 column 1"),
-            ("[1] x", "the document is broken from byte 4 on: more follows the array"),
-            ("{}, {}", "the document is broken from byte 0 on: more than one value"),
+            ("[1] x", "the document is broken from byte 4 on: more follows it"),
+            ("{}, {}", "the document is broken from byte 2 on: more follows it"),
             ("{} {}", "the document is broken from byte 0 on: trailing characters at line 1 column 4"),
             ("nul", "the document is broken from byte 0 on: EOF while parsing a value at line 1 column 3"),
         ] {
             assert_eq!(records(document), Err(reason.to_owned()), "{document}");
         }
+    }
+
+    fn records_at(at: &str, document: &str) -> Result<Vec<String>, String> {
+        let (records, broken) = read_at(document.as_bytes(), &at.parse().unwrap());
+        broken.map_or(Ok(records), Err)
+    }
+
+    #[test]
+    fn records_in_an_object_are_found_and_the_rest_is_passed() {
+        for (at, document, expected) in [
+            ("/data", r#"{"data":[{"id":1},7]}"#, vec![r#"{"id":1}"#, "7"]),
+            ("/data", r#" { "next" : "]}" , "data" : [ 1 , 2 ] , "x":{"data":[3]} } "#, vec!["1", "2"]),
+            ("/data", "\u{feff}{\"data\":[]}", vec![]),
+            ("/data", r#"{"data":null,"next":null}"#, vec![]),
+            ("/data", r#"{"data":{"id":1} , "next":null}"#, vec![r#"{"id":1}"#]),
+            ("/a/b", r#"{"x":[],"a":{"y":{},"b":[1],"z":0},"w":1}"#, vec!["1"]),
+            ("/a~1b", r#"{"a\u002fb":[1]}"#, vec!["1"]),
+        ] {
+            let expected = expected.into_iter().map(str::to_owned).collect();
+            assert_eq!(records_at(at, document), Ok(expected), "{document}");
+        }
+    }
+
+    #[test]
+    fn records_that_are_elsewhere_are_told_with_the_setting() {
+        for (document, found) in [
+            ("[]", "the document is an array"),
+            (r#"{"error":"busy"}"#, "the document has no member `data`"),
+            (r#"{"data":{"x":[]}}"#, "`/data` has no member `items`"),
+            (r#"{"data":null}"#, "`/data` is null"),
+            (r#"{"data":[{"items":[]}]}"#, "`/data` is an array"),
+            (r#"{"data":{"items":7}}"#, "`/data/items` is a number"),
+            (r#"{"data":{"items":"x"}}"#, "`/data/items` is a text"),
+        ] {
+            let expected = format!(
+                "{found}, and RECORDS_AT, which is /data/items, must lead to an array of records, one record or null: set it to where \
+                 they are"
+            );
+            assert_eq!(records_at("/data/items", document), Err(expected), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_document_must_be_whole_around_its_records() {
+        for (document, reason) in [
+            (r#"{"data":[1]"#, "11 on: it ends inside an object"),
+            (r#"{"data":[1"#, "9 on: it ends inside the array"),
+            (r#"{"data":{"a":1}"#, "15 on: it ends inside an object"),
+            (r#"{"data":[1]} x"#, "13 on: more follows it"),
+            (r#"{"data":[1]]"#, "11 on: a comma or the object's end is missing"),
+            (r#"{"data":[1],}"#, "12 on: a member's name is missing"),
+            (r#"{"data":[1],"x":tru}"#, "16 on: EOF while parsing a value at line 1 column 3"),
+            (r#"{"data":[1],"x":[}"#, "16 on: it ends inside an object"),
+            (r#"{"data":[1],"data":[2]}"#, "19 on: `/data` stands there twice"),
+            (r#"{"data":[1],"d\u0061ta":[2]}"#, "24 on: `/data` stands there twice"),
+        ] {
+            let said = records_at("/data", document).unwrap_err();
+            assert!(said.ends_with(reason), "{document}: {said}");
+        }
+        assert!(
+            records_at("/a/b", r#"{"a":{"b":[1]},"a":{"b":[2]}}"#).unwrap_err().ends_with("`/a` stands there twice")
+        );
     }
 
     #[test]
@@ -353,8 +232,12 @@ mod tests {
 
     /// Each record and, if the document is broken, its reason.
     fn read(reader: impl Read) -> (Vec<String>, Option<String>) {
+        read_at(reader, &JsonPointer::default())
+    }
+
+    fn read_at(reader: impl Read, at: &JsonPointer) -> (Vec<String>, Option<String>) {
         let mut records = Vec::new();
-        let read = read_records(reader, |record| {
+        let read = read_records(reader, at, |record| {
             assert_eq!(record.index, records.len() as u64);
             records.push(String::from_utf8_lossy(record.raw).into_owned());
             false
@@ -381,7 +264,7 @@ mod tests {
         ] {
             for is_understood in [true, false] {
                 let mut records = Vec::new();
-                let read = read_records(format!("[1,{long},3]").as_bytes(), |record| {
+                let read = read_records(format!("[1,{long},3]").as_bytes(), &JsonPointer::default(), |record| {
                     records.push((record.index, record.raw.len(), record.is_whole));
                     is_understood
                 });
@@ -395,14 +278,16 @@ mod tests {
     fn a_record_may_be_as_deep_as_it_may_be_long() {
         for (depth, is_read) in [(RECORD_LIMIT_BYTES, true), (RECORD_LIMIT_BYTES + 1, false)] {
             let deep = format!("[{}{}]", "[".repeat(depth), "]".repeat(depth));
-            assert_eq!(read_records(deep.as_bytes(), |_| true).is_ok(), is_read, "{depth}");
+            assert_eq!(read_records(deep.as_bytes(), &JsonPointer::default(), |_| true).is_ok(), is_read, "{depth}");
         }
     }
 
     #[test]
     fn a_document_of_any_length_takes_the_memory_of_its_longest_record() {
         let document = format!("[{}1]", "{\"id\":1},".repeat(200_000));
-        let memory = allocation_counter::measure(|| assert!(read_records(document.as_bytes(), |_| true).is_ok()));
+        let memory = allocation_counter::measure(|| {
+            assert!(read_records(document.as_bytes(), &JsonPointer::default(), |_| true).is_ok());
+        });
         assert!(memory.bytes_max < 300_000, "{memory:?}");
     }
 
@@ -425,11 +310,13 @@ mod tests {
     #[test]
     fn a_reader_that_fails_says_nothing_of_the_document() {
         let mut count = 0;
-        let read = read_records(BadWire(b"[1,2,", false), |_| {
+        let read = read_records(BadWire(b"[1,2,", false), &JsonPointer::default(), |_| {
             count += 1;
             true
         });
-        assert!(matches!(read, Err(DocumentError::Read(error)) if error.kind() == io::ErrorKind::ConnectionReset));
+        assert!(
+            matches!(read, Err(RecordsError::Document(DocumentError::Read(error))) if error.kind() == io::ErrorKind::ConnectionReset)
+        );
         assert_eq!(count, 2);
     }
 
@@ -442,8 +329,12 @@ mod tests {
             format!("{{\"a\":\"{posts}").replace("\"id\"", "id"),
             format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),
         ] {
-            let broken = read_records(document.as_bytes(), |_| true);
-            assert!(matches!(broken, Err(DocumentError::Broken { at: 0 | 1, .. })), "{broken:?} {}", &document[..20]);
+            let broken = read_records(document.as_bytes(), &JsonPointer::default(), |_| true);
+            assert!(
+                matches!(broken, Err(RecordsError::Document(DocumentError::Broken { at: 0 | 1, .. }))),
+                "{broken:?} {}",
+                &document[..20]
+            );
         }
     }
 
@@ -472,6 +363,41 @@ mod tests {
         }
 
         #[test]
+        fn a_document_in_objects_gives_what_serde_json_finds_there(
+            (elements, document) in any_document(),
+            wraps in prop::collection::vec(any_wrap(), 1..4),
+            sizes in any_chunking(),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mark = document.starts_with(b"\xef\xbb\xbf");
+            let records = String::from_utf8(document[if mark { 3 } else { 0 }..].to_vec()).unwrap();
+            let text = wraps.iter().rev().fold(records, |text, Wrap { before, name, after }| {
+                let field = |name: &str, value: &str| format!("{}: {value}", serde_json::to_string(name).unwrap());
+                let others = |others: &[(String, Value)]| -> Vec<String> {
+                    let others = others.iter().filter(|(other, _)| other != name);
+                    others.map(|(name, value)| field(name, &value.to_string())).collect()
+                };
+                format!("{{{}}}", [others(before), vec![field(name, &text)], others(after)].concat().join(" ,\n"))
+            });
+            let names = wraps.iter().map(|wrap| wrap.name.replace('~', "~0").replace('/', "~1"));
+            let at = format!("/{}", names.collect::<Vec<_>>().join("/"));
+            let whole: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(whole.pointer(&at), Some(&Value::from(elements.clone())));
+
+            let pointer: JsonPointer = at.parse().unwrap();
+            let document = if mark { format!("\u{feff}{text}") } else { text };
+            let (found, broken) = read_at(Chunks::new(document.as_bytes(), sizes.clone()), &pointer);
+            prop_assert_eq!(broken, None);
+            let found: Vec<Value> = found.iter().map(|record| serde_json::from_str(record).unwrap()).collect();
+            prop_assert_eq!(found, elements);
+
+            let cut = &document.as_bytes()[..end.index(document.len())];
+            let broken = read_at(cut, &pointer);
+            prop_assert!(broken.1.is_some());
+            prop_assert_eq!(read_at(Chunks::new(cut, sizes), &pointer), broken);
+        }
+
+        #[test]
         fn garbage_is_refused_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             read_and_type(&garbage);
         }
@@ -486,7 +412,24 @@ mod tests {
         }
     }
 
+    /// An object around the records: the members before, the one that holds them, and the members behind.
+    #[derive(Clone, Debug)]
+    struct Wrap {
+        before: Vec<(String, Value)>,
+        name: String,
+        after: Vec<(String, Value)>,
+    }
+
+    fn any_wrap() -> impl Strategy<Value = Wrap> {
+        let members = || prop::collection::vec((".{0,4}", any_value()), 0..4);
+        // A number would be a place in an array.
+        let name = "[^0-9]{0,4}";
+        (members(), name, members()).prop_map(|(before, name, after)| Wrap { before, name, after })
+    }
+
     fn read_and_type(document: &[u8]) {
-        let _ = read_records(document, |record| Post::from_record(record).is_ok());
+        for at in ["", "/data", "/a/b"] {
+            let _ = read_records(document, &at.parse().unwrap(), |record| Post::from_record(record).is_ok());
+        }
     }
 }

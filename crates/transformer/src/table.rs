@@ -8,6 +8,7 @@ use std::time::Duration;
 use shared::{
     archive::Object,
     crash_point,
+    document::JsonPointer,
     object::{Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
@@ -96,14 +97,16 @@ pub enum Outcome {
 pub struct PostgresTable {
     settings: DatabaseSettings,
     stream: StreamName,
+    /// Where the records are in each document.
+    records_at: JsonPointer,
     /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind.
     connection: Option<PgConnection>,
 }
 
 impl PostgresTable {
-    /// The tables of `stream`. Nothing is asked of Postgres yet.
-    pub fn new(settings: DatabaseSettings, stream: StreamName) -> Self {
-        Self { settings, stream, connection: None }
+    /// The tables of `stream`, for documents with their records there. Nothing is asked of Postgres yet.
+    pub fn new(settings: DatabaseSettings, stream: StreamName, records_at: JsonPointer) -> Self {
+        Self { settings, stream, records_at, connection: None }
     }
 
     async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
@@ -135,6 +138,7 @@ impl Table for PostgresTable {
         more_follow: bool,
     ) -> Result<Outcome, TableError> {
         let mut connection = self.take_connection().await?;
+        let object = (object, self.records_at.clone());
         let outcome = apply(&mut connection, self.home(), position, sequence, object, care, more_follow).await?;
         self.connection = Some(connection);
         Ok(outcome)
@@ -162,13 +166,12 @@ async fn apply(
     home: Home<'_>,
     position: Option<&Position>,
     sequence: Sequence,
-    object: Object,
+    (Object { metadata, body, .. }, records_at): (Object, JsonPointer),
     care: Care,
     more_follow: bool,
 ) -> Result<Outcome, TableError> {
-    let Object { metadata, body, .. } = object;
     let is_careful = care != Care::None;
-    let mut pieces = batch::read(body, is_careful);
+    let mut pieces = batch::read(body, records_at, is_careful);
     // The transaction opens when there is something to write: a small object is wholly read before it.
     let mut piece = pieces.next().await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;

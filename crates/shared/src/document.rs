@@ -1,0 +1,542 @@
+//! A JSON document, of which a part is in memory: where its elements end, and the way to one of its members. Pure, but for the reader it
+//! is given.
+//!
+//! Only where an element ends is found here, by brackets and quotes; that it is JSON is known from whoever understands it, so that each
+//! byte is parsed once.
+
+use std::{
+    fmt,
+    io::{self, Read},
+    ops::Range,
+    str::FromStr,
+};
+
+use memchr::memchr2;
+use serde::de::IgnoredAny;
+use thiserror::Error;
+
+/// How much of an element that is too long is held.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// What one read may bring.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Brackets in brackets beyond this are no JSON to us: each costs a byte.
+const DEPTH_LIMIT: usize = 16 << 20;
+
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+/// Why a document cannot be read further.
+#[derive(Debug, Error)]
+pub enum DocumentError {
+    /// The bytes are not to be had, which says nothing about the document.
+    #[error("the body could not be read to its end")]
+    Read(#[from] io::Error),
+    /// The bytes are no document.
+    #[error("the document is broken from byte {at} on: {why}")]
+    Broken {
+        /// From 0.
+        at: u64,
+        /// For a person.
+        why: String,
+    },
+    /// Nothing but white space.
+    #[error("the document is empty")]
+    Empty,
+}
+
+/// A JSON pointer (RFC 6901) through members of objects, as in `/meta/next`. The empty one leads to the document itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JsonPointer(Vec<String>);
+
+/// The text is no pointer, or one that is not followed here.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum JsonPointerError {
+    /// Without its first character.
+    #[error("a JSON pointer begins with `/`, as in /data or /meta/next")]
+    NoSlash,
+    /// An escape that is none.
+    #[error("in a JSON pointer `~0` stands for `~` and `~1` for `/`, and `~` alone for nothing")]
+    Escape,
+    /// A place in an array.
+    #[error("`{0}` would be a place in an array, and only members of objects are followed")]
+    Index(String),
+}
+
+impl JsonPointer {
+    /// Whether it leads to the document itself.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// For a person: what there is, where it leads to after all its members, judged by its first byte.
+    pub fn found_there(&self, first: u8) -> String {
+        self.found(self.0.len(), first)
+    }
+
+    fn found(&self, depth: usize, first: u8) -> String {
+        let kind = match first {
+            b'{' => "an object",
+            b'[' => "an array",
+            b'"' => "a text",
+            b't' | b'f' => "true or false",
+            b'n' => "null",
+            b'-' | b'0'..=b'9' => "a number",
+            _ => "no JSON",
+        };
+        format!("{} is {kind}", self.place(depth))
+    }
+
+    /// For a person: where it has come to after so many members.
+    fn place(&self, depth: usize) -> String {
+        if depth == 0 { "the document".to_owned() } else { format!("`{}`", Self(self.0[..depth].to_vec())) }
+    }
+}
+
+impl FromStr for JsonPointer {
+    type Err = JsonPointerError;
+
+    fn from_str(text: &str) -> Result<Self, JsonPointerError> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let names = text.strip_prefix('/').ok_or(JsonPointerError::NoSlash)?.split('/');
+        names.map(member_name).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn member_name(token: &str) -> Result<String, JsonPointerError> {
+    let is_number = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number && (token == "0" || !token.starts_with('0')) {
+        return Err(JsonPointerError::Index(token.to_owned()));
+    }
+    if token.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        return Err(JsonPointerError::Escape);
+    }
+    // In this order, so that `~01` is `~1`.
+    Ok(token.replace("~1", "/").replace("~0", "~"))
+}
+
+impl fmt::Display for JsonPointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|name| write!(f, "/{}", name.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
+/// Where a pointer leads in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// To a value, which begins with this byte and is next.
+    Value(u8),
+    /// To nothing: a member is missing, or what should have it is null.
+    Absent {
+        /// For a person, as in "`/data` has no member `items`".
+        found: String,
+    },
+    /// Astray: what should have the member is no object.
+    Astray {
+        /// For a person, as in "`/data` is a number".
+        found: String,
+    },
+}
+
+/// A document that is read from its beginning to its end.
+#[derive(Debug)]
+pub struct Document<R> {
+    reader: R,
+    buffer: Vec<u8>,
+    /// Where in the buffer the bytes are that nobody has consumed.
+    unread: Range<usize>,
+    /// How many were consumed.
+    passed: u64,
+    /// A longer element is not held.
+    limit_bytes: usize,
+    /// Kept, so that not each element needs memory for it.
+    scan: Scan,
+}
+
+/// An element that begins where the unread bytes do.
+#[derive(Debug)]
+pub struct Element {
+    /// Where it begins in the document, from 0.
+    pub at: u64,
+    /// How many unread bytes belong to it.
+    pub bytes: usize,
+    /// The byte that ends it; `None` if the document does.
+    pub after: Option<u8>,
+    /// The beginning of one that is too long; its last bytes alone are unread.
+    head: Option<Vec<u8>>,
+}
+
+impl Element {
+    /// Whether all of its bytes are held.
+    pub fn is_whole(&self) -> bool {
+        self.head.is_none()
+    }
+}
+
+impl<R: Read> Document<R> {
+    /// A document of which nothing is read yet. Of an element longer than `limit_bytes`, which is 64 KiB or more, only the first 64 KiB
+    /// are held; twice the limit is the most memory that this takes.
+    pub fn new(reader: R, limit_bytes: usize) -> Self {
+        let buffer = vec![0; BUFFER_BYTES];
+        Self { reader, buffer, unread: 0..0, passed: 0, limit_bytes, scan: Scan::default() }
+    }
+
+    /// Skips a byte order mark and white space, and answers with the byte after them. Part of a mark is none.
+    pub fn skip_to_content(&mut self) -> io::Result<Option<u8>> {
+        while self.unread.len() < BYTE_ORDER_MARK.len() && self.read_more()? {}
+        if self.unread().starts_with(&BYTE_ORDER_MARK) {
+            self.consume(BYTE_ORDER_MARK.len());
+        }
+        self.skip_white_space()
+    }
+
+    /// Skips white space, and answers with the byte after it, `None` at the end.
+    pub fn skip_white_space(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            if let Some(found) = self.unread().iter().position(|byte| !is_white_space(*byte)) {
+                self.consume(found);
+                return Ok(self.unread().first().copied());
+            }
+            self.consume(self.unread.len());
+            if !self.read_more()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Finds the element that begins here and ends before a comma or `CLOSE`.
+    pub fn find_element<const CLOSE: u8>(&mut self) -> io::Result<Element> {
+        self.scan.begin();
+        let (at, mut head) = (self.passed, None);
+        loop {
+            if let Some(bytes) = self.scan.end_of_element::<CLOSE>(&self.buffer[self.unread.clone()]) {
+                return Ok(Element { at, bytes, after: Some(self.unread()[bytes]), head });
+            }
+            let bytes = self.unread.len();
+            if bytes >= self.limit_bytes {
+                head.get_or_insert_with(|| self.unread()[..HEAD_BYTES].to_owned());
+                self.consume(bytes);
+                self.scan.at -= bytes;
+            }
+            if !self.read_more()? {
+                return Ok(Element { at, bytes: self.unread.len(), after: None, head });
+            }
+        }
+    }
+
+    /// The bytes of the element that was found last, without white space behind them; the first of them if it is not whole.
+    pub fn raw<'a>(&'a self, element: &'a Element) -> &'a [u8] {
+        let raw = element.head.as_deref().unwrap_or(&self.unread()[..element.bytes]);
+        let white = raw.iter().rev().take_while(|byte| is_white_space(**byte)).count();
+        &raw[..raw.len() - white]
+    }
+
+    /// Whether the brackets and quotes of the element that was found last fit together. Of one that is whole the parser says it, with words.
+    pub fn check_brackets(&self, element: &Element) -> Result<(), DocumentError> {
+        if element.is_whole() || self.scan.is_balanced() {
+            Ok(())
+        } else {
+            Err(broken(element.at, "its brackets and quotes are no JSON"))
+        }
+    }
+
+    /// Whether the element that was found last is JSON, as far as it is held.
+    pub fn check(&self, element: &Element) -> Result<(), DocumentError> {
+        if !element.is_whole() {
+            return self.check_brackets(element);
+        }
+        let raw = self.raw(element);
+        match serde_json::from_slice::<IgnoredAny>(raw) {
+            Ok(_) => Ok(()),
+            Err(_) if raw.is_empty() => Err(broken(element.at, "a value is missing")),
+            Err(error) => Err(broken(element.at, &error.to_string())),
+        }
+    }
+
+    /// Goes on behind so many unread bytes.
+    pub fn consume(&mut self, bytes: usize) {
+        self.unread.start += bytes;
+        self.passed += bytes as u64;
+    }
+
+    /// Goes from the beginning to where the pointer leads. What it passes is looked at as far as it is held. Of a member that is repeated
+    /// this is the first.
+    pub fn descend(&mut self, to: &JsonPointer) -> Result<Place, DocumentError> {
+        let mut first = self.skip_to_content()?.ok_or(DocumentError::Empty)?;
+        for (depth, name) in to.0.iter().enumerate() {
+            match first {
+                b'{' => self.consume(1),
+                b'n' => return Ok(Place::Absent { found: format!("{} is null", to.place(depth)) }),
+                _ => return Ok(Place::Astray { found: to.found(depth, first) }),
+            }
+            if !self.find_member(name, false)? {
+                return Ok(Place::Absent { found: format!("{} has no member `{name}`", to.place(depth)) });
+            }
+            first = self.skip_white_space()?.ok_or_else(|| self.ends_inside())?;
+        }
+        Ok(Place::Value(first))
+    }
+
+    /// Goes on from behind the value to which the pointer has led to the end. A member on its way that is there once more is refused: which
+    /// one counts is anybody's guess.
+    pub fn ascend(&mut self, from: &JsonPointer) -> Result<(), DocumentError> {
+        for (depth, name) in from.0.iter().enumerate().rev() {
+            if self.find_member(name, true)? {
+                return Err(broken(self.passed, &format!("{} stands there twice", from.place(depth + 1))));
+            }
+        }
+        if self.skip_white_space()?.is_some() { Err(broken(self.passed, "more follows it")) } else { Ok(()) }
+    }
+
+    /// Goes on in an object, from behind its bracket or one of its values, to the value of the member with this name; `false` behind the
+    /// object's end.
+    fn find_member(&mut self, name: &str, mut is_behind_value: bool) -> Result<bool, DocumentError> {
+        loop {
+            let mut next = self.skip_white_space()?;
+            if next == Some(b'}') {
+                self.consume(1);
+                return Ok(false);
+            }
+            if is_behind_value && next == Some(b',') {
+                self.consume(1);
+                next = self.skip_white_space()?;
+            } else if is_behind_value && next.is_some() {
+                return Err(broken(self.passed, "a comma or the object's end is missing"));
+            }
+            if next.is_some_and(|next| next != b'"') {
+                return Err(broken(self.passed, "a member's name is missing"));
+            }
+            let key = self.find_element::<b':'>()?;
+            if key.after.is_none() {
+                return Err(self.ends_inside());
+            }
+            self.check(&key)?;
+            if key.after != Some(b':') {
+                return Err(broken(key.at, "a member has no value"));
+            }
+            // A name that is no text is not the one that is looked for.
+            let is_found = serde_json::from_slice::<String>(self.raw(&key)).is_ok_and(|found| found == name);
+            self.consume(key.bytes + 1);
+            if is_found {
+                return Ok(true);
+            }
+            self.skip_white_space()?;
+            let value = self.find_element::<b'}'>()?;
+            if value.after.is_none() {
+                return Err(self.ends_inside());
+            }
+            self.check(&value)?;
+            self.consume(value.bytes);
+            is_behind_value = true;
+        }
+    }
+
+    fn ends_inside(&self) -> DocumentError {
+        broken(self.passed, "it ends inside an object")
+    }
+
+    /// Reads at least one byte; `false` at the end of the document.
+    fn read_more(&mut self) -> io::Result<bool> {
+        if self.unread.end == self.buffer.len() {
+            if self.unread.start > 0 {
+                self.buffer.copy_within(self.unread.clone(), 0);
+                self.unread = 0..self.unread.len();
+            } else {
+                self.buffer.resize(2 * self.buffer.len(), 0);
+            }
+        }
+        let read = loop {
+            match self.reader.read(&mut self.buffer[self.unread.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        self.unread.end += read;
+        Ok(read > 0)
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.buffer[self.unread.clone()]
+    }
+}
+
+/// What is wrong there, in words.
+pub fn broken(at: u64, why: &str) -> DocumentError {
+    DocumentError::Broken { at, why: why.to_owned() }
+}
+
+/// JSON's own, which has no form feed.
+fn is_white_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+/// How far an element has been looked through.
+#[derive(Debug, Default)]
+struct Scan {
+    at: usize,
+    /// The brackets that are open.
+    open: Vec<u8>,
+    is_in_string: bool,
+    /// Whether the outermost bracket was closed, so that nothing may follow.
+    is_closed: bool,
+    /// Whether a bracket does not fit the others.
+    is_wrong: bool,
+}
+
+impl Scan {
+    #[inline]
+    fn begin(&mut self) {
+        let mut open = std::mem::take(&mut self.open);
+        open.clear();
+        *self = Self { open, ..Self::default() };
+    }
+
+    /// Where the element ends that begins with `bytes`; `None` if not in them, and then it goes on from here with more of them.
+    fn end_of_element<const CLOSE: u8>(&mut self, bytes: &[u8]) -> Option<usize> {
+        while let Some(rest) = bytes.get(self.at..).filter(|rest| !rest.is_empty()) {
+            if self.is_in_string {
+                match memchr2(b'"', b'\\', rest) {
+                    Some(found) if rest[found] == b'"' => {
+                        self.is_in_string = false;
+                        self.at += found + 1;
+                    }
+                    // Whatever is escaped does not end the string; it may be the first byte to come.
+                    Some(found) => self.at += found + 2,
+                    None => self.at = bytes.len(),
+                }
+                continue;
+            }
+            match rest[0] {
+                b',' if self.open.is_empty() => return Some(self.at),
+                byte if byte == CLOSE && self.open.is_empty() => return Some(self.at),
+                byte => self.pass(byte),
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    #[inline]
+    fn pass(&mut self, byte: u8) {
+        self.is_wrong |= self.is_closed && !is_white_space(byte);
+        match byte {
+            b'"' => self.is_in_string = true,
+            b'[' | b'{' if self.open.len() < DEPTH_LIMIT => self.open.push(byte),
+            b'[' | b'{' => self.is_wrong = true,
+            b']' | b'}' => {
+                // In ASCII a closing bracket is two after its opening one.
+                self.is_wrong |= self.open.pop().is_none_or(|open| open + 2 != byte);
+                self.is_closed = self.open.is_empty();
+            }
+            _ => {}
+        }
+    }
+
+    fn is_balanced(&self) -> bool {
+        self.open.is_empty() && !self.is_in_string && !self.is_wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(text: &str) -> JsonPointer {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pointers_are_those_of_the_rfc_through_objects_alone() {
+        for (text, names) in [
+            ("", &[][..]),
+            ("/", &[""]),
+            ("/data", &["data"]),
+            ("/a~1b/m~0n/ /~01", &["a/b", "m~n", " ", "~1"]),
+            ("/-/01/1a//\u{e9}", &["-", "01", "1a", "", "\u{e9}"]),
+        ] {
+            let parsed = pointer(text);
+            assert_eq!(
+                (parsed.0.as_slice(), parsed.to_string().as_str()),
+                (&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], text)
+            );
+        }
+        for (text, error) in [
+            ("data", JsonPointerError::NoSlash),
+            ("#/data", JsonPointerError::NoSlash),
+            ("/a~", JsonPointerError::Escape),
+            ("/a~2", JsonPointerError::Escape),
+            ("/data/0/id", JsonPointerError::Index("0".into())),
+            ("/data/12", JsonPointerError::Index("12".into())),
+        ] {
+            assert_eq!(text.parse::<JsonPointer>(), Err(error), "{text}");
+        }
+    }
+
+    /// Where the pointer leads, and how much is left there; or what is wrong.
+    fn descend(document: &str, to: &str) -> Result<String, String> {
+        let mut read = Document::new(document.as_bytes(), HEAD_BYTES);
+        match read.descend(&pointer(to)) {
+            Ok(Place::Value(_)) => Ok(document[usize::try_from(read.passed).unwrap()..].to_owned()),
+            Ok(Place::Absent { found }) => Err(format!("absent: {found}")),
+            Ok(Place::Astray { found }) => Err(format!("astray: {found}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_pointer_leads_to_the_value_however_it_is_written() {
+        for (document, to, rest) in [
+            (" [1] ", "", "[1] "),
+            (r#"{"data":[1]}"#, "/data", "[1]}"),
+            ("\u{feff} { \"a\" : {\"data\":1} , \"data\" : null}", "/data", "null}"),
+            (r#"{"x":"\"data\":[}","d\u0061ta":"y"}"#, "/data", "\"y\"}"),
+            (r#"{"a":{"b":{"c":7}}}"#, "/a/b/c", "7}}}"),
+            (r#"{"a":{"b":1},"":{"":2}}"#, "//", "2}}"),
+            (r#"{"\ud800":1,"a/b":2}"#, "/a~1b", "2}"),
+            (r#"{"a":1,"a":2}"#, "/a", "1,\"a\":2}"),
+        ] {
+            assert_eq!(descend(document, to).as_deref(), Ok(rest), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_pointer_that_leads_nowhere_is_told_what_is_there() {
+        for (document, to, why) in [
+            ("[]", "/data", "astray: the document is an array"),
+            ("7", "/data", "astray: the document is a number"),
+            ("null", "/data", "absent: the document is null"),
+            ("{}", "/data", "absent: the document has no member `data`"),
+            (r#"{"data":null}"#, "/data/items", "absent: `/data` is null"),
+            (r#"{"data":{"x":1}}"#, "/data/items", "absent: `/data` has no member `items`"),
+            (r#"{"data":"x"}"#, "/data/items", "astray: `/data` is a text"),
+            (r#"{"data":false}"#, "/data/items", "astray: `/data` is true or false"),
+            ("", "/data", "the document is empty"),
+            ("{", "/data", "the document is broken from byte 1 on: it ends inside an object"),
+            (r#"{"data""#, "/data", "the document is broken from byte 1 on: it ends inside an object"),
+            (r#"{"data":"#, "/data", "the document is broken from byte 8 on: it ends inside an object"),
+            (r#"{"a":1"#, "/data", "the document is broken from byte 5 on: it ends inside an object"),
+            (
+                r#"{"a":trx,"data":1}"#,
+                "/data",
+                "the document is broken from byte 5 on: expected ident at line 1 column 3",
+            ),
+            (r#"{"a":,"data":1}"#, "/data", "the document is broken from byte 5 on: a value is missing"),
+            (r#"{"a","data":1}"#, "/data", "the document is broken from byte 1 on: a member has no value"),
+            (r#"{"a":1,}"#, "/data", "the document is broken from byte 7 on: a member's name is missing"),
+            ("{a:1}", "/data", "the document is broken from byte 1 on: a member's name is missing"),
+            (r#"{"a":1]"#, "/data", "the document is broken from byte 5 on: it ends inside an object"),
+        ] {
+            assert_eq!(descend(document, to), Err(why.to_owned()), "{document}");
+        }
+    }
+
+    #[test]
+    fn what_is_passed_is_not_held() {
+        let long = format!(r#"{{"{}":[{}],"next":"a"}}"#, "n".repeat(1 << 20), "{\"id\":1},".repeat(1 << 20));
+        let mut read = Document::new(long.as_bytes(), HEAD_BYTES);
+        assert_eq!(read.descend(&pointer("/next")).unwrap(), Place::Value(b'"'));
+        assert_eq!(read.buffer.len(), BUFFER_BYTES);
+    }
+}
