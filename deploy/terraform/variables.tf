@@ -38,7 +38,7 @@ variable "stream" {
 }
 
 variable "source_url" {
-  description = "The collection that the importer polls: an https address that answers with a JSON array."
+  description = "The collection that the importer polls: an https address that answers with JSON."
   type        = string
 
   # It becomes a line of a settings file, where these would end the value or mean something.

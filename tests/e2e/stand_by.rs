@@ -235,6 +235,27 @@ async fn one_that_is_slow_and_alive_keeps_its_place() -> Result<()> {
     at_work.goes_on_cleanly().await
 }
 
+#[tokio::test]
+async fn one_whose_wire_to_the_database_is_slow_keeps_its_place() -> Result<()> {
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let postgres = Proxy::start(&sandbox.world().postgres().address()).await?;
+    let mut through_proxy = url::Url::parse(sandbox.database_url())?;
+    through_proxy.set_port(Some(postgres.address().port())).expect("the URL has a host");
+    // 12 MB in 25 seconds, longer than the patience with the silent. A COPY ends before.
+    Author::of(&sandbox).await?.append(document(1..=130_000, "slow")).await?;
+    postgres.set(Way::Rate(500_000));
+    sandbox.transformer.restart_with(&[("DATABASE_URL", through_proxy.as_str())]).await?;
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'stream'::regclass AND mode = 'RowShareLock'";
+    sandbox
+        .wait_until("the transaction is open", SOON, async || Ok(select::<i64>(&sandbox, locked).await? > 0))
+        .await?;
+    let _other = second(&sandbox, "transformer").await?;
+    sandbox.wait_until("it is applied", 4 * SOON, async || Ok(sandbox.position().await? == 1)).await?;
+    let ended = "SELECT sessions_killed FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(select::<i64>(&sandbox, ended).await?, 0, "nobody was ended");
+    Ok(())
+}
+
 /// So many transformers, killed at random while objects come and bells are lost and repeated, and the same archive applied by one alone.
 async fn end_in_the_same_table_as_one_alone(transformers: usize, seed: u64) -> Result<()> {
     let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;

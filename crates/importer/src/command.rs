@@ -24,7 +24,7 @@ use crate::{
     check::check,
     list::{ListSettings, is_closed_pipe, list},
     notes,
-    poll::{Api, PollSettings, ambiguity, exposure},
+    poll::{Api, PollSettings, aimlessness, ambiguity, exposure},
     run::{Importer, Outcome, PaceSettings},
 };
 
@@ -112,7 +112,8 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_http = given("allow_http").is_some_and(|value| value == "true");
     let exposure = given("source_url").and_then(|url| exposure(&url, allow_http));
     let ambiguity = ambiguity(given("page_parameter").as_deref(), given("cursor_at").as_deref());
-    exposure.into_iter().chain(ambiguity).collect()
+    let aimlessness = aimlessness(given("cursor_parameter").as_deref(), given("cursor_at").as_deref());
+    exposure.into_iter().chain(ambiguity).chain(aimlessness).collect()
 }
 
 /// Does what the command line says.

@@ -61,7 +61,7 @@ pub enum ExchangeError {
     #[error("the answer to GET {url} could not be kept")]
     Body { url: String, source: SpoolError },
     /// The body cannot be the data.
-    #[error("the answer to GET {url}, which should be a JSON array, {fault}: set SOURCE_URL to where the data is")]
+    #[error("the answer to GET {url}, which should be JSON, {fault}: set SOURCE_URL to where the data is")]
     NotTheData { url: String, fault: String },
     /// The header to send is not to be had.
     #[error("cannot use SOURCE_HEADER_FILE {}, which holds `Name: value` or a bearer token", file.display())]

@@ -90,7 +90,7 @@ pub enum PageError {
     /// An object among numbered pages.
     #[error(
         "the page at {from} is an object, and the pages that PAGE_PARAMETER numbers end with an empty array: name the member that has the \
-         next page's number or cursor in CURSOR_AT, and the parameter in CURSOR_PARAMETER"
+         next page's number or cursor in CURSOR_AT, the parameter in CURSOR_PARAMETER, and leave PAGE_PARAMETER out"
     )]
     NoEnd { from: String },
     /// Too many.

@@ -30,11 +30,14 @@ use crate::{
 /// How often a collection that changes while it is paged is fetched from its first page.
 const SNAPSHOTS: u32 = 3;
 
+/// What most APIs call it.
+const CURSOR_PARAMETER: &str = "cursor";
+
 /// Which collection, and what its answers may cost here.
 #[derive(Args, Clone, Debug)]
 pub struct PollSettings {
-    /// The collection to poll: an address that answers with a JSON array, or with an object that holds it (RECORDS_AT of the transformer). Pages behind `Link: rel=next` are followed. https, unless
-    /// the host is this machine or --allow-http is given
+    /// The collection to poll: an address that answers with a JSON array, or with an object that holds it (RECORDS_AT of the
+    /// transformer). Pages behind `Link: rel=next` are followed. https, unless the host is this machine or --allow-http is given
     #[arg(long, env = "SOURCE_URL", value_name = "URL", hide_env_values = true, required = true)]
     pub source_url: SecretUrl,
     /// For an API without `Link` headers: the parameter that numbers its pages, as in `page`. It is counted up from 1, or
@@ -47,7 +50,7 @@ pub struct PollSettings {
     #[arg(long, env = "CURSOR_AT", value_name = "POINTER", value_parser = parse_cursor_at)]
     pub cursor_at: Option<JsonPointer>,
     /// The parameter of SOURCE_URL that takes the cursor at CURSOR_AT
-    #[arg(long, env = "CURSOR_PARAMETER", value_name = "NAME", default_value = "cursor", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, env = "CURSOR_PARAMETER", value_name = "NAME", default_value = CURSOR_PARAMETER, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub cursor_parameter: String,
     /// A file with a header to send, as in `X-Api-Key: abc`, or with a bearer token alone; read again for each request
     #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
@@ -83,6 +86,15 @@ impl PollSettings {
 fn parse_cursor_at(text: &str) -> Result<JsonPointer, String> {
     let pointer: JsonPointer = text.parse().map_err(|error: JsonPointerError| error.to_string())?;
     if pointer.is_root() { Err(JsonPointerError::NoSlash.to_string()) } else { Ok(pointer) }
+}
+
+/// A parameter for cursors that are nowhere.
+pub fn aimlessness(cursor_parameter: Option<&str>, cursor_at: Option<&str>) -> Option<String> {
+    let parameter = cursor_parameter.filter(|parameter| *parameter != CURSOR_PARAMETER && cursor_at.is_none())?;
+    Some(format!(
+        "CURSOR_PARAMETER (--cursor-parameter) is `{parameter}`, and CURSOR_AT (--cursor-at) is not set\nonly the first page would be read: \
+         say where in a body the cursor is, as in /meta/next"
+    ))
 }
 
 /// Two ways to name the pages at once.

@@ -177,7 +177,7 @@ impl Element {
 
 impl<R: Read> Document<R> {
     /// A document of which nothing is read yet. Of an element longer than `limit_bytes`, which is 64 KiB or more, only the first 64 KiB
-    /// are held; twice the limit is the most memory that this takes.
+    /// are held. That takes a buffer of twice the limit, or of 256 KiB if that is more, and a byte for each bracket that is open.
     pub fn new(reader: R, limit_bytes: usize) -> Self {
         let buffer = vec![0; BUFFER_BYTES];
         Self { reader, buffer, unread: 0..0, passed: 0, limit_bytes, scan: Scan::default() }
@@ -268,7 +268,11 @@ impl<R: Read> Document<R> {
         for (depth, name) in to.0.iter().enumerate() {
             match first {
                 b'{' => self.consume(1),
-                b'n' => return Ok(Place::Absent { found: format!("{} is null", to.place(depth)) }),
+                b'n' => {
+                    let null = self.find_element::<b'}'>()?;
+                    self.check(&null)?;
+                    return Ok(Place::Absent { found: format!("{} is null", to.place(depth)) });
+                }
                 _ => return Ok(Place::Astray { found: to.found(depth, first) }),
             }
             if !self.find_member(name, false)? {

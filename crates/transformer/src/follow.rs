@@ -32,6 +32,9 @@ const READS: u32 = 3;
 /// nothing but the want of a bell.
 const LOOKS_A_LISTING: u32 = 10;
 
+/// A message that points so far beyond the position has missed none before it: a receive brings at most as many.
+const NEAR: u64 = 10;
+
 /// A holder of the lock that is silent for so long has vanished or is frozen: longer than a stalled body is waited for. It cannot be
 /// told from one that sends a batch over a slow wire, so it doubles each time that somebody was ended, until somebody has applied an object.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,6 +72,13 @@ impl Goal {
         match self {
             Self::End => false,
             Self::Bell(last) | Self::To(last) => sequence > last,
+        }
+    }
+
+    fn at_most(self, end: Option<Sequence>) -> Option<Sequence> {
+        match self {
+            Self::End => end,
+            Self::Bell(last) | Self::To(last) => end.min(Some(last)),
         }
     }
 }
@@ -167,9 +177,10 @@ impl<A: Archive, T: Table> Follower<A, T> {
     ) -> Result<Followed, FollowError> {
         let Self { archive, table, skip, progress, end: known_end, has_begun, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
-        // How far to read ahead: what a message names may be asked for without being believed, else it is known once there is more than one
-        // object to catch up with.
-        let mut last = if let Goal::Bell(named) = goal { Some(named) } else { None };
+        // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
+        // more than one object to catch up with.
+        let near = next_after(position.as_ref()).get() + NEAR;
+        let mut last = if let Goal::Bell(named) = goal { Some(named).filter(|named| named.get() < near) } else { None };
         let mut was_absent = false;
         while !shutdown.is_draining() {
             status::note_position(position.as_ref().map(|position| position.sequence));
@@ -213,15 +224,16 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     *has_begun = true;
                 }
                 let next = Position::after(sequence, &object.metadata);
-                let more_follow = last.is_some_and(|last| last > sequence) && !goal.is_passed(sequence.next());
+                let more_follow = last.is_some_and(|last| last > sequence);
                 (apply(archive, table, &mut ahead, position.as_ref(), sequence, object, more_follow).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
                 Outcome::Applied(_) => {
                     if last.is_none() && !goal.is_passed(sequence.next()) {
-                        last = archive.end().await?;
-                        status::note_end(last);
+                        let end = archive.end().await?;
+                        status::note_end(end);
+                        last = goal.at_most(end);
                         progress.set_length(last.map_or(0, Sequence::get));
                     }
                     progress.set_position(sequence.get());

@@ -24,7 +24,8 @@ pub struct Prefetch<'a, A> {
     arrived: BTreeMap<Sequence, Got>,
     /// The one that will be taken next, and the first that was not asked for yet.
     run: Option<(Sequence, Sequence)>,
-    /// How many may be under way: one more with each that was there, so that one that is only said to be there costs one GET.
+    /// How many may be under way: one more with each that was there, so that what is only said to be there costs no more GETs than there
+    /// were objects before it, and one.
     window: usize,
 }
 

@@ -46,8 +46,8 @@ impl From<io::Error> for RecordsError {
 }
 
 /// Hands each record of those `at` that place to `take` as it is read, which says whether it understood it: one that it did not must at
-/// least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at the largest single record, or member
-/// beside them, and below 32 MiB.
+/// least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at twice the largest single record, or
+/// member beside them, and below 32 MiB but for a byte for each bracket that is open.
 pub fn read_records(
     reader: impl Read,
     at: &JsonPointer,

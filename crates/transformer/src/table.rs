@@ -36,7 +36,7 @@ pub trait Table {
 
     /// Applies the object after `position`, if the table is still there. `care` decides whether the records that
     /// Postgres refuses are found and quarantined, at the price of a savepoint a batch. Where `more_follow`, a crash of Postgres may take
-    /// it back, rows and position, until the last of them is applied.
+    /// it back, rows and position: until the last of them is applied, or for less than a second, in which Postgres writes its log by itself.
     async fn apply(
         &mut self,
         position: Option<&Position>,

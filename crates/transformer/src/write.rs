@@ -209,6 +209,10 @@ async fn copy(
     within(DOING, send(&mut copy, &mut rows, posts, row)).await?;
     loop {
         let left = COPY_FOR.saturating_sub(begun.elapsed());
+        // A batch that is there is taken however short the wait.
+        if left.is_zero() {
+            break;
+        }
         let is_taken = |batch: &Batch| batch.wrong.is_empty() && batch.ids().is_some_and(|ids| gap.takes(&ids));
         let Some(batch) = pieces.next_batch_if(left, is_taken).await else { break };
         within(DOING, send(&mut copy, &mut rows, &batch.posts(), row)).await?;

@@ -86,7 +86,8 @@ async fn read(State(objects): State<Objects>, Path((_, key)): Path<(String, Stri
     };
     match range(&asked) {
         Some((first, last)) if last < body.len() => {
-            (StatusCode::PARTIAL_CONTENT, headers, body.slice(first..=last)).into_response()
+            let range = [(header::CONTENT_RANGE, format!("bytes {first}-{last}/{}", body.len()))];
+            (StatusCode::PARTIAL_CONTENT, headers, range, body.slice(first..=last)).into_response()
         }
         _ => (headers, body).into_response(),
     }

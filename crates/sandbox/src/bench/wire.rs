@@ -1,5 +1,5 @@
-//! A large object over a wire as there is to S3: the transformer's first load, and whether to ask for an object's parts side by side would
-//! be worth its code.
+//! A large object over a wire as there is to S3: the transformer's first load, which asks for the next part while it reads one, beside plain
+//! downloads by one, two and three requests at once.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
