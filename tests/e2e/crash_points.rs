@@ -271,7 +271,7 @@ async fn end_at(
     let Some(point) = point else { return Ok(()) };
     let mut command = sandbox.world().program(program, settings);
     command.env("FAILPOINTS", format!("{point}={}*off->panic", passage - 1)).env("RUST_LOG", "info");
-    let ended = timeout(SOON, Command::from(command).kill_on_drop(true).output()).await;
+    let ended = timeout(2 * SOON, Command::from(command).kill_on_drop(true).output()).await;
     let ended = ended.with_context(|| format!("the {} never came to {point}@{passage}", daemon.name()))??;
     let told = String::from_utf8_lossy(&ended.stderr);
     let is_there = ended.status.signal() == Some(6) && told.contains(&format!("failpoint {point} panic"));
