@@ -140,6 +140,31 @@ async fn thousands_of_refused_records_are_found_without_locks_for_each() -> Resu
 }
 
 #[tokio::test]
+async fn a_refused_record_takes_no_earlier_one_of_its_id_with_it() -> Result<()> {
+    let sandbox = follow(Vec::new()).await?;
+    let post =
+        |id: i64, title: &str, x: &str| format!(r#"{{"id":{id},"userId":1,"title":"{title}","body":"","x":{x}}}"#);
+    let (good, bad) = ("1", "1e200000");
+    let records = [
+        post(5, "older", good),
+        post(5, "good", good),
+        post(5, "bad", bad),
+        post(5, "bad too", bad),
+        post(6, "bad", bad),
+        post(6, "good", good),
+        post(7, "bad", bad),
+        post(7, "bad too", bad),
+        post(8, "good", good),
+    ];
+    Author::of(&sandbox).await?.append(format!("[{}]", records.join(","))).await?;
+    applied(&sandbox, 1).await?;
+    let rows: Vec<_> = sandbox.rows().await?.into_iter().map(|row| (row.id, row.title)).collect();
+    assert_eq!(rows, [5, 6, 8].map(|id| (id, "good".to_owned())));
+    assert_eq!(line(&sandbox, 1).await?, "loaded 9 4");
+    Ok(())
+}
+
+#[tokio::test]
 async fn values_that_only_postgres_can_judge_cost_their_record() -> Result<()> {
     let sandbox = follow(Vec::new()).await?;
     execute(&sandbox, "CREATE INDEX somebodys_index ON posts (title)").await?;

@@ -55,6 +55,8 @@ pub enum Piece {
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<Row>,
+    /// Posts whose id comes again, for where Postgres refuses the later one.
+    superseded: Vec<Row>,
     /// The texts of all posts, so that they are given from thread to thread, and freed, in one piece.
     text: String,
     /// The records that are no posts.
@@ -64,7 +66,7 @@ pub struct Batch {
 }
 
 /// A post without its texts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Row {
     index: u64,
     id: i64,
@@ -110,19 +112,26 @@ impl Batch {
 
     /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
     pub fn posts(&self) -> Vec<Post<'_>> {
-        let post = |row: &Row| {
-            let (title, rest) = self.text[row.text.clone()].split_at(row.title_bytes);
-            let (body, extra) = rest.split_at(row.body_bytes);
-            Post {
-                index: row.index,
-                id: row.id,
-                user_id: row.user_id,
-                title: title.into(),
-                body: body.into(),
-                extra: (!extra.is_empty()).then(|| extra.into()),
-            }
-        };
-        self.rows.iter().map(post).collect()
+        self.rows.iter().map(|row| self.post(row)).collect()
+    }
+
+    /// The last post before this one with the same id.
+    pub fn superseded_by(&self, post: &Post<'_>) -> Option<Post<'_>> {
+        let rows = self.superseded.iter().filter(|row| row.id == post.id && row.index < post.index);
+        rows.max_by_key(|row| row.index).map(|row| self.post(row))
+    }
+
+    fn post(&self, row: &Row) -> Post<'_> {
+        let (title, rest) = self.text[row.text.clone()].split_at(row.title_bytes);
+        let (body, extra) = rest.split_at(row.body_bytes);
+        Post {
+            index: row.index,
+            id: row.id,
+            user_id: row.user_id,
+            title: title.into(),
+            body: body.into(),
+            extra: (!extra.is_empty()).then(|| extra.into()),
+        }
     }
 
     fn add(&mut self, post: &Post<'_>) {
@@ -233,7 +242,13 @@ impl Filling {
         // Stable, so of equal ids the last one in the document is the last one here.
         batch.rows.sort_by_key(|row| row.id);
         batch.rows.reverse();
-        batch.rows.dedup_by_key(|row| row.id);
+        batch.rows.dedup_by(|earlier, later| {
+            let is_superseded = earlier.id == later.id;
+            if is_superseded {
+                batch.superseded.push(earlier.clone());
+            }
+            is_superseded
+        });
         batch.rows.reverse();
         batch
     }

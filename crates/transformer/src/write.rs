@@ -285,34 +285,40 @@ pub async fn write_posts_carefully(
     written_before: &mut Written,
 ) -> Result<(), TableError> {
     let mut refused = Vec::new();
-    let posts = batch.posts();
-    let mut parts = vec![posts.as_slice()];
-    while let Some(part) = parts.pop() {
-        within("set a savepoint in", connection.execute("SAVEPOINT part")).await?;
-        let before = written(connection).await?;
-        match merge(connection, part, row).await {
-            Ok(()) => {
-                within("release a savepoint in", connection.execute("RELEASE SAVEPOINT part")).await?;
-            }
-            // Too slow is no record's fault: it is only written in smaller parts.
-            Err(error) if error.fault() == Fault::Record || (error.is_too_slow() && part.len() > 1) => {
-                // Released too: left in place, each would be one more level of subtransactions, with a lock in a table that the whole
-                // cluster shares.
-                let roll_back = connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part");
-                within("roll back to a savepoint in", roll_back).await?;
-                crash_point!("part-refused");
-                let after = written(connection).await?;
-                written_before.inserted += after.inserted - before.inserted;
-                written_before.updated += after.updated - before.updated;
-                if let [culprit] = part {
-                    refused.push((culprit.index, format!("Postgres refuses it: {}", error.database_message())));
-                } else {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
+    let mut posts = batch.posts();
+    while !posts.is_empty() {
+        // A post that a refused one would have superseded counts after all.
+        let mut superseded = Vec::new();
+        let mut parts = vec![posts.as_slice()];
+        while let Some(part) = parts.pop() {
+            within("set a savepoint in", connection.execute("SAVEPOINT part")).await?;
+            let before = written(connection).await?;
+            match merge(connection, part, row).await {
+                Ok(()) => {
+                    within("release a savepoint in", connection.execute("RELEASE SAVEPOINT part")).await?;
                 }
+                // Too slow is no record's fault: it is only written in smaller parts.
+                Err(error) if error.fault() == Fault::Record || (error.is_too_slow() && part.len() > 1) => {
+                    // Released too: left in place, each would be one more level of subtransactions, with a lock in a table that the whole
+                    // cluster shares.
+                    let roll_back = connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part");
+                    within("roll back to a savepoint in", roll_back).await?;
+                    crash_point!("part-refused");
+                    let after = written(connection).await?;
+                    written_before.inserted += after.inserted - before.inserted;
+                    written_before.updated += after.updated - before.updated;
+                    if let [culprit] = part {
+                        refused.push((culprit.index, format!("Postgres refuses it: {}", error.database_message())));
+                        superseded.extend(batch.superseded_by(culprit));
+                    } else {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([second, first]);
+                    }
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
         }
+        posts = superseded;
     }
     for (index, reason) in refused {
         let raw = batch.records.get(&index).expect("records are kept where batches are written carefully");
