@@ -8,7 +8,13 @@ use jiff::Timestamp;
 use sandbox::Posts;
 use sha2::{Digest, Sha256};
 use shared::document::JsonPointer;
-use transformer::{copy::encode_posts, post::Post, record::read_records};
+use transformer::{
+    copy::encode_rows,
+    document, post,
+    record::{Record, read_records},
+    record_type::RecordType,
+    row::{Fields, Row},
+};
 
 const POSTS: u64 = 1_000;
 
@@ -35,24 +41,35 @@ fn cut_into_records(bencher: Bencher) {
 }
 
 #[divan::bench]
-fn cut_and_parse(bencher: Bencher) {
+fn cut_and_read_posts(bencher: Bencher) {
+    cut_and_read(bencher, &post::Type);
+}
+
+#[divan::bench]
+fn cut_and_read_documents(bencher: Bencher) {
+    cut_and_read(bencher, &document::Type::new("/id".parse().expect("a pointer")));
+}
+
+fn cut_and_read(bencher: Bencher, records: &dyn RecordType) {
     let document = document();
-    let cut = || {
-        read_records(black_box(&*document), &JsonPointer::default(), |record| {
-            black_box(Post::from_record(record)).is_ok()
-        })
-    };
-    bencher.counter(ItemsCount::new(POSTS)).bench(|| cut().expect("it is a document"));
+    let mut rows = Vec::new();
+    bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
+        rows.clear();
+        let read = |record: Record<'_>| records.read(black_box(record.raw), &mut Fields(&mut rows)).is_ok();
+        read_records(black_box(&*document), &JsonPointer::default(), read).expect("it is a document");
+    });
 }
 
 #[divan::bench]
 fn encode_for_copy(bencher: Bencher) {
-    let post =
-        |id| Post { index: 0, id, user_id: 1, title: "a title".into(), body: "b".repeat(160).into(), extra: None };
-    let posts: Vec<_> = (0..1_000).map(post).collect();
-    let mut rows = Vec::new();
+    let mut fields = Vec::new();
+    let record = format!(r#"{{"id":1,"userId":1,"title":"a title","body":"{}"}}"#, "b".repeat(160));
+    post::Type.read(record.as_bytes(), &mut Fields(&mut fields)).expect("it is a post");
+    let columns = post::STATEMENTS.columns;
+    let rows: Vec<_> = (0..POSTS).map(|index| Row::new(index, columns[0], &fields)).collect();
+    let mut bytes = Vec::new();
     bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
-        rows.clear();
-        encode_posts(&mut rows, black_box(&posts), Timestamp::UNIX_EPOCH, 1);
+        bytes.clear();
+        encode_rows(&mut bytes, columns.len(), black_box(&rows), Timestamp::UNIX_EPOCH, 1);
     });
 }

@@ -63,7 +63,7 @@ const TRANSFORMER: [&str; 15] = [
     "object-found",
     "reading",
     "locked",
-    "posts-written",
+    "rows-written",
     "batch-written",
     "position-advanced",
     "committed",

@@ -11,6 +11,7 @@ mod deploy_is_true;
 mod deploy_package;
 mod deploy_terraform;
 mod deploy_units;
+mod documents;
 mod holes;
 mod hostile;
 mod importer_commands;

@@ -451,7 +451,7 @@ async fn tables_that_are_missing_hold_with_what_to_do() -> Result<()> {
     applied(&sandbox, 1).await?;
     sandbox.transformer.restart_with(&[("DATABASE_SCHEMA", "not_migrated")]).await?;
     let why = hold_of(&sandbox, &sandbox.transformer).await?;
-    assert!(why.contains("no tables of a stream in DATABASE_SCHEMA: run `transformer migrate`"), "{why}");
+    assert!(why.contains("DATABASE_SCHEMA does not hold the tables of a stream: run `transformer migrate`"), "{why}");
     // It sees for itself that somebody did.
     let migrated = transformer(&sandbox, &[("DATABASE_SCHEMA", "not_migrated")], &["migrate"]).await?;
     assert!(migrated.status.success());

@@ -10,10 +10,16 @@ pub mod document;
 pub mod object;
 #[path = "../../crates/shared/src/pointer.rs"]
 pub mod pointer;
+#[path = "../../crates/transformer/src/jsonb.rs"]
+pub mod jsonb;
 #[path = "../../crates/transformer/src/post.rs"]
 pub mod post;
 #[path = "../../crates/transformer/src/record.rs"]
 pub mod record;
+#[path = "../../crates/transformer/src/record_type.rs"]
+pub mod record_type;
+#[path = "../../crates/transformer/src/row.rs"]
+pub mod row;
 
 pub mod messages;
 pub mod metadata;

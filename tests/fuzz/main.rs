@@ -14,7 +14,7 @@ use std::{
 };
 
 use shared::{document, object, pointer};
-use transformer::{post, record};
+use transformer::{post, record, record_type};
 
 const CORPORA: [&str; 3] = ["records", "messages", "metadata"];
 

@@ -69,6 +69,11 @@ impl JsonPointer {
         self.0.is_empty()
     }
 
+    /// The names of the members on the way.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// For a person: what there is, where it leads to after all its members, judged by its first byte.
     pub fn found_there(&self, first: u8) -> String {
         self.found(self.0.len(), first)

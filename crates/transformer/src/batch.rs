@@ -1,4 +1,4 @@
-//! An object's body becomes batches of posts, on a thread of its own, so that reading and parsing run ahead of the database.
+//! An object's body becomes batches of rows, on a thread of its own, so that reading and parsing run ahead of the database.
 //!
 //! Bounded: one batch being filled, one waiting, one in the database's hands.
 
@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     io::{self, Read},
     ops::{Range, RangeInclusive},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,12 +22,13 @@ use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    post::{Post, WrongRecord},
     record::{RecordsError, read_records},
+    record_type::{NoRow, RecordType, WrongRecord},
+    row::{ColumnType, Fields, Id, Row},
 };
 
-/// A batch is sent when it has this many posts.
-const BATCH_POSTS: usize = 8_000;
+/// A batch is sent when it has this many rows.
+const BATCH_ROWS: usize = 8_000;
 
 /// … or takes this much memory: three batches of it are in flight.
 const BATCH_BYTES: usize = 4 << 20;
@@ -52,35 +54,26 @@ pub enum Piece {
 }
 
 /// Some consecutive records of an object.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
-    rows: Vec<Row>,
-    /// Posts whose id comes again, for where Postgres refuses the later one.
-    superseded: Vec<Row>,
-    /// The texts of all posts, so that they are given from thread to thread, and freed, in one piece.
-    text: String,
-    /// The records that are no posts.
+    /// The type of an id.
+    id: ColumnType,
+    rows: Vec<Place>,
+    /// Rows whose id comes again, for where Postgres refuses the later one.
+    superseded: Vec<Place>,
+    /// The fields of all rows, so that they are given from thread to thread, and freed, in one piece.
+    fields: Vec<u8>,
+    /// The records that are no rows.
     pub wrong: Vec<WrongRecord>,
-    /// The bytes of the records that the posts were, by index, where they were asked for.
+    /// The bytes of the records that the rows were, by index, where they were asked for.
     pub records: HashMap<u64, Vec<u8>>,
 }
 
-/// A post without its texts.
+/// Where a row is.
 #[derive(Clone, Debug)]
-struct Row {
+struct Place {
     index: u64,
-    id: i64,
-    user_id: i64,
-    /// Where they are: title, body and what there is of extra, one after the other.
-    text: Range<usize>,
-    title_bytes: usize,
-    body_bytes: usize,
-}
-
-impl Row {
-    fn has_extra(&self) -> bool {
-        self.text.len() > self.title_bytes + self.body_bytes
-    }
+    fields: Range<usize>,
 }
 
 impl Pieces {
@@ -105,44 +98,46 @@ impl Pieces {
 }
 
 impl Batch {
-    /// The lowest and the highest id; `None` where there is no post.
-    pub fn ids(&self) -> Option<RangeInclusive<i64>> {
-        Some(self.rows.first()?.id..=self.rows.last()?.id)
+    fn new(id: ColumnType) -> Self {
+        let (rows, superseded, fields, wrong, records) = Default::default();
+        Self { id, rows, superseded, fields, wrong, records }
+    }
+
+    /// The lowest and the highest id; `None` where there is no row.
+    pub fn ids(&self) -> Option<RangeInclusive<Id<'_>>> {
+        Some(self.row(self.rows.first()?).id..=self.row(self.rows.last()?).id)
     }
 
     /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
-    pub fn posts(&self) -> Vec<Post<'_>> {
-        self.rows.iter().map(|row| self.post(row)).collect()
+    pub fn rows(&self) -> Vec<Row<'_>> {
+        self.rows.iter().map(|place| self.row(place)).collect()
     }
 
-    /// The last post before this one with the same id.
-    pub fn superseded_by(&self, post: &Post<'_>) -> Option<Post<'_>> {
-        let rows = self.superseded.iter().filter(|row| row.id == post.id && row.index < post.index);
-        rows.max_by_key(|row| row.index).map(|row| self.post(row))
+    /// The last row before this one with the same id.
+    pub fn superseded_by(&self, row: &Row<'_>) -> Option<Row<'_>> {
+        let rows = self.superseded.iter().map(|place| self.row(place));
+        rows.filter(|other| other.id == row.id && other.index < row.index).max_by_key(|other| other.index)
     }
 
-    fn post(&self, row: &Row) -> Post<'_> {
-        let (title, rest) = self.text[row.text.clone()].split_at(row.title_bytes);
-        let (body, extra) = rest.split_at(row.body_bytes);
-        Post {
-            index: row.index,
-            id: row.id,
-            user_id: row.user_id,
-            title: title.into(),
-            body: body.into(),
-            extra: (!extra.is_empty()).then(|| extra.into()),
-        }
+    fn row(&self, Place { index, fields }: &Place) -> Row<'_> {
+        Row::new(*index, self.id, &self.fields[fields.clone()])
     }
 
-    fn add(&mut self, post: &Post<'_>) {
-        let Post { index, id, user_id, title, body, extra } = post;
-        let begin = self.text.len();
-        for text in [Some(title), Some(body), extra.as_ref()].into_iter().flatten() {
-            self.text.push_str(text);
-        }
-        let text = begin..self.text.len();
-        let (title_bytes, body_bytes) = (title.len(), body.len());
-        self.rows.push(Row { index: *index, id: *id, user_id: *user_id, text, title_bytes, body_bytes });
+    fn sort(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        // Stable, so of equal ids the last one in the document is the last one here.
+        rows.sort_by(|one, other| self.row(one).id.cmp(&self.row(other).id));
+        let mut superseded = Vec::new();
+        rows.reverse();
+        rows.dedup_by(|earlier, later| {
+            let is_superseded = self.row(earlier).id == self.row(later).id;
+            if is_superseded {
+                superseded.push(earlier.clone());
+            }
+            is_superseded
+        });
+        rows.reverse();
+        (self.rows, self.superseded) = (rows, superseded);
     }
 }
 
@@ -150,57 +145,75 @@ impl Batch {
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum End {
-    /// All bytes were seen: their digest, their number, the records in them, how many of the posts have extra fields, and why they are no
+    /// All bytes were seen: their digest, their number, the records in them, how many of them have members that no column is there for, and why they are no
     /// document, if they are none.
     Read { sha256: Sha256, bytes: u64, records: u64, with_extra: u64, broken: Option<String> },
     /// The body broke off on its way.
     BrokeOff(io::Error),
 }
 
-/// Starts to read the records `at` that place, and keeps them beside the posts if `keep_records`. Reading ends by itself, and when the
-/// receiver is dropped.
-pub fn read(body: Body, at: JsonPointer, keep_records: bool) -> Pieces {
+/// Which records a document has, and what they become.
+#[derive(Clone, Debug)]
+pub struct Records {
+    /// Where they are.
+    pub at: JsonPointer,
+    /// Their type.
+    pub of: Arc<dyn RecordType>,
+}
+
+/// Starts to read, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
+pub fn read(body: Body, records: Records, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let reader = move || read_body(body, &at, keep_records, &pieces);
+    let reader = move || read_body(body, &records, keep_records, &pieces);
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);
     Pieces { receiver, seen: None }
 }
 
-fn read_body(body: impl Read, at: &JsonPointer, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
+fn read_body(body: impl Read, Records { at, of }: &Records, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
     let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
-    let mut filling = Filling::default();
+    let id = of.statements().columns[0];
+    let mut filling = Filling::new(id);
     let (mut records, mut with_extra) = (0, 0);
-    let mut send = |filling: Filling| {
-        let batch = filling.into_batch();
-        with_extra += batch.rows.iter().filter(|row| row.has_extra()).count() as u64;
+    let send = |filling: Filling| {
+        let mut batch = filling.batch;
+        batch.sort();
         // Nobody listens after a fault in the database; then the next read ends this.
         let _ = pieces.blocking_send(Piece::Batch(batch));
     };
     let document = read_records(&mut body, at, |record| {
         records += 1;
-        let post = Post::from_record(record);
-        let is_post = post.is_ok();
-        match post {
-            Ok(post) => {
+        let batch = &mut filling.batch;
+        let begin = batch.fields.len();
+        let read = if record.is_whole {
+            of.read(record.raw, &mut Fields(&mut batch.fields))
+        } else {
+            Err(NoRow { id: None, reason: "it is longer than 16 MiB".to_owned() })
+        };
+        let is_row = read.is_ok();
+        match read {
+            Ok(has_extra) => {
+                with_extra += u64::from(has_extra);
                 // Bytes that only stand between fields count too, and with and without kept records: what is a batch must not depend
                 // on how it is written, because of equal ids in one batch only the last is seen.
                 filling.bytes += record.raw.len();
                 if keep_records {
-                    filling.batch.records.insert(record.index, record.raw.to_owned());
+                    batch.records.insert(record.index, record.raw.to_owned());
                 }
-                filling.batch.add(&post);
+                batch.rows.push(Place { index: record.index, fields: begin..batch.fields.len() });
             }
-            Err(wrong) => {
+            Err(why) => {
+                batch.fields.truncate(begin);
+                let wrong = WrongRecord::new(record, why);
                 filling.bytes += wrong.raw.len();
-                filling.batch.wrong.push(wrong);
+                batch.wrong.push(wrong);
             }
         }
         if filling.is_full() {
-            send(std::mem::take(&mut filling));
+            send(std::mem::replace(&mut filling, Filling::new(id)));
         }
-        is_post
+        is_row
     });
     let broken = match document {
         Ok(()) => None,
@@ -222,35 +235,22 @@ fn read_body(body: impl Read, at: &JsonPointer, keep_records: bool, pieces: &mps
 }
 
 /// A batch that is not full yet.
-#[derive(Default)]
 struct Filling {
     batch: Batch,
     bytes: usize,
 }
 
 impl Filling {
+    fn new(id: ColumnType) -> Self {
+        Self { batch: Batch::new(id), bytes: 0 }
+    }
+
     fn is_full(&self) -> bool {
-        self.batch.rows.len() + self.batch.wrong.len() >= BATCH_POSTS || self.bytes >= BATCH_BYTES
+        self.batch.rows.len() + self.batch.wrong.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
     fn is_empty(&self) -> bool {
         self.batch.rows.is_empty() && self.batch.wrong.is_empty()
-    }
-
-    fn into_batch(self) -> Batch {
-        let mut batch = self.batch;
-        // Stable, so of equal ids the last one in the document is the last one here.
-        batch.rows.sort_by_key(|row| row.id);
-        batch.rows.reverse();
-        batch.rows.dedup_by(|earlier, later| {
-            let is_superseded = earlier.id == later.id;
-            if is_superseded {
-                batch.superseded.push(earlier.clone());
-            }
-            is_superseded
-        });
-        batch.rows.reverse();
-        batch
     }
 }
 
@@ -280,11 +280,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::documents::{Chunks, any_chunking, any_document};
+    use crate::any_document::{Chunks, any_chunking, any_document};
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
         let (sender, mut receiver) = mpsc::channel(100);
-        read_body(document, &JsonPointer::default(), false, &sender);
+        read_body(document, &Records::default(), false, &sender);
         drop(sender);
         let mut batches = Vec::new();
         while let Some(piece) = receiver.blocking_recv() {
@@ -305,11 +305,19 @@ mod tests {
         let document = format!("[{},{},7,{},{}]", post(2, "b"), post(1, "old"), post(3, "c"), post(1, "new"));
         let (batches, end) = pieces(document.as_bytes());
         let [batch] = batches.as_slice() else { panic!("{batches:?}") };
-        let posts: Vec<_> = batch.posts().into_iter().map(|post| (post.id, post.title)).collect();
-        assert_eq!(posts, [(1, "new".into()), (2, "b".into()), (3, "c".into())]);
+        let rows: Vec<_> = batch.rows().into_iter().map(|row| (row.id.as_number(), row.values().nth(2))).collect();
+        assert_eq!(rows, [("new", 1), ("b", 2), ("c", 3)].map(|(title, id)| (Some(id), Some(Some(title.as_bytes())))));
         assert_eq!(batch.wrong[0].index, 2);
         let End::Read { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
+    }
+
+    #[test]
+    fn the_bytes_of_a_wrong_record_are_capped() {
+        let document = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(70_000));
+        let (batches, _) = pieces(document.as_bytes());
+        let [WrongRecord { id: Some(1), raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
+        assert_eq!(raw.len(), 65_536);
     }
 
     #[test]

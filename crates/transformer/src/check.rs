@@ -18,9 +18,10 @@ use crate::{
 /// The first release with MERGE.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Writes a line a dependency. Whether all is well.
+/// Writes a line a dependency, where the records go into the table `rows`. Whether all is well.
 pub async fn check(
     connection: Result<PgConnection, TableError>,
+    rows: &str,
     table: &mut impl Table,
     archive: &impl Archive,
     bell: &impl Bell,
@@ -39,7 +40,7 @@ pub async fn check(
         Err(error) => tell("server", &Err(chain(&error)))?,
         Ok(mut connection) => {
             for (what, result) in
-                look_at_server(&mut connection).await.unwrap_or_else(|error| vec![("server", Err(chain(&error)))])
+                look_at_server(&mut connection, rows).await.unwrap_or_else(|error| vec![("server", Err(chain(&error)))])
             {
                 tell(what, &result)?;
             }
@@ -59,9 +60,10 @@ pub async fn check(
 
 type Finding = (&'static str, Result<String, String>);
 
-async fn look_at_server(connection: &mut PgConnection) -> Result<Vec<Finding>, TableError> {
+async fn look_at_server(connection: &mut PgConnection, rows: &str) -> Result<Vec<Finding>, TableError> {
     const DOING: &str = "ask for the settings of";
-    let row = within(DOING, sqlx::query(include_str!("sql/select_server.sql")).fetch_one(connection)).await?;
+    let row =
+        within(DOING, sqlx::query(include_str!("sql/select_server.sql")).bind(rows).fetch_one(connection)).await?;
     let read = || -> Result<_, sqlx::Error> {
         Ok((
             row.try_get::<i32, _>("version")?,

@@ -13,7 +13,6 @@ use shared::{
     admin,
     archive::S3Archive,
     aws::{self, SdkConfig},
-    document::JsonPointer,
     metrics,
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, VERSION, parse_sequence},
@@ -27,6 +26,7 @@ use tracing::{error, info};
 
 use crate::{
     audit::audit,
+    batch::Records,
     bell::{BellSettings, SqsBell},
     check::check,
     connect::{DatabaseSettings, connect, exposure},
@@ -37,6 +37,7 @@ use crate::{
     run::{PaceSettings, Transformer},
     skip::Skip,
     table::{PostgresTable, Table},
+    types::RecordSettings,
 };
 
 /// Ends the help.
@@ -74,7 +75,7 @@ enum Command {
     Once(OnceSettings),
     /// Compares the archive with the ledger, object by object: exit code 3 when something is wrong. It changes nothing
     Audit(AuditSettings),
-    /// Shows the records and objects that are not among the posts, and why
+    /// Shows the records and objects that are not among the rows, and why
     Quarantine(QuarantineSettings),
     /// Makes the tables of a stream, or brings them to this release; safe to repeat.
     ///
@@ -115,11 +116,8 @@ struct FollowSettings {
     /// ledger says that they were skipped
     #[arg(long, env = "SKIP", value_name = "SEQUENCES", default_value = "", hide_default_value = true)]
     skip: Skip,
-    /// Where the records are in each document, as a JSON pointer through members of objects, as in /data for `{"data":[…],"next":…}`. Like
-    /// SKIP it decides what the posts are: one that is changed counts from the next object on, and for all of them after a rebuild
-    /// [default: the document itself]
-    #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
-    records_at: JsonPointer,
+    #[command(flatten)]
+    records: RecordSettings,
 }
 
 #[derive(Args, Debug)]
@@ -180,6 +178,8 @@ struct CheckSettings {
     #[command(flatten)]
     bell: BellSettings,
     #[command(flatten)]
+    records: RecordSettings,
+    #[command(flatten)]
     telemetry: TelemetrySettings,
 }
 
@@ -227,7 +227,7 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
     info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
     let config = aws::config().await;
     let bell = SqsBell::new(aws::sqs(&config), bell);
-    let (archive, table) = doors(wires, follow.records_at, &config);
+    let (archive, table) = doors(wires, follow.records.into(), &config);
     let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
     let transformer = Transformer::new(follower, bell, stream, status.clone());
     run_until_drained(|shutdown| {
@@ -244,7 +244,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, follow.records_at, &aws::config().await);
+    let (archive, table) = doors(wires, follow.records.into(), &aws::config().await);
     let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -268,7 +268,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
 
 async fn audit_archive(AuditSettings { deep, json, wires, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, JsonPointer::default(), &aws::config().await);
+    let (archive, mut table) = doors(wires, Records::default(), &aws::config().await);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -285,24 +285,21 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_all(CheckSettings { wires, bell, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
+async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
     let config = aws::config().await;
     let bell = SqsBell::new(aws::sqs(&config), bell);
     let connection = connect(&wires.database).await;
-    let (archive, mut table) = doors(wires, JsonPointer::default(), &config);
-    let is_well = check(connection, &mut table, &archive, &bell, &mut io::stdout().lock()).await?;
+    let rows = records.record_type().statements().table;
+    let (archive, mut table) = doors(wires, records.into(), &config);
+    let is_well = check(connection, rows, &mut table, &archive, &bell, &mut io::stdout().lock()).await?;
     Ok(found(!is_well))
 }
 
 /// Nothing is asked of either yet.
-fn doors(
-    Wires { archive, database }: Wires,
-    records_at: JsonPointer,
-    config: &SdkConfig,
-) -> (S3Archive, PostgresTable) {
+fn doors(Wires { archive, database }: Wires, records: Records, config: &SdkConfig) -> (S3Archive, PostgresTable) {
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
-    (archive, PostgresTable::new(database, stream, records_at))
+    (archive, PostgresTable::new(database, stream, records))
 }
 
 fn found(something: bool) -> ExitCode {

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::types::TABLES;
+
 const UNDEFINED_TABLE: &str = "42P01";
 const QUERY_CANCELED: &str = "57014";
 
@@ -30,7 +32,7 @@ pub enum TableError {
     #[error("the object's body broke off on its way from S3")]
     BrokeOff(#[source] io::Error),
     /// The schema has no tables, or no row for a stream.
-    #[error("there are no tables of a stream in DATABASE_SCHEMA: run `transformer migrate`, or correct it")]
+    #[error("DATABASE_SCHEMA does not hold the tables of a stream: run `transformer migrate`, or correct it")]
     NoStream,
     /// The session is not the one that was set up.
     #[error(
@@ -121,7 +123,7 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
 }
 
 fn is_ours(constraint: &str) -> bool {
-    constraint == "posts_pkey"
+    TABLES.iter().any(|table| constraint.strip_prefix(table) == Some("_pkey"))
         || ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
 }
 

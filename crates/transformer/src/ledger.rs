@@ -38,13 +38,13 @@ pub struct LedgerLine<'a> {
 pub struct Counts {
     /// The elements of the document.
     pub records: u64,
-    /// New posts.
+    /// New rows.
     pub inserted: u64,
-    /// Changed posts.
+    /// Changed rows.
     pub updated: u64,
-    /// Records that are no posts, or that Postgres refuses.
+    /// Records that are no rows, or that Postgres refuses.
     pub quarantined: u64,
-    /// Posts with fields that no column is there for.
+    /// Records with members that no column is there for.
     pub with_extra: u64,
 }
 
@@ -55,6 +55,8 @@ pub struct Home<'a> {
     pub stream: &'a StreamName,
     /// Its schema.
     pub schema: &'a str,
+    /// The table that its records go into.
+    pub table: &'static str,
 }
 
 impl Home<'_> {
@@ -112,10 +114,13 @@ pub async fn lock(
     more_follow: bool,
 ) -> Result<Lock, TableError> {
     const DOING: &str = "lock the stream in";
-    let locked = sqlx::query(include_str!("sql/lock_stream.sql")).bind(more_follow).fetch_one(&mut **transaction);
+    let locked = sqlx::query(include_str!("sql/lock_stream.sql"))
+        .bind(more_follow)
+        .bind(home.table)
+        .fetch_one(&mut **transaction);
     let row = match within(DOING, locked).await {
         Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Lock::Busy),
-        locked => locked?,
+        locked => locked.map_err(TableError::of_our_tables)?,
     };
     home.check(&row)?;
     let read = || -> Result<_, sqlx::Error> {
@@ -127,10 +132,10 @@ pub async fn lock(
     Ok(if found == expected { Lock::Taken(written) } else { Lock::Moved })
 }
 
-/// Writes the object's line and moves the position to it. Answers with what the transaction did to the posts.
+/// Writes the object's line and moves the position to it. Answers with what the transaction did to the rows.
 pub async fn advance(
     transaction: &mut Transaction<'_, Postgres>,
-    stream: &StreamName,
+    home: Home<'_>,
     line: &LedgerLine<'_>,
     counts: Counts,
     written_before: Written,
@@ -138,7 +143,7 @@ pub async fn advance(
     const DOING: &str = "write the ledger and the position of";
     let advance = sqlx::query(include_str!("sql/advance_position.sql"))
         .bind(to_bigint(line.sequence.get()))
-        .bind(line.sequence.key(stream))
+        .bind(line.sequence.key(home.stream))
         .bind(line.metadata.map(|metadata| metadata.sha256.0))
         .bind(line.metadata.map(|metadata| metadata.observation))
         .bind(line.bytes.map(to_bigint))
@@ -150,7 +155,8 @@ pub async fn advance(
         .bind(to_bigint(counts.with_extra))
         .bind(written_before.inserted)
         .bind(written_before.updated)
-        .bind(line.archive_id);
+        .bind(line.archive_id)
+        .bind(home.table);
     let row = within(DOING, advance.fetch_one(&mut **transaction)).await?;
     let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;
     crash_point!("position-advanced");

@@ -12,20 +12,26 @@
 //!     decide    what the archive and the position say together: apply, wait, or hold for a person
 //!     skip      what a person does without
 //!     prefetch  objects on their way ahead of the one that is applied
-//!   batch     an object's body, on a thread of its own, to batches:
-//!     record    bytes to records
-//!     post      a record to a post, or the reason why not
+//!   batch     an object's body, on a thread of its own, to batches of rows:
+//!     record       bytes to records
+//!     record_type  what a type of record is, of which there are two:
+//!       post         a row of `posts`
+//!       document     a row of `documents`, for any JSON object
+//!     row          a row's fields, in the binary form of Postgres
+//!     jsonb        JSON in the form that Postgres gives a jsonb back
+//!     types        which type, by name
 //!   table     the transaction: lock, batches, ledger, position, commit
 //!     ledger    the stream's row, and a line for each object
-//!     write     a batch into the tables
-//!     copy      posts in the form that COPY reads
+//!     write     a batch into its table
+//!     parameter rows as parameters of a statement
+//!     copy      rows in the form that COPY reads
 //!     connect   one connection, its settings and deadlines
 //!     token     RDS IAM tokens
 //!     fault     what can go wrong with the database, and whose fault it is
 //! notes       what happened, as log lines and numbers
 //! migrate     makes and upgrades the tables
 //! audit       the archive against the ledger
-//! quarantine  what is not among the posts, and why
+//! quarantine  what is not among the rows, and why
 //! check       looks whether everything is reachable, permitted and durable
 //! ```
 //!
@@ -40,12 +46,18 @@ pub mod skip;
 pub mod prefetch;
 pub mod batch;
 pub mod record;
+pub mod record_type;
 pub mod post;
+pub mod document;
+pub mod row;
+pub mod jsonb;
+pub mod types;
 #[cfg(test)]
-mod documents;
+mod any_document;
 pub mod table;
 pub mod ledger;
 pub mod write;
+pub mod parameter;
 pub mod copy;
 pub mod connect;
 pub mod token;

@@ -10,7 +10,10 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::connect::{DatabaseSettings, connect};
+use crate::{
+    connect::{DatabaseSettings, connect},
+    types::TABLES,
+};
 
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
@@ -60,8 +63,8 @@ async fn migrate_on(
         "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
     );
     if let Some(role) = grant_to {
-        let grants =
-            sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).fetch_all(&mut *transaction).await?;
+        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(TABLES);
+        let grants = grants.fetch_all(&mut *transaction).await?;
         for grant in grants {
             // Quoted by the server, which knows how.
             transaction.execute(AssertSqlSafe::<String>(grant)).await?;

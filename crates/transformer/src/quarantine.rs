@@ -1,4 +1,4 @@
-//! `transformer quarantine`: what is not among the posts, and why.
+//! `transformer quarantine`: what is not among the rows, and why.
 
 use std::io::Write;
 

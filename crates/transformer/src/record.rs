@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        documents::{Chunks, any_chunking, any_document, any_value},
+        any_document::{Chunks, any_chunking, any_document, any_value},
         post::Post,
     };
 
@@ -429,7 +429,7 @@ mod tests {
 
     fn read_and_type(document: &[u8]) {
         for at in ["", "/data", "/a/b"] {
-            let _ = read_records(document, &at.parse().unwrap(), |record| Post::from_record(record).is_ok());
+            let _ = read_records(document, &at.parse().unwrap(), |record| Post::from_record(record.raw).is_ok());
         }
     }
 }

@@ -8,20 +8,19 @@ use std::time::Duration;
 use shared::{
     archive::Object,
     crash_point,
-    document::JsonPointer,
     object::{Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    batch::{self, End, Piece, Pieces},
+    batch::{self, End, Piece, Pieces, Records},
     connect::{DatabaseSettings, connect, within},
     decide::Position,
     fault::TableError,
     ledger::{Counts, Home, LedgerLine, Lock, advance, lock, read_position},
     notes,
-    write::{RowSource, Writer, write_posts_carefully, write_wrong_records},
+    write::{RowSource, Writer, write_carefully, write_wrong_records},
 };
 
 /// How often the database hears of a transaction whose body is slow.
@@ -97,16 +96,15 @@ pub enum Outcome {
 pub struct PostgresTable {
     settings: DatabaseSettings,
     stream: StreamName,
-    /// Where the records are in each document.
-    records_at: JsonPointer,
+    records: Records,
     /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind.
     connection: Option<PgConnection>,
 }
 
 impl PostgresTable {
-    /// The tables of `stream`, for documents with their records there. Nothing is asked of Postgres yet.
-    pub fn new(settings: DatabaseSettings, stream: StreamName, records_at: JsonPointer) -> Self {
-        Self { settings, stream, records_at, connection: None }
+    /// The tables of `stream`, for documents with these records. Nothing is asked of Postgres yet.
+    pub fn new(settings: DatabaseSettings, stream: StreamName, records: Records) -> Self {
+        Self { settings, stream, records, connection: None }
     }
 
     async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
@@ -117,7 +115,8 @@ impl PostgresTable {
     }
 
     fn home(&self) -> Home<'_> {
-        Home { stream: &self.stream, schema: self.settings.database_schema.as_str() }
+        let table = self.records.of.statements().table;
+        Home { stream: &self.stream, schema: self.settings.database_schema.as_str(), table }
     }
 }
 
@@ -138,7 +137,7 @@ impl Table for PostgresTable {
         more_follow: bool,
     ) -> Result<Outcome, TableError> {
         let mut connection = self.take_connection().await?;
-        let object = (object, self.records_at.clone());
+        let object = (object, self.records.clone());
         let outcome = apply(&mut connection, self.home(), position, sequence, object, care, more_follow).await?;
         self.connection = Some(connection);
         Ok(outcome)
@@ -166,12 +165,13 @@ async fn apply(
     home: Home<'_>,
     position: Option<&Position>,
     sequence: Sequence,
-    (Object { metadata, body, .. }, records_at): (Object, JsonPointer),
+    (Object { metadata, body, .. }, records): (Object, Records),
     care: Care,
     more_follow: bool,
 ) -> Result<Outcome, TableError> {
     let is_careful = care != Care::None;
-    let mut pieces = batch::read(body, records_at, is_careful);
+    let statements = records.of.statements();
+    let mut pieces = batch::read(body, records, is_careful);
     // The transaction opens when there is something to write: a small object is wholly read before it.
     let mut piece = pieces.next().await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
@@ -186,19 +186,19 @@ async fn apply(
     if care == Care::EachConstraint {
         within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     }
-    let row = RowSource::new(sequence, &metadata);
-    let mut writer = Writer::new(row);
+    let source = RowSource::new(statements, sequence, &metadata);
+    let mut writer = Writer::new(source);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
                 if is_careful {
-                    write_posts_carefully(&mut transaction, &mut batch, row, &mut written_before).await?;
+                    write_carefully(&mut transaction, &mut batch, source, &mut written_before).await?;
                 } else {
-                    writer.write(&mut transaction, batch.posts(), &mut pieces).await?;
+                    writer.write(&mut transaction, batch.rows(), &mut pieces).await?;
                 }
-                crash_point!("posts-written");
-                write_wrong_records(&mut transaction, &batch.wrong, row).await?;
+                crash_point!("rows-written");
+                write_wrong_records(&mut transaction, &batch.wrong, source).await?;
                 crash_point!("batch-written");
                 counts.quarantined += batch.wrong.len() as u64;
             }
@@ -220,7 +220,7 @@ async fn apply(
     }
     let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
     let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
-    let counts = advance(&mut transaction, home.stream, &line, counts, written_before).await?;
+    let counts = advance(&mut transaction, home, &line, counts, written_before).await?;
     let committing = Instant::now();
     within("commit to", transaction.commit()).await?;
     notes::took("commit", committing.elapsed());
@@ -240,7 +240,7 @@ async fn pass_over(
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
     };
-    let counts = advance(&mut transaction, home.stream, line, Counts::default(), written_before).await?;
+    let counts = advance(&mut transaction, home, line, Counts::default(), written_before).await?;
     within("commit to", transaction.commit()).await?;
     Ok(Outcome::Applied(counts))
 }

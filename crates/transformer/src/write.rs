@@ -1,5 +1,5 @@
-//! A batch into the tables. The rows of its ids are read and compared here, which costs less than to send all posts for comparison; then
-//! changed posts are updated and new ones copied. Nobody writes between, since the stream's row is locked. A small batch is one statement,
+//! A batch into its table. The rows of its ids are read and compared here, which costs less than to send all for comparison; then changed
+//! ones are updated and new ones copied. Nobody writes between, since the stream's row is locked. A small batch is one statement,
 //! MERGE, and so is each part of one in which Postgres refuses something.
 
 use std::{iter, ops::RangeInclusive, time::Duration};
@@ -11,7 +11,7 @@ use shared::{
     object::{Metadata, Sequence},
 };
 use sqlx::{
-    Executor, PgConnection, Postgres, Row,
+    Executor, PgConnection, Postgres, Row as _, ValueRef,
     postgres::{PgArguments, PgCopyIn, PgRow},
     query::Query,
 };
@@ -20,30 +20,33 @@ use tokio::time::Instant;
 use crate::{
     batch::{Batch, Pieces},
     connect::within,
-    copy::{HEADER, TRAILER, encode_posts},
+    copy::{HEADER, TRAILER, encode_rows},
     fault::{Fault, TableError},
     ledger::to_bigint,
-    post::{Post, WrongRecord},
+    parameter::Column,
     record::Record,
+    record_type::{NoRow, Statements, WrongRecord},
+    row::{Id, Row},
 };
 
-/// From so many posts on it pays to compare them here. Fewer are one round trip with MERGE, and of a small COPY the end may wait 40 ms for an
+/// From so many rows on it pays to compare them here. Fewer are one round trip with MERGE, and of a small COPY the end may wait 40 ms for an
 /// acknowledgement, since sqlx sets no `TCP_NODELAY`.
-const MANY_POSTS: usize = 500;
+const MANY_ROWS: usize = 500;
 
-/// A range of ids with this many times as many numbers as posts is still read as a whole: in order, without a look for each.
+/// A range of ids with this many times as many numbers as rows is still read as a whole: in order, without a look for each.
 const DENSE: u64 = 2;
 
-/// How many posts are encoded at a time.
-const COPY_PART_POSTS: usize = 500;
+/// How many rows are encoded at a time.
+const COPY_PART_ROWS: usize = 500;
 
 /// A COPY takes further batches for so long, and waits for them: far below the time that the server gives a statement, and less than a
 /// client may be silent.
 const COPY_FOR: Duration = Duration::from_secs(5);
 
-/// The object that rows come from.
+/// The object that rows come from, and how they are written.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSource {
+    statements: &'static Statements,
     sequence: i64,
     /// In the microseconds that Postgres has, so that both ways to write give equal rows.
     fetched_at: Timestamp,
@@ -51,17 +54,17 @@ pub struct RowSource {
 
 impl RowSource {
     /// The object with this number and metadata.
-    pub fn new(sequence: Sequence, metadata: &Metadata) -> Self {
-        Self { sequence: to_bigint(sequence.get()), fetched_at: in_micros(metadata.fetched_at) }
+    pub fn new(statements: &'static Statements, sequence: Sequence, metadata: &Metadata) -> Self {
+        Self { statements, sequence: to_bigint(sequence.get()), fetched_at: in_micros(metadata.fetched_at) }
     }
 }
 
-/// A time as Postgres has it, cut and not rounded: the same in posts and ledger.
+/// A time as Postgres has it, cut and not rounded: the same in rows and ledger.
 pub fn in_micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).expect("a coarser time is within the range of the finer one")
 }
 
-/// Rows of posts that this backend has written, rolled back or not.
+/// Rows that this backend has written, rolled back or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
     /// New ones.
@@ -77,47 +80,47 @@ impl Written {
     }
 }
 
-/// Writes the posts of an object, batch after batch.
+/// Writes the rows of an object, batch after batch.
 #[derive(Debug)]
 pub struct Writer {
-    row: RowSource,
-    /// Whether all posts of the last batch were changed ones, so that the next is not compared first.
+    source: RowSource,
+    /// Whether all rows of the last batch were changed ones, so that the next is not compared first.
     expects_changes: bool,
 }
 
 impl Writer {
     /// For the object that rows come from.
-    pub fn new(row: RowSource) -> Self {
-        Self { row, expects_changes: false }
+    pub fn new(source: RowSource) -> Self {
+        Self { source, expects_changes: false }
     }
 
-    /// Writes posts that are sorted by id, each id once. Of many, changed ones come before new ones, as they may make room for them in a
+    /// Writes rows that are sorted by id, each id once. Of many, changed ones come before new ones, as they may make room for them in a
     /// unique index of somebody's own.
     ///
     /// Batches of `pieces` that lie between the same rows as the new ones are new too: they are taken, and written in the same COPY.
     pub async fn write(
         &mut self,
         connection: &mut PgConnection,
-        posts: Vec<Post<'_>>,
+        rows: Vec<Row<'_>>,
         pieces: &mut Pieces,
     ) -> Result<(), TableError> {
-        if posts.len() < MANY_POSTS {
-            return merge(connection, &posts, self.row).await;
+        if rows.len() < MANY_ROWS {
+            return merge(connection, &rows, self.source).await;
         }
-        let all = posts.len() as u64;
+        let all = rows.len() as u64;
         let is_updated = self.expects_changes;
-        if is_updated && update(connection, &posts, self.row).await? == all {
+        if is_updated && update(connection, &rows, self.source).await? == all {
             return Ok(());
         }
-        let (Some(first), Some(last)) = (posts.first(), posts.last()) else { return Ok(()) };
-        let ids = first.id..=last.id;
-        let Compared { new, perhaps_changed } = compare(connection, posts).await?;
-        self.expects_changes = !is_updated && update(connection, &perhaps_changed, self.row).await? == all;
-        if new.len() < MANY_POSTS {
-            merge(connection, &new, self.row).await
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
+        let ids = first.id.clone().into_owned()..=last.id.clone().into_owned();
+        let Compared { new, perhaps_changed } = compare(connection, rows, self.source.statements).await?;
+        self.expects_changes = !is_updated && update(connection, &perhaps_changed, self.source).await? == all;
+        if new.len() < MANY_ROWS {
+            merge(connection, &new, self.source).await
         } else {
-            let gap = Gap::around(connection, ids).await?;
-            copy(connection, &new, self.row, gap, pieces).await
+            let gap = Gap::around(connection, ids, self.source.statements).await?;
+            copy(connection, &new, self.source, gap, pieces).await
         }
     }
 }
@@ -125,88 +128,118 @@ impl Writer {
 /// What a batch holds, beside the rows of its ids. Equal ones are left out.
 #[derive(Debug, Default)]
 struct Compared<'a> {
-    new: Vec<Post<'a>>,
-    /// Only Postgres can tell equal values of jsonb.
-    perhaps_changed: Vec<Post<'a>>,
+    new: Vec<Row<'a>>,
+    /// Different bytes can be equal values: only Postgres can tell.
+    perhaps_changed: Vec<Row<'a>>,
 }
 
-async fn compare<'a>(connection: &mut PgConnection, posts: Vec<Post<'a>>) -> Result<Compared<'a>, TableError> {
+async fn compare<'a>(
+    connection: &mut PgConnection,
+    rows: Vec<Row<'a>>,
+    statements: &Statements,
+) -> Result<Compared<'a>, TableError> {
     let mut compared = Compared::default();
-    let (Some(first), Some(last)) = (posts.first(), posts.last()) else { return Ok(compared) };
-    let is_dense = last.id.abs_diff(first.id) < DENSE * posts.len() as u64;
+    let (Some(Row { id: first, .. }), Some(Row { id: last, .. })) = (rows.first(), rows.last()) else {
+        return Ok(compared);
+    };
+    let is_dense = match (first, last) {
+        (Id::Number(first), Id::Number(last)) => last.abs_diff(*first) < DENSE * rows.len() as u64,
+        _ => false,
+    };
     let look = if is_dense {
-        sqlx::query(include_str!("sql/select_posts_between.sql")).bind(first.id).bind(last.id)
+        sqlx::query(statements.select_between).bind(first.clone()).bind(last.clone())
     } else {
-        sqlx::query(include_str!("sql/select_posts.sql")).bind(column(&posts, |post| post.id))
+        sqlx::query(statements.select).bind(Column { rows: &rows, at: 0, column: statements.columns[0] })
     };
     let compare = async {
-        let mut rows = look.fetch(connection);
-        let mut posts = posts.into_iter().peekable();
-        while let Some(row) = rows.try_next().await? {
-            let id: i64 = row.try_get(0)?;
-            compared.new.extend(iter::from_fn(|| posts.next_if(|post| post.id < id)));
-            if let Some(post) = posts.next_if(|post| post.id == id)
-                && may_differ(&post, &row)?
+        let mut stored = look.fetch(connection);
+        let mut rows = rows.iter().cloned().peekable();
+        while let Some(there) = stored.try_next().await? {
+            let id = Id::of(statements.columns[0], there.try_get_raw(0)?.as_bytes().map_err(sqlx::Error::Decode)?);
+            compared.new.extend(iter::from_fn(|| rows.next_if(|row| row.id < id)));
+            if let Some(row) = rows.next_if(|row| row.id == id)
+                && may_differ(&row, &there)?
             {
-                compared.perhaps_changed.push(post);
+                compared.perhaps_changed.push(row);
             }
         }
-        compared.new.extend(posts);
+        compared.new.extend(rows);
         Ok(compared)
     };
-    within("compare posts with those in", compare).await
+    within("compare rows with those in", compare).await
 }
 
-fn may_differ(post: &Post<'_>, row: &PgRow) -> Result<bool, sqlx::Error> {
-    Ok(post.extra.is_some()
-        || row.try_get::<bool, _>(4)?
-        || row.try_get::<i64, _>(1)? != post.user_id
-        || row.try_get::<&str, _>(2)? != post.title
-        || row.try_get::<&str, _>(3)? != post.body)
+fn may_differ(row: &Row<'_>, there: &PgRow) -> Result<bool, sqlx::Error> {
+    for (at, value) in row.values().enumerate() {
+        let stored = there.try_get_raw(at)?;
+        let is_equal = match value {
+            None => stored.is_null(),
+            Some(value) => !stored.is_null() && stored.as_bytes().map_err(sqlx::Error::Decode)? == value,
+        };
+        if !is_equal {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Where the table has no rows but those of the batches that were written last.
 #[derive(Debug)]
 struct Gap {
-    written: RangeInclusive<i64>,
+    written: RangeInclusive<Id<'static>>,
     /// The nearest rows.
-    below: Option<i64>,
-    above: Option<i64>,
+    below: Option<Id<'static>>,
+    above: Option<Id<'static>>,
 }
 
 impl Gap {
-    async fn around(connection: &mut PgConnection, written: RangeInclusive<i64>) -> Result<Self, TableError> {
-        let look = sqlx::query_as(include_str!("sql/select_neighbours.sql")).bind(written.start()).bind(written.end());
-        let (below, above) = within("look for the nearest posts in", look.fetch_one(connection)).await?;
+    async fn around(
+        connection: &mut PgConnection,
+        written: RangeInclusive<Id<'static>>,
+        statements: &Statements,
+    ) -> Result<Self, TableError> {
+        const DOING: &str = "look for the nearest rows in";
+        let look = sqlx::query(statements.select_neighbours).bind(written.start().clone()).bind(written.end().clone());
+        let row = within(DOING, look.fetch_one(connection)).await?;
+        let neighbour = |at: usize| -> Result<_, sqlx::Error> {
+            let id = row.try_get_raw(at)?;
+            if id.is_null() {
+                return Ok(None);
+            }
+            let id = id.as_bytes().map_err(sqlx::Error::Decode)?;
+            Ok(Some(Id::of(statements.columns[0], id).into_owned()))
+        };
+        let read = || Ok((neighbour(0)?, neighbour(1)?));
+        let (below, above) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
         Ok(Self { written, below, above })
     }
 
     /// Whether all of these are new, as they lie beside what was written. If so, they are counted as written.
-    fn takes(&mut self, ids: &RangeInclusive<i64>) -> bool {
-        let is_above = ids.start() > self.written.end() && self.above.is_none_or(|above| *ids.end() < above);
-        let is_below = ids.end() < self.written.start() && self.below.is_none_or(|below| *ids.start() > below);
+    fn takes(&mut self, ids: &RangeInclusive<Id<'_>>) -> bool {
+        let is_above = ids.start() > self.written.end() && self.above.as_ref().is_none_or(|above| ids.end() < above);
+        let is_below = ids.end() < self.written.start() && self.below.as_ref().is_none_or(|below| ids.start() > below);
         if is_above {
-            self.written = *self.written.start()..=*ids.end();
+            self.written = self.written.start().clone()..=ids.end().clone().into_owned();
         } else if is_below {
-            self.written = *ids.start()..=*self.written.end();
+            self.written = ids.start().clone().into_owned()..=self.written.end().clone();
         }
         is_above || is_below
     }
 }
 
-/// Copies new posts, and the batches after them as long as the gap takes them.
+/// Copies new rows, and the batches after them as long as the gap takes them.
 async fn copy(
     connection: &mut PgConnection,
-    posts: &[Post<'_>],
-    row: RowSource,
+    rows: &[Row<'_>],
+    source: RowSource,
     mut gap: Gap,
     pieces: &mut Pieces,
 ) -> Result<(), TableError> {
-    const DOING: &str = "copy posts into";
+    const DOING: &str = "copy rows into";
     let begun = Instant::now();
-    let mut copy = within(DOING, connection.copy_in_raw(include_str!("sql/copy_posts.sql"))).await?;
-    let mut rows = HEADER.to_vec();
-    within(DOING, send(&mut copy, &mut rows, posts, row)).await?;
+    let mut copy = within(DOING, connection.copy_in_raw(source.statements.copy)).await?;
+    let mut bytes = HEADER.to_vec();
+    within(DOING, send(&mut copy, &mut bytes, rows, source)).await?;
     loop {
         let left = COPY_FOR.saturating_sub(begun.elapsed());
         // A batch that is there is taken however short the wait.
@@ -215,7 +248,7 @@ async fn copy(
         }
         let is_taken = |batch: &Batch| batch.wrong.is_empty() && batch.ids().is_some_and(|ids| gap.takes(&ids));
         let Some(batch) = pieces.next_batch_if(left, is_taken).await else { break };
-        within(DOING, send(&mut copy, &mut rows, &batch.posts(), row)).await?;
+        within(DOING, send(&mut copy, &mut bytes, &batch.rows(), source)).await?;
     }
     let finish = async {
         copy.send(TRAILER).await?;
@@ -228,72 +261,68 @@ async fn copy(
 /// In parts, so that Postgres has something to do while the next one is encoded.
 async fn send(
     copy: &mut PgCopyIn<&mut PgConnection>,
-    rows: &mut Vec<u8>,
-    posts: &[Post<'_>],
-    row: RowSource,
+    bytes: &mut Vec<u8>,
+    rows: &[Row<'_>],
+    source: RowSource,
 ) -> Result<(), sqlx::Error> {
-    for part in posts.chunks(COPY_PART_POSTS) {
-        encode_posts(rows, part, row.fetched_at, row.sequence);
-        copy.send(rows.as_slice()).await?;
-        rows.clear();
+    for part in rows.chunks(COPY_PART_ROWS) {
+        encode_rows(bytes, source.statements.columns.len(), part, source.fetched_at, source.sequence);
+        copy.send(bytes.as_slice()).await?;
+        bytes.clear();
     }
     Ok(())
 }
 
 /// How many of them were there and are changed.
-async fn update(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<u64, TableError> {
-    if posts.is_empty() {
+async fn update(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSource) -> Result<u64, TableError> {
+    if rows.is_empty() {
         return Ok(0);
     }
-    let update = posts_and_source(include_str!("sql/update_posts.sql"), posts, row).execute(connection);
-    Ok(within("update posts in", update).await?.rows_affected())
+    let update = rows_and_source(source.statements.update, rows, source).execute(connection);
+    Ok(within("update rows in", update).await?.rows_affected())
 }
 
 /// Inserts, updates or leaves each, in the order of their ids.
-async fn merge(connection: &mut PgConnection, posts: &[Post<'_>], row: RowSource) -> Result<(), TableError> {
+async fn merge(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSource) -> Result<(), TableError> {
     // Statement triggers of somebody's own would run, and could fail for ever.
-    if posts.is_empty() {
+    if rows.is_empty() {
         return Ok(());
     }
-    let merge = posts_and_source(include_str!("sql/merge_posts.sql"), posts, row).execute(connection);
-    within("merge posts into", merge).await?;
+    let merge = rows_and_source(source.statements.merge, rows, source).execute(connection);
+    within("merge rows into", merge).await?;
     Ok(())
 }
 
-fn posts_and_source<'q>(
+fn rows_and_source<'q>(
     statement: &'static str,
-    posts: &'q [Post],
-    row: RowSource,
+    rows: &'q [Row<'q>],
+    source: RowSource,
 ) -> Query<'q, Postgres, PgArguments> {
-    sqlx::query(statement)
-        .bind(column(posts, |post| post.id))
-        .bind(column(posts, |post| post.user_id))
-        .bind(column(posts, |post| &*post.title))
-        .bind(column(posts, |post| &*post.body))
-        .bind(column(posts, |post| post.extra.as_deref()))
-        .bind(row.fetched_at.to_string())
-        .bind(row.sequence)
+    let columns = source.statements.columns.iter().enumerate();
+    let query =
+        columns.fold(sqlx::query(statement), |query, (at, column)| query.bind(Column { rows, at, column: *column }));
+    query.bind(source.fetched_at.to_string()).bind(source.sequence)
 }
 
-/// Writes posts of which Postgres refuses some, by a constraint or trigger of somebody's own or a value that it cannot hold: what fails is
+/// Writes rows of which Postgres refuses some, by a constraint or trigger of somebody's own or a value that it cannot hold: what fails is
 /// rolled back and halved until the culprits stand alone, and they move to the batch's wrong records. What failed is added to
 /// `written_before`, since the server counts it as written.
-pub async fn write_posts_carefully(
+pub async fn write_carefully(
     connection: &mut PgConnection,
     batch: &mut Batch,
-    row: RowSource,
+    source: RowSource,
     written_before: &mut Written,
 ) -> Result<(), TableError> {
     let mut refused = Vec::new();
-    let mut posts = batch.posts();
-    while !posts.is_empty() {
-        // A post that a refused one would have superseded counts after all.
+    let mut rows = batch.rows();
+    while !rows.is_empty() {
+        // A row that a refused one would have superseded counts after all.
         let mut superseded = Vec::new();
-        let mut parts = vec![posts.as_slice()];
+        let mut parts = vec![rows.as_slice()];
         while let Some(part) = parts.pop() {
             within("set a savepoint in", connection.execute("SAVEPOINT part")).await?;
-            let before = written(connection).await?;
-            match merge(connection, part, row).await {
+            let before = written(connection, source).await?;
+            match merge(connection, part, source).await {
                 Ok(()) => {
                     within("release a savepoint in", connection.execute("RELEASE SAVEPOINT part")).await?;
                 }
@@ -304,11 +333,12 @@ pub async fn write_posts_carefully(
                     let roll_back = connection.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part");
                     within("roll back to a savepoint in", roll_back).await?;
                     crash_point!("part-refused");
-                    let after = written(connection).await?;
+                    let after = written(connection, source).await?;
                     written_before.inserted += after.inserted - before.inserted;
                     written_before.updated += after.updated - before.updated;
                     if let [culprit] = part {
-                        refused.push((culprit.index, format!("Postgres refuses it: {}", error.database_message())));
+                        let reason = format!("Postgres refuses it: {}", error.database_message());
+                        refused.push((culprit.index, NoRow { id: culprit.id.as_number(), reason }));
                         superseded.extend(batch.superseded_by(culprit));
                     } else {
                         let (first, second) = part.split_at(part.len() / 2);
@@ -318,32 +348,33 @@ pub async fn write_posts_carefully(
                 Err(error) => return Err(error),
             }
         }
-        posts = superseded;
+        rows = superseded;
     }
-    for (index, reason) in refused {
+    for (index, why) in refused {
         let raw = batch.records.get(&index).expect("records are kept where batches are written carefully");
-        batch.wrong.push(WrongRecord::new(Record { index, raw, is_whole: true }, &reason));
+        batch.wrong.push(WrongRecord::new(Record { index, raw, is_whole: true }, why));
     }
     Ok(())
 }
 
-async fn written(connection: &mut PgConnection) -> Result<Written, TableError> {
+async fn written(connection: &mut PgConnection, source: RowSource) -> Result<Written, TableError> {
     const DOING: &str = "count rows in";
-    let row = within(DOING, sqlx::query(include_str!("sql/select_written.sql")).fetch_one(connection)).await?;
+    let count = sqlx::query(include_str!("sql/select_written.sql")).bind(source.statements.table);
+    let row = within(DOING, count.fetch_one(connection)).await?;
     Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })
 }
 
-/// Writes the records that are no posts.
+/// Writes the records that are no rows.
 pub async fn write_wrong_records(
     connection: &mut PgConnection,
     records: &[WrongRecord],
-    row: RowSource,
+    source: RowSource,
 ) -> Result<(), TableError> {
     if records.is_empty() {
         return Ok(());
     }
     let insert = sqlx::query(include_str!("sql/insert_quarantined_records.sql"))
-        .bind(row.sequence)
+        .bind(source.sequence)
         .bind(column(records, |record| to_bigint(record.index)))
         .bind(column(records, |record| record.id))
         .bind(column(records, |record| record.reason.as_str()))
@@ -352,42 +383,47 @@ pub async fn write_wrong_records(
     Ok(())
 }
 
-fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
+fn column<'a, T>(records: &'a [WrongRecord], value: impl Fn(&'a WrongRecord) -> T) -> Vec<T> {
+    records.iter().map(value).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{record_type::RecordType as _, row::Fields};
 
     #[test]
     fn a_gap_takes_what_lies_between_its_rows_and_what_was_written() {
-        let mut gap = Gap { written: 10..=20, below: Some(0), above: Some(50) };
-        for (ids, is_taken) in [
-            (15..=25, false),
-            (20..=25, false),
-            (21..=50, false),
-            (0..=9, false),
-            (5..=10, false),
-            (21..=30, true),
-            (22..=23, false),
-            (31..=49, true),
-            (1..=9, true),
-            (1..=1, false),
+        let ids = |from, to| Id::Number(from)..=Id::Number(to);
+        let mut gap = Gap { written: ids(10, 20), below: Some(Id::Number(0)), above: Some(Id::Number(50)) };
+        for (from, to, is_taken) in [
+            (15, 25, false),
+            (20, 25, false),
+            (21, 50, false),
+            (0, 9, false),
+            (5, 10, false),
+            (21, 30, true),
+            (22, 23, false),
+            (31, 49, true),
+            (1, 9, true),
+            (1, 1, false),
         ] {
-            assert_eq!(gap.takes(&ids), is_taken, "{ids:?}");
+            assert_eq!(gap.takes(&ids(from, to)), is_taken, "{from} to {to}");
         }
-        let mut whole = Gap { written: 0..=0, below: None, above: None };
-        assert!(whole.takes(&(1..=i64::MAX)) && whole.takes(&(i64::MIN..=-1)));
+        let mut whole = Gap { written: ids(0, 0), below: None, above: None };
+        assert!(whole.takes(&ids(1, i64::MAX)) && whole.takes(&ids(i64::MIN, -1)));
     }
 
     #[test]
-    fn what_a_statement_is_bound_to_costs_no_allocation_a_post() {
-        let row = RowSource { sequence: 1, fetched_at: Timestamp::UNIX_EPOCH };
+    fn what_a_statement_is_bound_to_costs_no_allocation_a_row() {
+        let statements = &crate::post::STATEMENTS;
+        let source = RowSource { statements, sequence: 1, fetched_at: Timestamp::UNIX_EPOCH };
+        let mut fields = Vec::new();
+        let json = br#"{"id":1,"userId":1,"title":"t","body":"b"}"#;
+        crate::post::Type.read(json, &mut Fields(&mut fields)).unwrap();
         let count = |number| {
-            let post = |id| Post { index: 0, id, user_id: 1, title: "t".into(), body: "b".into(), extra: None };
-            let posts: Vec<_> = (0..number).map(post).collect();
-            allocation_counter::measure(|| drop(posts_and_source("", &posts, row))).count_total
+            let rows: Vec<_> = (0..number).map(|index| Row::new(index, statements.columns[0], &fields)).collect();
+            allocation_counter::measure(|| drop(rows_and_source("", &rows, source))).count_total
         };
         // Only buffers that double.
         assert!(count(8_000) <= count(1_000) + 10, "{} and {}", count(8_000), count(1_000));

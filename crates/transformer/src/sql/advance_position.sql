@@ -1,4 +1,4 @@
--- The ledger's line for an object, with what the transaction did to the posts, and the position on it. It is applied when this commits, and
+-- The ledger's line for an object, with what the transaction did to the rows, and the position on it. It is applied when this commits, and
 -- not before.
 WITH line AS (
     INSERT INTO objects (
@@ -6,8 +6,8 @@ WITH line AS (
     )
     VALUES (
         $1, $2, $3, $4, $5, $6::text::timestamptz, $7, $8, $9, $10, $11,
-        pg_stat_get_xact_tuples_inserted('posts'::regclass) - $12,
-        pg_stat_get_xact_tuples_updated('posts'::regclass) - $13
+        pg_stat_get_xact_tuples_inserted($15::text::regclass) - $12,
+        pg_stat_get_xact_tuples_updated($15::text::regclass) - $13
     )
     RETURNING inserted, updated
 )

@@ -5,8 +5,8 @@ SELECT
     current_schema() AS schema,
     position,
     previous,
-    pg_stat_get_xact_tuples_inserted('posts'::regclass) AS inserted,
-    pg_stat_get_xact_tuples_updated('posts'::regclass) AS updated,
+    pg_stat_get_xact_tuples_inserted($2::text::regclass) AS inserted,
+    pg_stat_get_xact_tuples_updated($2::text::regclass) AS updated,
     -- While more objects follow, COMMIT need not wait for the disk: one that is lost takes its position with it.
     set_config('synchronous_commit', CASE WHEN $1 THEN 'off' ELSE current_setting('synchronous_commit') END, true)
 FROM stream FOR UPDATE NOWAIT

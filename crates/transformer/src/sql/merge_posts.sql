@@ -1,7 +1,7 @@
 -- A small batch or a part of one into the posts: new ones are inserted, changed ones updated, equal ones not written at all (no WAL).
 -- The stream's row lock makes MERGE safe here: nobody else inserts between its look and its insert.
 MERGE INTO posts
-USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[]::jsonb[]) AS new (id, user_id, title, body, extra)
+USING unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::jsonb[]) AS new (id, user_id, title, body, extra)
 ON posts.id = new.id
 WHEN MATCHED AND (posts.user_id, posts.title, posts.body, posts.extra)
     IS DISTINCT FROM (new.user_id, new.title, new.body, new.extra) THEN

@@ -1,5 +1,5 @@
--- What the server is, and which rights this role lacks here. (One call for several rights asks for any of them, not for all. Of a
--- table that is missing nothing is said: that is the position's to tell.)
+-- What the server is, and which rights this role lacks here, those on a missing table among them. (One call for several rights asks for
+-- any of them, not for all. Where there is no table at all nothing is said: that is the position's to tell.)
 SELECT
     current_setting('server_version_num')::integer AS version,
     current_setting('fsync') AS fsync,
@@ -9,8 +9,8 @@ SELECT
         FROM (VALUES
             ('stream', 'SELECT'), ('stream', 'UPDATE'),
             ('objects', 'SELECT'), ('objects', 'INSERT'),
-            ('posts', 'SELECT'), ('posts', 'INSERT'), ('posts', 'UPDATE'),
+            ($1::text, 'SELECT'), ($1, 'INSERT'), ($1, 'UPDATE'),
             ('quarantined_records', 'SELECT'), ('quarantined_records', 'INSERT')
         ) AS wanted (name, privilege)
-        WHERE NOT has_table_privilege(to_regclass(wanted.name), wanted.privilege)
+        WHERE NOT coalesce(has_table_privilege(to_regclass(wanted.name), wanted.privilege), to_regclass('stream') IS NULL)
     ) AS lacking

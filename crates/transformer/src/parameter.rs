@@ -1,0 +1,69 @@
+//! Rows as parameters of a statement: a column of many is an array, in the form that the fields are in already.
+
+use sqlx::{
+    Encode, Postgres, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
+};
+
+use crate::row::{ColumnType, Id, Row};
+
+/// One column of many rows, as a parameter: an array.
+#[derive(Debug)]
+pub struct Column<'a> {
+    /// The rows.
+    pub rows: &'a [Row<'a>],
+    /// Which of their columns, from 0.
+    pub at: usize,
+    /// Its type.
+    pub column: ColumnType,
+}
+
+impl Type<Postgres> for Column<'_> {
+    fn type_info() -> PgTypeInfo {
+        unreachable!("`produces` says it of each value")
+    }
+}
+
+impl Encode<'_, Postgres> for Column<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        const DIMENSIONS: i32 = 1;
+        const LOWEST_INDEX: i32 = 1;
+        const MAY_HAVE_NULLS: i32 = 1;
+        for number in [DIMENSIONS, MAY_HAVE_NULLS, self.column.oid.cast_signed()] {
+            buffer.extend(number.to_be_bytes());
+        }
+        buffer.extend(i32::try_from(self.rows.len())?.to_be_bytes());
+        buffer.extend(LOWEST_INDEX.to_be_bytes());
+        for row in self.rows {
+            buffer.extend(row.fields().nth(self.at).ok_or("a row has too few fields")?);
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(PgTypeInfo::with_oid(Oid(self.column.array_oid)))
+    }
+}
+
+impl Type<Postgres> for Id<'_> {
+    fn type_info() -> PgTypeInfo {
+        unreachable!("`produces` says it of each value")
+    }
+}
+
+impl Encode<'_, Postgres> for Id<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        match self {
+            Self::Number(number) => buffer.extend(number.to_be_bytes()),
+            Self::Text(text) => buffer.extend(text.as_bytes()),
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        let column = if let Self::Number(_) = self { ColumnType::BIGINT } else { ColumnType::TEXT };
+        Some(PgTypeInfo::with_oid(Oid(column.oid)))
+    }
+}

@@ -1,0 +1,62 @@
+//! The types of records that there are. A further one is one more name here.
+
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use shared::document::JsonPointer;
+
+use crate::{
+    batch::Records,
+    document::{self, DocumentSettings},
+    post,
+    record_type::RecordType,
+};
+
+/// The tables that records go into.
+pub const TABLES: [&str; 2] = [post::STATEMENTS.table, document::STATEMENTS.table];
+
+/// Where the records are, and what they become.
+#[derive(Args, Clone, Debug)]
+pub struct RecordSettings {
+    /// Where the records are in each document, as a JSON pointer through members of objects, as in /data for `{"data":[…],"next":…}`. Like
+    /// SKIP it decides what the rows are: one that is changed counts from the next object on, and for all of them after a rebuild
+    /// [default: the document itself]
+    #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
+    records_at: JsonPointer,
+    /// What each record becomes: post, a row of `posts`; or document, a row of `documents`, which takes any JSON object whole, by its id at
+    /// ID_AT. It decides like RECORDS_AT
+    #[arg(long, env = "RECORD_TYPE", value_name = "TYPE", value_enum, default_value_t)]
+    record_type: Name,
+    #[command(flatten)]
+    document: DocumentSettings,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Name {
+    #[default]
+    Post,
+    Document,
+}
+
+impl RecordSettings {
+    /// What each record becomes.
+    pub fn record_type(&self) -> Arc<dyn RecordType> {
+        match self.record_type {
+            Name::Post => Arc::new(post::Type),
+            Name::Document => Arc::new(document::Type::new(self.document.id_at.clone())),
+        }
+    }
+}
+
+impl From<RecordSettings> for Records {
+    fn from(settings: RecordSettings) -> Self {
+        Self { of: settings.record_type(), at: settings.records_at }
+    }
+}
+
+impl Default for Records {
+    /// Posts, and the document is an array of them.
+    fn default() -> Self {
+        Self { of: Arc::new(post::Type), at: JsonPointer::default() }
+    }
+}
