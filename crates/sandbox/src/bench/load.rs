@@ -14,7 +14,7 @@ use super::{
     sql,
 };
 
-const STREAM: &str = "load";
+pub(super) const STREAM: &str = "load";
 pub(super) const COPY: &str = "straight binary COPY";
 const BEST_SQL: &str = "the better of these two";
 
@@ -66,9 +66,9 @@ async fn round(
     let transformer = bench.transformer(STREAM, schema).await?;
     let mut made = Vec::new();
     for (name, to) in LOADS.into_iter().zip(1..) {
-        once(&transformer, report, connection, (name, to)).await?;
+        once(&transformer, report, connection, &format!("{schema}.posts"), (name, to)).await?;
         if rows.is_none() {
-            made.push(sql::ready_made_rows(connection, schema).await?);
+            made.push(sql::ready_made_rows(connection, &format!("{schema}.posts"), "id").await?);
         }
     }
     // The first time, which is not counted, shows what the rows are.
@@ -76,7 +76,7 @@ async fn round(
         Some(rows) => rows,
         None => Rows { new: made.pop().context("three were made")?, old: made.swap_remove(0) },
     };
-    let took = sql::straight_copy(connection, schema, &rows.old).await?;
+    let took = sql::straight_copy(connection, schema, "posts", &rows.old).await?;
     report.sample(COPY, per_second(posts, took));
     let mut best = 0_f64;
     for (name, merge) in PLAIN {
@@ -89,15 +89,15 @@ async fn round(
     Ok(rows)
 }
 
-/// Applies the next object, and takes from the log line how long that took from the answer to its GET to its COMMIT.
-async fn once(
+/// Applies the next object to that table, and takes from the log line how long that took from the answer to its GET to its COMMIT.
+pub(super) async fn once(
     transformer: &Program<'_>,
     report: &mut Report,
     connection: &mut PgConnection,
+    table: &str,
     (name, to): (&str, u64),
 ) -> Result<()> {
-    let schema = transformer.settings.get("DATABASE_SCHEMA").context("it has a schema")?;
-    sql::settle(connection, &format!("{schema}.posts")).await?;
+    sql::settle(connection, table).await?;
     let before = sql::wal_bytes(connection).await?;
     let ran = transformer.run(&["once", "--to", &to.to_string()]).await?;
     let wal = sql::wal_bytes(connection).await? - before;

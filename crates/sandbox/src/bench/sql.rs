@@ -1,6 +1,6 @@
 //! What Postgres can do with rows that are ready-made: the limit, and the best of the usual ways to bring changed rows in.
 //!
-//! Nothing is read, hashed or parsed here. Each is one transaction on a table with the columns and the key of `posts`.
+//! Nothing is read, hashed or parsed here. Each is one transaction on a table with the columns and the key of the transformer's own.
 
 use std::time::{Duration, Instant};
 
@@ -26,12 +26,12 @@ pub(super) const UPDATE: &str = "
     WHERE plain.id = staged.id AND (plain.user_id, plain.title, plain.body, plain.extra)
         IS DISTINCT FROM (staged.user_id, staged.title, staged.body, staged.extra)";
 
-/// The table as binary COPY writes it.
-pub(super) async fn ready_made_rows(connection: &mut PgConnection, schema: &str) -> Result<Vec<u8>> {
+/// The table as binary COPY writes it, in this order.
+pub(super) async fn ready_made_rows(connection: &mut PgConnection, table: &str, order: &str) -> Result<Vec<u8>> {
     use tokio_stream::StreamExt;
 
     let mut rows = Vec::new();
-    let statement = format!("COPY (SELECT * FROM {schema}.posts ORDER BY id) TO STDOUT (FORMAT binary)");
+    let statement = format!("COPY (SELECT * FROM {table} ORDER BY {order}) TO STDOUT (FORMAT binary)");
     let mut copy = connection.copy_out_raw(&statement).await?;
     while let Some(chunk) = copy.next().await {
         rows.extend_from_slice(&chunk?);
@@ -39,9 +39,14 @@ pub(super) async fn ready_made_rows(connection: &mut PgConnection, schema: &str)
     Ok(rows)
 }
 
-/// The limit of any load: binary COPY into an empty table.
-pub(super) async fn straight_copy(connection: &mut PgConnection, schema: &str, rows: &[u8]) -> Result<Duration> {
-    make_plain(connection, schema).await?;
+/// The limit of any load: binary COPY into an empty table like that one.
+pub(super) async fn straight_copy(
+    connection: &mut PgConnection,
+    schema: &str,
+    like: &str,
+    rows: &[u8],
+) -> Result<Duration> {
+    make_plain(connection, schema, like).await?;
     settle(connection, &format!("{schema}.plain")).await?;
     let begun = Instant::now();
     let mut transaction = connection.begin().await?;
@@ -59,7 +64,7 @@ pub(super) async fn staged(
     (old, new): (&[u8], &[u8]),
     merge: &'static str,
 ) -> Result<Duration> {
-    make_plain(connection, schema).await?;
+    make_plain(connection, schema, "posts").await?;
     copy(connection, &format!("{schema}.plain"), old).await?;
     settle(connection, &format!("{schema}.plain")).await?;
     let begun = Instant::now();
@@ -89,9 +94,8 @@ pub(super) async fn wal_bytes(connection: &mut PgConnection) -> Result<u64> {
     Ok(position.unsigned_abs())
 }
 
-/// An empty table like `posts`.
-async fn make_plain(connection: &mut PgConnection, schema: &str) -> Result<()> {
-    run(connection, format!("CREATE TABLE {schema}.plain (LIKE {schema}.posts INCLUDING ALL)")).await
+async fn make_plain(connection: &mut PgConnection, schema: &str, like: &str) -> Result<()> {
+    run(connection, format!("CREATE TABLE {schema}.plain (LIKE {schema}.{like} INCLUDING ALL)")).await
 }
 
 async fn drop_plain(connection: &mut PgConnection, schema: &str) -> Result<()> {
