@@ -99,8 +99,8 @@ impl Pieces {
 
 impl Batch {
     fn new(id: ColumnType) -> Self {
-        let (rows, superseded, fields, wrong, records) = Default::default();
-        Self { id, rows, superseded, fields, wrong, records }
+        let (rows, superseded, fields, wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { id, rows, superseded, fields, wrong, records: HashMap::new() }
     }
 
     /// The lowest and the highest id; `None` where there is no row.

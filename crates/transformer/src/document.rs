@@ -19,7 +19,7 @@ pub static STATEMENTS: Statements = Statements {
     merge: include_str!("sql/merge_documents.sql"),
     update: include_str!("sql/update_documents.sql"),
     select: include_str!("sql/select_documents.sql"),
-    select_between: include_str!("sql/select_documents_between.sql"),
+    select_between: None,
     select_neighbours: include_str!("sql/select_neighbours_of_documents.sql"),
 };
 

@@ -42,7 +42,7 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
     records: counters("transformer_records_total", "Records of loaded objects", "outcome", &["loaded", "quarantined"]),
     rows: counters(
         "transformer_rows_total",
-        "What loaded records did to the posts",
+        "What loaded records did to the rows",
         "change",
         &["inserted", "updated", "unchanged"],
     ),

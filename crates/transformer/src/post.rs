@@ -21,7 +21,7 @@ pub static STATEMENTS: Statements = Statements {
     merge: include_str!("sql/merge_posts.sql"),
     update: include_str!("sql/update_posts.sql"),
     select: include_str!("sql/select_posts.sql"),
-    select_between: include_str!("sql/select_posts_between.sql"),
+    select_between: Some(include_str!("sql/select_posts_between.sql")),
     select_neighbours: include_str!("sql/select_neighbours_of_posts.sql"),
 };
 

@@ -39,8 +39,8 @@ pub struct Statements {
     pub update: &'static str,
     /// Takes an array of ids. Selects the columns that a record gives of the rows that there are, by id.
     pub select: &'static str,
-    /// Takes the lowest and the highest id, and selects the same.
-    pub select_between: &'static str,
+    /// Takes the lowest and the highest id, and selects the same; for ids that are numbers, of which many may lie side by side.
+    pub select_between: Option<&'static str>,
     /// Takes the lowest and the highest id. Selects the nearest one below and the nearest one above, where there is one.
     pub select_neighbours: &'static str,
 }

@@ -146,10 +146,9 @@ async fn compare<'a>(
         (Id::Number(first), Id::Number(last)) => last.abs_diff(*first) < DENSE * rows.len() as u64,
         _ => false,
     };
-    let look = if is_dense {
-        sqlx::query(statements.select_between).bind(first.clone()).bind(last.clone())
-    } else {
-        sqlx::query(statements.select).bind(Column { rows: &rows, at: 0, column: statements.columns[0] })
+    let look = match statements.select_between {
+        Some(between) if is_dense => sqlx::query(between).bind(first.clone()).bind(last.clone()),
+        _ => sqlx::query(statements.select).bind(Column { rows: &rows, at: 0, column: statements.columns[0] }),
     };
     let compare = async {
         let mut stored = look.fetch(connection);
