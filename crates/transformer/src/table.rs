@@ -192,15 +192,18 @@ async fn apply(
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
-                if is_careful {
+                let wrong = if is_careful {
                     write_carefully(&mut transaction, &mut batch, source, &mut written_before).await?;
+                    batch.wrong
                 } else {
-                    writer.write(&mut transaction, batch.rows(), &mut pieces).await?;
-                }
+                    let wrong = std::mem::take(&mut batch.wrong);
+                    writer.write(&mut transaction, batch, &mut pieces).await?;
+                    wrong
+                };
                 crash_point!("rows-written");
-                write_wrong_records(&mut transaction, &batch.wrong, source).await?;
+                write_wrong_records(&mut transaction, &wrong, source).await?;
                 crash_point!("batch-written");
-                counts.quarantined += batch.wrong.len() as u64;
+                counts.quarantined += wrong.len() as u64;
             }
             Piece::End(End::Read { sha256, bytes, records, with_extra, broken }) => {
                 (counts.records, counts.with_extra) = (records, with_extra);

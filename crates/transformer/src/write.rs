@@ -94,16 +94,17 @@ impl Writer {
         Self { source, expects_changes: false }
     }
 
-    /// Writes rows that are sorted by id, each id once. Of many, changed ones come before new ones, as they may make room for them in a
-    /// unique index of somebody's own.
+    /// Writes the rows of a batch. Of many, changed ones come before new ones, as they may make room for them in a unique index of
+    /// somebody's own.
     ///
     /// Batches of `pieces` that lie between the same rows as the new ones are new too: they are taken, and written in the same COPY.
     pub async fn write(
         &mut self,
         connection: &mut PgConnection,
-        rows: Vec<Row<'_>>,
+        batch: Batch,
         pieces: &mut Pieces,
     ) -> Result<(), TableError> {
+        let rows = batch.rows();
         if rows.len() < MANY_ROWS {
             return merge(connection, &rows, self.source).await;
         }
@@ -120,7 +121,13 @@ impl Writer {
             merge(connection, &new, self.source).await
         } else {
             let gap = Gap::around(connection, ids, self.source.statements).await?;
-            copy(connection, &new, self.source, gap, pieces).await
+            let mut copy = OpenCopy::begin(connection, self.source).await?;
+            copy.send(&new).await?;
+            // A COPY goes on for seconds: kept so long, this one would be a fourth batch in memory.
+            drop(new);
+            drop(batch);
+            copy.send_those_in(gap, pieces).await?;
+            copy.finish().await
         }
     }
 }
@@ -226,50 +233,60 @@ impl Gap {
     }
 }
 
-/// Copies new rows, and the batches after them as long as the gap takes them.
-async fn copy(
-    connection: &mut PgConnection,
-    rows: &[Row<'_>],
+/// A COPY of new rows that has begun.
+struct OpenCopy<'a> {
+    postgres: PgCopyIn<&'a mut PgConnection>,
+    begun: Instant,
     source: RowSource,
-    mut gap: Gap,
-    pieces: &mut Pieces,
-) -> Result<(), TableError> {
-    const DOING: &str = "copy rows into";
-    let begun = Instant::now();
-    let mut copy = within(DOING, connection.copy_in_raw(source.statements.copy)).await?;
-    let mut bytes = HEADER.to_vec();
-    within(DOING, send(&mut copy, &mut bytes, rows, source)).await?;
-    loop {
-        let left = COPY_FOR.saturating_sub(begun.elapsed());
-        // A batch that is there is taken however short the wait.
-        if left.is_zero() {
-            break;
-        }
-        let is_taken = |batch: &Batch| batch.wrong.is_empty() && batch.ids().is_some_and(|ids| gap.takes(&ids));
-        let Some(batch) = pieces.next_batch_if(left, is_taken).await else { break };
-        within(DOING, send(&mut copy, &mut bytes, &batch.rows(), source)).await?;
-    }
-    let finish = async {
-        copy.send(TRAILER).await?;
-        copy.finish().await
-    };
-    within(DOING, finish).await?;
-    Ok(())
+    /// What is sent next.
+    bytes: Vec<u8>,
 }
 
-/// In parts, so that Postgres has something to do while the next one is encoded.
-async fn send(
-    copy: &mut PgCopyIn<&mut PgConnection>,
-    bytes: &mut Vec<u8>,
-    rows: &[Row<'_>],
-    source: RowSource,
-) -> Result<(), sqlx::Error> {
-    for part in rows.chunks(COPY_PART_ROWS) {
-        encode_rows(bytes, source.statements.columns.len(), part, source.fetched_at, source.sequence);
-        copy.send(bytes.as_slice()).await?;
-        bytes.clear();
+impl<'a> OpenCopy<'a> {
+    const DOING: &'static str = "copy rows into";
+
+    async fn begin(connection: &'a mut PgConnection, source: RowSource) -> Result<Self, TableError> {
+        let begun = Instant::now();
+        let postgres = within(Self::DOING, connection.copy_in_raw(source.statements.copy)).await?;
+        Ok(Self { postgres, begun, source, bytes: HEADER.to_vec() })
     }
-    Ok(())
+
+    /// In parts, so that Postgres has something to do while the next one is encoded.
+    async fn send(&mut self, rows: &[Row<'_>]) -> Result<(), TableError> {
+        let RowSource { statements, fetched_at, sequence } = self.source;
+        let send = async {
+            for part in rows.chunks(COPY_PART_ROWS) {
+                encode_rows(&mut self.bytes, statements.columns.len(), part, fetched_at, sequence);
+                self.postgres.send(self.bytes.as_slice()).await?;
+                self.bytes.clear();
+            }
+            Ok(())
+        };
+        within(Self::DOING, send).await
+    }
+
+    /// Sends the next batches as long as the gap takes them.
+    async fn send_those_in(&mut self, mut gap: Gap, pieces: &mut Pieces) -> Result<(), TableError> {
+        loop {
+            let left = COPY_FOR.saturating_sub(self.begun.elapsed());
+            // A batch that is there is taken however short the wait.
+            if left.is_zero() {
+                return Ok(());
+            }
+            let is_taken = |batch: &Batch| batch.wrong.is_empty() && batch.ids().is_some_and(|ids| gap.takes(&ids));
+            let Some(batch) = pieces.next_batch_if(left, is_taken).await else { return Ok(()) };
+            self.send(&batch.rows()).await?;
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), TableError> {
+        let finish = async {
+            self.postgres.send(TRAILER).await?;
+            self.postgres.finish().await
+        };
+        within(Self::DOING, finish).await?;
+        Ok(())
+    }
 }
 
 /// How many of them were there and are changed.
