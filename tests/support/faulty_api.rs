@@ -84,7 +84,7 @@ impl Answer {
         Self { body: Body::Posts(bytes), ..Self::ok("") }
     }
 
-    /// The same as `data` of an object, with a member before and one behind it.
+    /// An object that is exactly so long, with such an array as `data`, a member before it and one behind it. At least 47.
     pub fn wrapped_posts(bytes: u64) -> Self {
         Self { body: Body::WrappedPosts(bytes), ..Self::ok("") }
     }
@@ -276,8 +276,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
     }
     let length = match body {
         Body::Whole(bytes) | Body::Broken(bytes, _) | Body::Dripping(bytes, _) => Some(bytes.len() as u64),
-        Body::Posts(bytes) => Some(*bytes),
-        Body::WrappedPosts(bytes) => Some(bytes + (AROUND[0].len() + AROUND[1].len()) as u64),
+        Body::Posts(bytes) | Body::WrappedPosts(bytes) => Some(*bytes),
         Body::Unmeasured(_) | Body::Endless => None,
     };
     match length {
@@ -300,7 +299,7 @@ async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &An
         Body::Posts(bytes) => write_posts(stream, *bytes).await,
         Body::WrappedPosts(bytes) => {
             stream.write_all(AROUND[0].as_bytes()).await?;
-            write_posts(stream, *bytes).await?;
+            write_posts(stream, bytes - (AROUND[0].len() + AROUND[1].len()) as u64).await?;
             stream.write_all(AROUND[1].as_bytes()).await
         }
         Body::Endless => write_posts(stream, u64::MAX).await,
