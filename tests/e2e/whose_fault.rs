@@ -542,7 +542,7 @@ async fn a_wire_that_breaks_for_ever_costs_no_object() -> Result<()> {
     let proxy = Proxy::start(sandbox.world().localstack().endpoint()).await?;
     proxy.set(Way::CutAfter { sent: u64::MAX, received: 20_000 });
     sandbox.transformer.restart_with(&[("AWS_ENDPOINT_URL_S3", &proxy.url())]).await?;
-    says(&sandbox, "waiting", "broke off on its way from S3").await?;
+    says(&sandbox, "waiting", "broke off on its way from S3: could not read raw/").await?;
     assert_eq!(sandbox.position().await?, 0);
     proxy.set(Way::Pass);
     applied(&sandbox, 1).await?;

@@ -8,6 +8,7 @@ use std::{collections::VecDeque, io, panic::resume_unwind, sync::Arc};
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use thiserror::Error;
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
@@ -84,6 +85,15 @@ impl Download {
     }
 }
 
+/// Why the rest of a part does not come.
+#[derive(Debug, Error)]
+#[error("could not read {key} from byte {read} on")]
+struct Unread {
+    key: String,
+    read: u64,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// A range of the bytes.
 struct Part {
     source: Arc<Source>,
@@ -133,7 +143,7 @@ impl Part {
                 },
             };
             if self.resumed == RESUMED {
-                return Err(io::Error::other(why));
+                return Err(self.unread(why));
             }
             self.resumed += 1;
             debug!(key = self.source.key, read = self.read, why = %why, "a body broke off and is resumed");
@@ -146,16 +156,17 @@ impl Part {
         let Source { client, bucket, key, etag, .. } = &*self.source;
         let request = client.get_object().bucket(bucket).key(key).if_match(etag);
         let answer = request.range(format!("bytes={}-{}", self.read, self.end - 1)).send().await;
-        let answer = answer.map_err(io::Error::other)?;
+        let answer = answer.map_err(|error| self.unread(error.into()))?;
         // A server that does not know ranges answers with the whole.
         let range = answer.content_range().unwrap_or_default();
         if !range.starts_with(&format!("bytes {}-", self.read)) {
-            return Err(io::Error::other(format!(
-                "the bytes from {} on were asked for, and `{range}` came",
-                self.read
-            )));
+            return Err(self.unread(format!("that range was asked for, and `{range}` came").into()));
         }
         self.rest = Some(answer.body);
         Ok(())
+    }
+
+    fn unread(&self, source: Box<dyn std::error::Error + Send + Sync>) -> io::Error {
+        io::Error::other(Unread { key: self.source.key.clone(), read: self.read, source })
     }
 }
