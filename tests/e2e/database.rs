@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, net::UdpSocket, path::Path, process::Command
 use anyhow::{Context, Result, ensure};
 use sandbox::{Sandbox, Setup};
 use support::{
-    SOON,
+    SOON, applied,
     author::{Author, document},
     cluster::Cluster,
     execute,
@@ -16,11 +16,6 @@ use support::{
 
 async fn nothing_runs() -> Result<Sandbox> {
     start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await
-}
-
-async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
-    let what = format!("object {sequence} is applied");
-    sandbox.wait_until(what, SOON, async || Ok(sandbox.position().await? == sequence)).await
 }
 
 /// An authority and a certificate of its making for `name`, in PEM.

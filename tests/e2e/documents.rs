@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use sandbox::{Sandbox, Setup};
 use serde_json::{Value, json};
 use shared::document::JsonPointer;
-use support::{SOON, author::Author, execute, hold_of, select, start, transformer};
+use support::{SOON, applied, author::Author, execute, hold_of, select, start, transformer};
 use transformer::{
     document,
     record_type::RecordType,
@@ -19,8 +19,7 @@ async fn follow(id_at: &'static str) -> Result<Sandbox> {
 
 async fn apply(sandbox: &Sandbox, author: &mut Author<'_>, records: &Value) -> Result<String> {
     let number = author.append(records.to_string()).await?;
-    let what = format!("object {number} is applied");
-    sandbox.wait_until(what, 2 * SOON, async || Ok(sandbox.position().await? == number)).await?;
+    applied(sandbox, number).await?;
     let counts = "SELECT concat_ws(' ', records, inserted, updated, quarantined) FROM objects
         WHERE sequence = (SELECT max(sequence) FROM objects)";
     select(sandbox, counts).await
@@ -67,7 +66,7 @@ async fn any_object_is_a_document_by_its_id() -> Result<()> {
             {"key":{"id":"A"},"new":[]}]"#,
     );
     let number = number.await?;
-    sandbox.wait_until("it is applied", SOON, async || Ok(sandbox.position().await? == number)).await?;
+    applied(&sandbox, number).await?;
     let changed: Vec<String> = select(&sandbox, "SELECT array_agg(id) FROM documents WHERE sequence = 2").await?;
     assert_eq!(changed, ["A"]);
     let times = "SELECT bool_and((first_seen_at < updated_at) = (sequence = 2)) FROM documents";

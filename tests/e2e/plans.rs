@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use sandbox::{Sandbox, Setup};
 use support::{
-    SOON,
+    SOON, applied,
     author::{Author, document},
     cluster::Cluster,
     execute, select, start, world,
@@ -35,8 +35,7 @@ async fn follow_explained() -> Result<Option<(Cluster, Sandbox)>> {
 
 async fn apply(sandbox: &Sandbox, author: &mut Author<'_>, body: String) -> Result<u64> {
     let number = author.append(body).await?;
-    let what = format!("object {number} is applied");
-    sandbox.wait_until(what, 2 * SOON, async || Ok(sandbox.position().await? == number)).await?;
+    applied(sandbox, number).await?;
     Ok(number)
 }
 

@@ -4,18 +4,13 @@ use anyhow::{Context, Result};
 use sandbox::{Sandbox, Setup};
 use shared::object::Sequence;
 use support::{
-    SOON,
+    applied,
     author::{Author, document},
     hold_of, metadata, select, start,
 };
 
 async fn follow(settings: Vec<(&'static str, &'static str)>) -> Result<Sandbox> {
     start(Setup { posts: 0, importer: false, transformer: false, settings, ..Setup::default() }).await
-}
-
-async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
-    let what = format!("object {sequence} is applied");
-    sandbox.wait_until(what, SOON, async || Ok(sandbox.position().await? == sequence)).await
 }
 
 async fn delete(sandbox: &Sandbox, sequence: u64) -> Result<()> {

@@ -9,7 +9,7 @@ use sha2::Digest;
 use shared::object::{Metadata, Sha256};
 use sqlx::{AssertSqlSafe, Executor};
 use support::{
-    SOON,
+    SOON, applied,
     author::{Author, document},
     cluster::Cluster,
     execute, hold_of, metadata,
@@ -38,11 +38,6 @@ async fn refuse(sandbox: &Sandbox, code: &str, more: &str) -> Result<()> {
 
 async fn accept(sandbox: &Sandbox) -> Result<()> {
     execute(sandbox, "DROP FUNCTION IF EXISTS refuse CASCADE").await
-}
-
-async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
-    let what = format!("object {sequence} is applied");
-    sandbox.wait_until(what, SOON, async || Ok(sandbox.position().await? == sequence)).await
 }
 
 /// The ledger's line of an object: outcome, records, quarantined.

@@ -12,6 +12,8 @@ pub mod object;
 pub mod pointer;
 #[path = "../../crates/transformer/src/jsonb.rs"]
 pub mod jsonb;
+#[path = "../../crates/transformer/src/members.rs"]
+pub mod members;
 #[path = "../../crates/transformer/src/post.rs"]
 pub mod post;
 #[path = "../../crates/transformer/src/record.rs"]

@@ -132,6 +132,12 @@ pub async fn logged(events: &mut Receiver<Event>, who: &str, message: &str) -> R
     timeout(SOON, wait).await.with_context(|| format!("{who} never logged {message:?}"))?
 }
 
+/// Waits until the transformer has come to this object.
+pub async fn applied(sandbox: &Sandbox, sequence: u64) -> Result<()> {
+    let what = format!("object {sequence} is applied");
+    sandbox.wait_until(what, 2 * SOON, async || Ok(sandbox.position().await? == sequence)).await
+}
+
 /// Changes the title of a post at the API.
 pub fn retitle(sandbox: &Sandbox, id: u64, title: &str) {
     let fields = [("title".to_owned(), title.into())].into_iter().collect();

@@ -1,4 +1,4 @@
-//! A record of any kind becomes a document: the whole object as jsonb, by its id. A view shapes it.
+//! A record of any kind becomes a document: the whole object as jsonb, by its id. A view shapes it. Pure, but for its settings.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,8 @@ use clap::Args;
 use shared::document::{JsonPointer, JsonPointerError};
 
 use crate::{
-    jsonb::{Members, Text, without_place, write_object},
+    jsonb::write_object,
+    members::{Members, Text, without_place},
     record_type::{NoRow, RecordType, Statements},
     row::{ColumnType, Fields},
 };
@@ -59,13 +60,12 @@ impl RecordType for Type {
     }
 
     fn read(&self, record: &[u8], fields: &mut Fields<'_>) -> Result<bool, NoRow> {
-        let members: Members<'_> = serde_json::from_slice(record)
-            .map_err(|error| NoRow { id: None, reason: without_place(&error.to_string()).to_owned() })?;
+        let members = Members::of(record).map_err(|reason| NoRow { id: None, reason })?;
         let id = find_id(&members, &self.id_at).map_err(|reason| NoRow { id: None, reason })?;
         fields.put_text(&id);
         let mut doc = String::with_capacity(record.len() + record.len() / 8);
         write_object(members, &mut doc).map_err(|reason| NoRow { id: id.parse().ok(), reason })?;
-        fields.put_jsonb(Some(&doc));
+        fields.put_jsonb(&doc);
         Ok(false)
     }
 }
@@ -81,8 +81,7 @@ fn find_id<'a>(members: &Members<'a>, at: &JsonPointer) -> Result<Cow<'a, str>, 
     let json = value.get();
     match json.as_bytes()[0] {
         b'"' => {
-            let Text(text) =
-                serde_json::from_str(json).map_err(|error| without_place(&error.to_string()).to_owned())?;
+            let Text(text) = serde_json::from_str(json).map_err(|error| without_place(&error))?;
             Ok(text)
         }
         // As it is written: nobody sorts by it as a number.

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::types::TABLES;
+use crate::types::tables;
 
 const UNDEFINED_TABLE: &str = "42P01";
 const QUERY_CANCELED: &str = "57014";
@@ -123,7 +123,7 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
 }
 
 fn is_ours(constraint: &str) -> bool {
-    TABLES.iter().any(|table| constraint.strip_prefix(table) == Some("_pkey"))
+    tables().iter().any(|table| constraint.strip_prefix(table) == Some("_pkey"))
         || ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
 }
 

@@ -3,24 +3,17 @@
 //! Members are sorted by the length of their names, then by their bytes; of repeated ones the last counts; escapes are those that must be
 //! (<https://www.postgresql.org/docs/current/datatype-json.html>). Numbers stay as they are: `1e2` and `100` are told to be equal by Postgres.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::members::{Members, without_place};
 
 /// What is nested deeper stays as it is. Each level is read once more for the one above it.
 const LEVELS: u32 = 32;
 
-/// The members of an object, in their order, and as they are written.
-#[derive(Debug)]
-pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
-
 /// Writes the object of these members, or says which of them Postgres cannot hold, and why.
 pub fn write_object(mut members: Members<'_>, out: &mut String) -> Result<(), String> {
-    members.sort();
+    sort(&mut members);
     if let Some([(name, _), _]) = members.0.array_windows().find(|[(one, _), (next, _)]| one == next) {
         return Err(format!("`{}` stands there twice", name.escape_debug()));
     }
@@ -29,15 +22,8 @@ pub fn write_object(mut members: Members<'_>, out: &mut String) -> Result<(), St
     })
 }
 
-impl<'a> Members<'a> {
-    /// The value of the member with this name; of repeated ones the last.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| *value)
-    }
-
-    fn sort(&mut self) {
-        self.0.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
-    }
+fn sort(members: &mut Members<'_>) {
+    members.0.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
 }
 
 fn write(value: &RawValue, levels: u32, out: &mut String) -> Result<(), String> {
@@ -45,7 +31,7 @@ fn write(value: &RawValue, levels: u32, out: &mut String) -> Result<(), String> 
     match json.as_bytes() {
         [b'{', ..] if levels > 0 => {
             let mut members: Members<'_> = read(json)?;
-            members.sort();
+            sort(&mut members);
             // The last one stays.
             members.0.reverse();
             members.0.dedup_by(|(one, _), (other, _)| one == other);
@@ -99,42 +85,8 @@ fn write_text(text: &str, out: &mut String) -> Result<(), String> {
 
 /// It was found to be JSON, so only an escape can be wrong: half of a surrogate pair.
 fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
-    serde_json::from_str(json).map_err(|error| format!("is no text: {}", without_place(&error.to_string())))
+    serde_json::from_str(json).map_err(|error| format!("is no text: {}", without_place(&error)))
 }
-
-/// The place inside a record that has no line breaks of its own helps nobody.
-pub fn without_place(message: &str) -> &str {
-    message.rsplit_once(" at line ").map_or(message, |(message, _)| message)
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor).map(Self)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some((Text(name), value)) = map.next_entry()? {
-            members.push((name, value));
-        }
-        Ok(members)
-    }
-}
-
-/// A string, which is copied only if it has escapes.
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

@@ -14,10 +14,11 @@
 //!     prefetch  objects on their way ahead of the one that is applied
 //!   batch     an object's body, on a thread of its own, to batches of rows:
 //!     record       bytes to records
-//!     record_type  what a type of record is, of which there are two:
+//!     record_type  what a type of record is:
 //!       post         a row of `posts`
 //!       document     a row of `documents`, for any JSON object
 //!     row          a row's fields, in the binary form of Postgres
+//!     members      a record's members, each as what a column wants
 //!     jsonb        JSON in the form that Postgres gives a jsonb back
 //!     types        which type, by name
 //!   table     the transaction: lock, batches, ledger, position, commit
@@ -50,6 +51,7 @@ pub mod record_type;
 pub mod post;
 pub mod document;
 pub mod row;
+pub mod members;
 pub mod jsonb;
 pub mod types;
 #[cfg(test)]

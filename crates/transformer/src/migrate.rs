@@ -12,7 +12,7 @@ use tracing::info;
 
 use crate::{
     connect::{DatabaseSettings, connect},
-    types::TABLES,
+    types::tables,
 };
 
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
@@ -63,7 +63,7 @@ async fn migrate_on(
         "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
     );
     if let Some(role) = grant_to {
-        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(TABLES);
+        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(tables());
         let grants = grants.fetch_all(&mut *transaction).await?;
         for grant in grants {
             // Quoted by the server, which knows how.

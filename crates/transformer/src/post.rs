@@ -1,14 +1,9 @@
-//! A record becomes a post: the columns of `posts`, and what there is no column for beside them.
+//! A record becomes a post: the columns of `posts`, and what there is no column for beside them. Pure.
 
-use std::{borrow::Cow, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
-};
+use std::borrow::Cow;
 
 use crate::{
-    jsonb::{Members, Text, without_place, write_object},
+    members::Members,
     record_type::{NoRow, RecordType, Statements},
     row::{ColumnType, Fields},
 };
@@ -35,13 +30,16 @@ impl RecordType for Type {
     }
 
     fn read(&self, record: &[u8], fields: &mut Fields<'_>) -> Result<bool, NoRow> {
-        let post = Post::from_record(record)?;
-        fields.put_bigint(post.id);
-        fields.put_bigint(post.user_id);
-        fields.put_text(&post.title);
-        fields.put_text(&post.body);
-        fields.put_jsonb(post.extra.as_deref());
-        Ok(post.extra.is_some())
+        let Post { id, user_id, title, body, extra } = Post::from_record(record)?;
+        fields.put_bigint(id);
+        fields.put_bigint(user_id);
+        fields.put_text(&title);
+        fields.put_text(&body);
+        match &extra {
+            Some(extra) => fields.put_jsonb(extra),
+            None => fields.put_null(),
+        }
+        Ok(extra.is_some())
     }
 }
 
@@ -56,90 +54,27 @@ pub struct Post<'a> {
     pub title: Cow<'a, str>,
     /// `body`, any text without U+0000.
     pub body: Cow<'a, str>,
-    /// All other fields as one JSON object, as Postgres writes it; `None` when there are none.
+    /// All other members as one JSON object, as Postgres writes it; `None` when there are none.
     pub extra: Option<String>,
 }
 
 impl<'a> Post<'a> {
     /// Reads a record.
     pub fn from_record(record: &'a [u8]) -> Result<Self, NoRow> {
-        serde_json::from_slice(record).map_err(|error| {
-            // A derived struct takes an array too.
-            let id =
-                record.starts_with(b"{").then(|| serde_json::from_slice(record).ok().map(|Id { id }| id)).flatten();
-            NoRow { id, reason: without_place(&error.to_string()).to_owned() }
+        let mut members = Members::of(record).map_err(|reason| NoRow { id: None, reason })?;
+        let id = members.take("id");
+        Self::of(id.clone(), members).map_err(|reason| NoRow { id: id.ok(), reason })
+    }
+
+    fn of(id: Result<i64, String>, mut members: Members<'a>) -> Result<Self, String> {
+        Ok(Self {
+            id: id?,
+            user_id: members.take("userId")?,
+            title: members.take_text("title")?,
+            body: members.take_text("body")?,
+            extra: members.rest()?,
         })
     }
-}
-
-/// All that is wanted of a record that is otherwise wrong.
-#[derive(Deserialize)]
-struct Id {
-    id: i64,
-}
-
-impl<'de> Deserialize<'de> for Post<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Not derived: a derived struct takes an array too, and `flatten` loses the raw text of numbers.
-        deserializer.deserialize_map(PostVisitor)
-    }
-}
-
-struct PostVisitor;
-
-impl<'de> Visitor<'de> for PostVisitor {
-    type Value = Post<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Post<'de>, A::Error> {
-        let (mut id, mut user_id, mut title, mut body) = (None, None, None, None);
-        let mut others = Vec::new();
-        while let Some(Text(name)) = fields.next_key()? {
-            let is_repeated = match &*name {
-                "id" => id.replace(value(&name, &mut fields)?).is_some(),
-                "userId" => user_id.replace(value(&name, &mut fields)?).is_some(),
-                "title" => title.replace(text(&name, &mut fields)?).is_some(),
-                "body" => body.replace(text(&name, &mut fields)?).is_some(),
-                _ => {
-                    others.push((name, fields.next_value()?));
-                    continue;
-                }
-            };
-            if is_repeated {
-                return Err(A::Error::custom(format!("`{name}` stands there twice")));
-            }
-        }
-        let missing = |name| A::Error::custom(format!("`{name}` is missing"));
-        Ok(Post {
-            id: id.ok_or_else(|| missing("id"))?,
-            user_id: user_id.ok_or_else(|| missing("userId"))?,
-            title: title.ok_or_else(|| missing("title"))?,
-            body: body.ok_or_else(|| missing("body"))?,
-            extra: (!others.is_empty()).then(|| extra(Members(others))).transpose().map_err(A::Error::custom)?,
-        })
-    }
-}
-
-fn extra(others: Members<'_>) -> Result<String, String> {
-    let mut extra = String::new();
-    write_object(others, &mut extra)?;
-    Ok(extra)
-}
-
-/// The value of a field, with the field's name in the error.
-fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<T, A::Error> {
-    fields.next_value().map_err(|error| A::Error::custom(format!("`{name}`: {}", without_place(&error.to_string()))))
-}
-
-fn text<'de, A: MapAccess<'de>>(name: &str, fields: &mut A) -> Result<Cow<'de, str>, A::Error> {
-    let Text(text) = value(name, fields)?;
-    if text.contains('\0') {
-        return Err(A::Error::custom(format!("`{name}` holds U+0000, which Postgres cannot store")));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -40,12 +40,14 @@ impl Fields<'_> {
         self.put_bytes(&[], value.as_bytes());
     }
 
-    /// A column of the type jsonb: JSON, or NULL.
-    pub fn put_jsonb(&mut self, json: Option<&str>) {
-        match json {
-            Some(json) => self.put_bytes(&[JSONB_VERSION], json.as_bytes()),
-            None => self.0.extend(NULL.to_be_bytes()),
-        }
+    /// A column of the type jsonb.
+    pub fn put_jsonb(&mut self, json: &str) {
+        self.put_bytes(&[JSONB_VERSION], json.as_bytes());
+    }
+
+    /// A column of any type, if it may be NULL.
+    pub fn put_null(&mut self) {
+        self.0.extend(NULL.to_be_bytes());
     }
 
     fn put_bytes(&mut self, prefix: &[u8], value: &[u8]) {

@@ -9,11 +9,13 @@ use crate::{
     batch::Records,
     document::{self, DocumentSettings},
     post,
-    record_type::RecordType,
+    record_type::{RecordType, Statements},
 };
 
 /// The tables that records go into.
-pub const TABLES: [&str; 2] = [post::STATEMENTS.table, document::STATEMENTS.table];
+pub fn tables() -> Vec<&'static str> {
+    Name::value_variants().iter().map(|name| name.statements().table).collect()
+}
 
 /// Where the records are, and what they become.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +38,15 @@ enum Name {
     #[default]
     Post,
     Document,
+}
+
+impl Name {
+    fn statements(self) -> &'static Statements {
+        match self {
+            Self::Post => &post::STATEMENTS,
+            Self::Document => &document::STATEMENTS,
+        }
+    }
 }
 
 impl RecordSettings {
