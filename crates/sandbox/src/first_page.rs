@@ -12,8 +12,8 @@ pub(crate) const LIMIT_BYTES: usize = 16 << 20;
 /// Members of members of members: what is deeper is no record's id and no page's records.
 const DEPTH: usize = 4;
 
-/// A longer text is no id.
-const ID_CHARS: usize = 64;
+/// A longer text is hardly an id.
+const ID_BYTES: usize = 100;
 
 /// Other places of ids that are named beside the best.
 const SHOWN_IDS: usize = 3;
@@ -37,6 +37,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
         let json = serde_json::from_slice::<IgnoredAny>(bare).map(|_| Vec::new());
         return json.map_err(|error| format!("it is no JSON: {error}\nname the address that answers with the data"));
     };
+    let has_cursor = at.cursor.as_ref().is_some_and(|at| document.pointer(&at.to_string()).is_some());
     let (records_at, id_at) = (at.records.to_string(), at.id.to_string());
     let records = document.pointer(&records_at).map_or(&[][..], as_records);
     let ids: Vec<String> = records.iter().filter_map(|record| id_of(record, &id_at)).collect();
@@ -49,7 +50,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
     };
     if let Some(why) = why {
         let likely = likely_records(&document, &records_at).filter(|(_, value)| value.is_array());
-        let next = likely.and_then(|(at, _)| next_page(&document, &at)).filter(|_| at.cursor.is_none());
+        let next = likely.and_then(|(at, _)| next_page(&document, &at)).filter(|_| !has_cursor);
         let advice = advice(&document, &records_at, &id_at);
         return Err([Some(why), Some(advice), next].into_iter().flatten().collect::<Vec<_>>().join("\n"));
     }
@@ -64,7 +65,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
             "{all} records of the first page have {distinct} ids at {id_at}, and the last of each stays: {advice}"
         ));
     }
-    if at.cursor.is_none() && !at.records.is_root() {
+    if !has_cursor && !at.records.is_root() {
         notes.extend(next_page(&document, &records_at));
     }
     Ok(notes)
@@ -112,7 +113,7 @@ fn advice(document: &Value, records_at: &str, id_at: &str) -> String {
     if !records.iter().any(|record| id_of(record, id_at).is_some()) {
         let ids = ids(records);
         let Some((best, others)) = ids.split_first() else {
-            return "a document needs a text or a number that is in each record another one, and there is none"
+            return "a document is known by a text or a number that differs from record to record, and these have none"
                 .to_owned();
         };
         let others = others.iter().take(SHOWN_IDS).map(|other| format!(" or {other}"));
@@ -121,28 +122,35 @@ fn advice(document: &Value, records_at: &str, id_at: &str) -> String {
     format!("try {}", flags.join(" "))
 }
 
-/// Texts and whole numbers that every record has and each another, the likeliest id first.
+/// Texts and whole numbers that differ from record to record, the likeliest id first.
 fn ids(records: &[Value]) -> Vec<String> {
+    let id = |record: &Value, at: &str| {
+        let id = id_of(record, at).filter(|id| id.len() <= ID_BYTES);
+        id.filter(|_| !record.pointer(at).is_some_and(Value::is_f64))
+    };
     let is_id = |at: &str| {
         let mut seen = HashSet::new();
-        let id = |record| id_of(record, at).filter(|id| id.chars().count() <= ID_CHARS && !id.contains('.'));
-        !at.is_empty() && records.iter().all(|record| id(record).is_some_and(|id| seen.insert(id)))
+        !at.is_empty() && records.iter().all(|record| id(record, at).is_some_and(|id| seen.insert(id)))
     };
     let found = records.first().map(inside).unwrap_or_default();
     let mut found: Vec<String> = found.into_iter().map(|(at, _)| at).filter(|at| is_id(at)).collect();
-    let likeliness = |at: &String| {
-        let name = at.rsplit('/').next().unwrap_or_default().to_lowercase();
-        let rank = ["id", "uuid", "key", "code", "slug"].iter().position(|word| name.ends_with(word));
-        (at.matches('/').count(), rank.unwrap_or(usize::MAX))
-    };
-    found.sort_by_key(|at| (likeliness(at).1, likeliness(at).0));
+    // The order of those that are as likely stays: the outer ones come first.
+    found.sort_by_key(|at| {
+        let place = ["id", "key", "code", "slug"].iter().position(|word| last_name(at).ends_with(word));
+        let has_words = id_of(&records[0], at).is_some_and(|id| id.contains(' '));
+        (place.unwrap_or(usize::MAX), has_words)
+    });
     found
+}
+
+fn last_name(at: &str) -> String {
+    at.rsplit('/').next().unwrap_or_default().to_lowercase()
 }
 
 /// A page that is named outside the records, and not asked for.
 fn next_page(document: &Value, records_at: &str) -> Option<String> {
     let is_next = |at: &str| {
-        let name = at.rsplit('/').next().unwrap_or_default().to_lowercase();
+        let name = last_name(at);
         (name.contains("next") || name.contains("cursor")) && !at.starts_with(&format!("{records_at}/"))
     };
     let (at, next) = inside(document).into_iter().find(|(at, value)| {
@@ -150,12 +158,12 @@ fn next_page(document: &Value, records_at: &str) -> Option<String> {
     })?;
     Some(if next.as_str().is_some_and(|next| next.contains('/')) {
         format!(
-            "this page alone is loaded: the next one's address is at {at}, and only headers, cursors and numbers are followed"
+            "this is one page of several: the next one's address is at {at}, and only headers, cursors and numbers are followed"
         )
     } else {
         format!(
-            "this page alone is loaded: the next one's cursor may be at {at}, so set CURSOR_AT={at} in the environment, and CURSOR_PARAMETER \
-             if the parameter that takes it is not `cursor`"
+            "this is one page of several: the next one's cursor may be at {at}, so try CURSOR_AT={at} in the environment, with \
+             CURSOR_PARAMETER unless it goes into `cursor`"
         )
     })
 }
@@ -243,13 +251,13 @@ mod tests {
                 r#"[{"id":null},{"id":true}]"#,
                 "",
                 "/id",
-                "no record in it has a text or a number at /id\na document needs a text or a number that is in each record another one, and there is none",
+                "no record in it has a text or a number at /id\na document is known by a text or a number that differs from record to record, and these have none",
             ),
             (
                 "[1,2]",
                 "",
                 "/id",
-                "no record in it has a text or a number at /id\na document needs a text or a number that is in each record another one, and there is none",
+                "no record in it has a text or a number at /id\na document is known by a text or a number that differs from record to record, and these have none",
             ),
         ] {
             assert_eq!(judged(page, records, id), Err(why.to_owned()), "{page}");
@@ -270,14 +278,14 @@ mod tests {
                 r#"{"data":[{"id":1}],"meta":{"next_cursor":"abc"}}"#,
                 "/data",
                 "/id",
-                "this page alone is loaded: the next one's cursor may be at /meta/next_cursor, so set CURSOR_AT=/meta/next_cursor in the \
-                 environment, and CURSOR_PARAMETER if the parameter that takes it is not `cursor`",
+                "this is one page of several: the next one's cursor may be at /meta/next_cursor, so try CURSOR_AT=/meta/next_cursor in the \
+                 environment, with CURSOR_PARAMETER unless it goes into `cursor`",
             ),
             (
                 r#"{"results":[{"id":1}],"next":"https://api/?page=2"}"#,
                 "/results",
                 "/id",
-                "this page alone is loaded: the next one's address is at /next, and only headers, cursors and numbers are followed",
+                "this is one page of several: the next one's address is at /next, and only headers, cursors and numbers are followed",
             ),
         ] {
             assert_eq!(judged(page, records, id), Ok(vec![note.to_owned()]), "{page}");

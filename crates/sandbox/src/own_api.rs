@@ -72,73 +72,45 @@ fn take<T: FromStr<Err: Display>>(text: &str) -> Result<Given<T>, Infallible> {
 impl OwnApiSettings {
     /// The API, if it is not the posts; or all that is wrong. `has_posts` says whether their number was given.
     pub(crate) fn resolve(&self, has_posts: bool) -> Result<Option<OwnApi>, Vec<String>> {
-        let mut problems = Problems::default();
+        let mut problems = Vec::new();
         let Some(source) = &self.source else {
-            for (flag, given) in [("--records-at", &self.records_at), ("--id-at", &self.id_at)] {
-                if given.is_some() {
-                    problems.add(
-                        flag,
-                        "is of use with --source alone\nit says where your own API has something: name its address too",
-                    );
-                }
-            }
-            return problems.or_else(|| None);
+            let given = [("--records-at", &self.records_at), ("--id-at", &self.id_at)].into_iter();
+            problems.extend(given.filter(|(_, given)| given.is_some()).map(|(flag, _)| {
+                format!("{flag} is of use with --source alone\nit says where your own API has something: name its address too")
+            }));
+            return if problems.is_empty() { Ok(None) } else { Err(problems) };
         };
         if has_posts {
-            problems.add(
-                "--posts",
-                "is of no use with --source\nit says how many posts the sandbox's own API has: leave one of them out",
-            );
+            let why =
+                "is of no use with --source\nit says how many posts the sandbox's own API has: leave one of them out";
+            problems.push(format!("--posts {why}"));
         }
-        let passed_on: Vec<_> = PASSED_ON.iter().filter_map(|name| Some((*name, passed_on(name)?))).collect();
-        let cursor_at = passed_on.iter().find(|(name, _)| *name == "CURSOR_AT");
-        let cursor_at = cursor_at.map(|(_, text)| {
-            let Ok(given) = take(text);
-            given
-        });
-        let url = problems.sift("--source", Some(source));
-        // The address itself is hidden in what is shown, and not from whoever lists processes.
+        let url = sift("--source", source, &mut problems);
+        // The address is hidden in what is shown, and not from whoever lists processes.
         if url.as_ref().is_some_and(|url| public_url(url) != url.as_str()) && env::var_os("SANDBOX_SOURCE").is_none() {
-            problems.add(
-                "--source",
-                "carries a secret, and every user of the machine can read the command line\nput it into the environment as SANDBOX_SOURCE",
-            );
+            let why = "carries a secret, and every user of the machine can read the command line\nput it into the environment as \
+                SANDBOX_SOURCE";
+            problems.push(format!("--source {why}"));
         }
-        let id = problems.sift("--id-at", self.id_at.as_ref());
-        if id.as_ref().is_some_and(JsonPointer::is_root) {
-            problems.add("--id-at", "leads to the record itself\nname a member, as in /id");
-        }
+        let mut pointer = |name, given: &Option<_>| given.as_ref().and_then(|given| sift(name, given, &mut problems));
+        let passed_on: Vec<_> = PASSED_ON.iter().filter_map(|name| Some((*name, passed_on(name)?))).collect();
+        let cursor = passed_on.iter().find(|(name, _)| *name == "CURSOR_AT").and_then(|(_, text)| take(text).ok());
         let at = Pointers {
-            records: problems.sift("--records-at", self.records_at.as_ref()).unwrap_or_default(),
-            id: id.unwrap_or_else(|| "/id".parse().expect("it begins with a slash")),
-            cursor: problems.sift("CURSOR_AT", cursor_at.as_ref()),
+            records: pointer("--records-at", &self.records_at).unwrap_or_default(),
+            id: pointer("--id-at", &self.id_at).unwrap_or_else(|| "/id".parse().expect("it begins with a slash")),
+            cursor: pointer("CURSOR_AT", &cursor),
         };
-        problems.or_else(|| url.map(|url| OwnApi { url, at, passed_on }))
+        if at.id.is_root() {
+            problems.push("--id-at leads to the record itself\nname a member, as in /id".to_owned());
+        }
+        let url = url.filter(|_| problems.is_empty()).ok_or(problems)?;
+        Ok(Some(OwnApi { url, at, passed_on }))
     }
 }
 
-/// What is wrong, a setting each.
-#[derive(Default)]
-struct Problems(Vec<String>);
-
-impl Problems {
-    fn add(&mut self, name: &str, why: &str) {
-        self.0.push(format!("{name} {why}"));
-    }
-
-    fn sift<T: Clone>(&mut self, name: &str, given: Option<&Given<T>>) -> Option<T> {
-        match given? {
-            Ok(value) => Some(value.clone()),
-            Err(why) => {
-                self.add(name, &format!("is wrong\n{why}"));
-                None
-            }
-        }
-    }
-
-    fn or_else<T>(self, value: impl FnOnce() -> T) -> Result<T, Vec<String>> {
-        if self.0.is_empty() { Ok(value()) } else { Err(self.0) }
-    }
+/// The value, or a problem more.
+fn sift<T: Clone>(name: &str, given: &Given<T>, problems: &mut Vec<String>) -> Option<T> {
+    given.clone().map_err(|why| problems.push(format!("{name} is wrong\n{why}"))).ok()
 }
 
 /// A variable of ours, if it says anything. The importer runs in another folder.
@@ -190,7 +162,7 @@ impl OwnApi {
     /// The page, unless it is too long or packed.
     async fn fetch(&self) -> Result<Option<Vec<u8>>, String> {
         let failed = |error: reqwest::Error| {
-            format!("failed\n{}: is the address right, and may this machine reach it?", chain(&error.without_url()))
+            format!("failed: {}\nis the address right, and may this machine reach it?", chain(&error.without_url()))
         };
         let client = Client::builder()
             .user_agent(concat!("posts-sandbox/", env!("CARGO_PKG_VERSION")))
@@ -200,7 +172,7 @@ impl OwnApi {
         let mut request = client.build().map_err(failed)?.get((*self.url).clone());
         if let Some((_, file)) = self.passed_on.iter().find(|(name, _)| *name == "SOURCE_HEADER_FILE") {
             let text = fs::read_to_string(file)
-                .map_err(|error| format!("cannot be sent\nSOURCE_HEADER_FILE {file}: {error}"))?;
+                .map_err(|error| format!("was not sent: SOURCE_HEADER_FILE {file}: {error}"))?;
             request = match text.trim().split_once(':') {
                 Some((name, value)) => request.header(name.trim(), value.trim()),
                 None => request.header(AUTHORIZATION, format!("Bearer {}", text.trim())),

@@ -205,7 +205,8 @@ async fn watch(
 async fn show_documents(sandbox: &Sandbox, show: &Show, after: &str) -> Result<bool> {
     let (count, position) = (sandbox.count().await?, sandbox.position().await?);
     show.documents(&sandbox.documents(SAMPLE).await?, count);
-    show.good(&format!("{count} documents; position {position} is the end of the archive, {after}"));
+    let documents = if count == 1 { "document" } else { "documents" };
+    show.good(&format!("{count} {documents}; position {position} is the end of the archive, {after}"));
     let quarantined = sandbox.quarantined(SHOWN_DIFFERENCES).await?;
     if !quarantined.is_empty() {
         show.bad("what is not among them, as `transformer quarantine list` says it:");
