@@ -120,11 +120,10 @@ impl Sandbox {
             settings.set(&[("LOG_FORMAT", "json"), ("RUST_LOG", "info,importer=debug,transformer=debug")]);
             Daemon::new(name, program, settings, &folder, events.clone(), world.clone())
         };
-        let programs = world.programs();
         let sandbox = Self {
             api,
-            importer: daemon("importer", &programs.importer),
-            transformer: daemon("transformer", &programs.transformer),
+            importer: daemon("importer", &world.programs().importer),
+            transformer: daemon("transformer", &world.programs().transformer),
             world: world.clone(),
             events,
             stream,
