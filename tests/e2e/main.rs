@@ -23,6 +23,7 @@ mod kind_to_the_api;
 mod metrics;
 mod nothing_is_lost;
 mod once_in_order;
+mod own_api;
 mod page;
 mod paging;
 mod plans;

@@ -36,6 +36,9 @@ const TERMINATE_DEADLINE: Duration = Duration::from_secs(12);
 /// How an end looks that nobody has to care about.
 pub(crate) const CLEAN_END: &str = "with exit code 0";
 
+/// And one that comes again each time, because the settings are wrong.
+pub(crate) const REFUSED: &str = "with exit code 2";
+
 /// One of the two daemons. When this is dropped the process ends.
 #[derive(Debug)]
 pub struct Daemon {

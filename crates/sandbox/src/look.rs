@@ -5,14 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use shared::{archive::Archive, object::Sequence};
 use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
 use crate::{
     compare::{Row, differences},
-    sandbox::Sandbox,
+    sandbox::{Program, Sandbox},
     tail,
 };
 
@@ -37,9 +38,29 @@ impl Sandbox {
         self.query(&format!("SELECT id, user_id, title, body FROM {}.posts ORDER BY id", self.schema)).await
     }
 
+    /// The first documents, by the number or the name that their ids are: id and document.
+    pub(crate) async fn documents(&self, count: usize) -> Result<Vec<(String, String)>> {
+        let from = format!("FROM {}.documents ORDER BY length(id), id LIMIT {count}", self.schema);
+        self.query(&format!("SELECT id, doc::text {from}")).await
+    }
+
+    /// What is not among the rows and why, the newest first, as the transformer's own command knows it; nothing if all is.
+    pub(crate) async fn quarantined(&self, limit: usize) -> Result<Vec<String>> {
+        let output =
+            self.run(Program::Transformer, &["quarantine", "list", "--json", "--limit", &limit.to_string()]).await?;
+        ensure!(output.status.success(), "the quarantine cannot be read: {}", String::from_utf8_lossy(&output.stderr));
+        let line = |line: &str| {
+            let record: Value = serde_json::from_str(line)?;
+            let place = record["index"].as_u64().map_or(" as a whole".to_owned(), |index| format!(", record {index}"));
+            Ok(format!("object {}{place}: {}", record["sequence"], record["reason"].as_str().unwrap_or_default()))
+        };
+        String::from_utf8_lossy(&output.stdout).lines().map(line).collect()
+    }
+
     /// How many rows the table has.
     pub async fn count(&self) -> Result<u64> {
-        let counted: Vec<(i64,)> = self.query(&format!("SELECT count(*) FROM {}.posts", self.schema)).await?;
+        let table = if self.is_own_api() { "documents" } else { "posts" };
+        let counted: Vec<(i64,)> = self.query(&format!("SELECT count(*) FROM {}.{table}", self.schema)).await?;
         Ok(counted.first().map_or(0, |(count,)| count.unsigned_abs()))
     }
 
@@ -49,11 +70,17 @@ impl Sandbox {
         Ok(found.first().and_then(|(position,)| *position).map_or(0, i64::unsigned_abs))
     }
 
-    /// What keeps the table from being the API's posts at the end of the archive: nothing, if it is empty.
+    /// What keeps the table from being the API's posts at the end of the archive: nothing, if it is empty. Of an API that is not ours only
+    /// the archive knows what it said: all pages of a snapshot, and the position at their end.
     pub async fn unsettled(&self) -> Result<Vec<String>> {
         let (end, position) = (self.end().await?, self.position().await?);
         if position != end || end == 0 {
             return Ok(vec![format!("the position is {position}, and the end of the archive {end}")]);
+        }
+        if self.is_own_api() {
+            let head = self.archive().head(Sequence::try_from(end)?).await?;
+            let is_whole = head.is_some_and(|head| head.metadata.last_page);
+            return Ok(if is_whole { Vec::new() } else { vec!["the last pages are not archived yet".to_owned()] });
         }
         let posts = self.api.posts();
         let count = self.count().await?;
@@ -65,7 +92,8 @@ impl Sandbox {
 
     /// Waits until the table equals the API and the position is the end of the archive.
     pub async fn settled(&self, deadline: Duration) -> Result<()> {
-        let wait = Wait::new("the table equals the API", deadline);
+        let what = if self.is_own_api() { "all of the archive is applied" } else { "the table equals the API" };
+        let wait = Wait::new(what, deadline);
         loop {
             match self.unsettled().await {
                 Ok(differences) if differences.is_empty() => return Ok(()),

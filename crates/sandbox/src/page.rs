@@ -101,7 +101,7 @@ pub async fn serve(sandbox: Arc<Sandbox>) -> Result<String> {
     let keeper = page.clone();
     tokio::spawn(async move { keeper.backups.keep(&keeper.sandbox).await });
     let routes = Router::new()
-        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/", get(index))
         .route("/page.css", get(async || ([(header::CONTENT_TYPE, "text/css")], include_str!("page/page.css"))))
         .route("/page.js", get(async || ([(header::CONTENT_TYPE, "text/javascript")], include_str!("page/page.js"))))
         .route("/events", get(follow))
@@ -111,6 +111,12 @@ pub async fn serve(sandbox: Arc<Sandbox>) -> Result<String> {
         .layer(from_fn(refuse_strangers));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     Ok(address)
+}
+
+/// The page. What makes sense for the posts alone, or for another API alone, is hidden by the class of the whole.
+async fn index(State(page): State<Arc<Page>>) -> Html<String> {
+    let class = if page.sandbox.is_own_api() { "own-api" } else { "posts-api" };
+    Html(include_str!("page.html").replace("<html ", &format!("<html class=\"{class}\" ")))
 }
 
 /// What a part answers, or that it does not.

@@ -60,6 +60,13 @@ impl PostsApi {
         Self::listen((Ipv4Addr::LOCALHOST, 0).into(), posts, events).await
     }
 
+    /// No posts, served nowhere: for a stream of another API.
+    pub(crate) fn none() -> Self {
+        let source = Mutex::new(Source { posts: Posts::default(), rendered: None });
+        let shared = Arc::new(Shared { source, events: Events::default() });
+        Self { address: (Ipv4Addr::LOCALHOST, 0).into(), shared, server: tokio::spawn(async { Ok(()) }) }
+    }
+
     /// The same at a chosen address.
     pub async fn listen(address: SocketAddr, posts: Posts, events: Events) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;

@@ -9,31 +9,53 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use shared::settings::Problems;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::{Receiver, error::RecvError},
 };
 
 use crate::{
-    env_file::EnvFile, event::Event, page, progress::Progress, sandbox::Sandbox, sandbox::Setup, settings::Settings,
-    show::Show, world::World,
+    daemon::REFUSED,
+    env_file::EnvFile,
+    event::Event,
+    own_api::OwnApiSettings,
+    page,
+    progress::Progress,
+    sandbox::Sandbox,
+    sandbox::Setup,
+    settings::Settings,
+    show::{SAMPLE, Show},
+    world::World,
 };
 
 /// A hundred posts take a second; a million, well under a minute.
 const LOAD_DEADLINE: Duration = Duration::from_mins(2);
 
+/// An API elsewhere may take a page a second.
+const OWN_LOAD_DEADLINE: Duration = Duration::from_mins(10);
+
 /// How many differences are worth reading.
 const SHOWN_DIFFERENCES: usize = 10;
+
+/// How many posts there are unless somebody says it.
+const POSTS: u64 = 100;
+
+/// A daemon ends with it when its settings are wrong, and would each time again.
+const WRONG_SETTINGS: u8 = 2;
 
 /// Runs the whole pipeline until Ctrl-C.
 #[derive(Args, Clone, Debug)]
 pub struct RunSettings {
-    /// Stop after everything is loaded: exit code 0 if the rows are there and equal to the API's posts, 1 if not (after 120 s at most)
+    /// Stop after everything is loaded: exit code 0 if the rows are there and equal to the API's posts, 1 if not (after 120 s at most). With
+    /// --source 0 if all of the archive is applied and nothing quarantined (after 10 min at most)
     #[arg(long)]
     pub once: bool,
-    /// How many posts the API has; up to a million is sensible
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub posts: u64,
+    /// How many posts the API has; up to a million is sensible [default: 100]
+    #[arg(long, value_name = "NUMBER")]
+    pub posts: Option<u64>,
+    #[command(flatten)]
+    own_api: OwnApiSettings,
     /// Where to write the addresses of what was started, as NAME=value lines for `set -a; . FILE` [default: target/sandbox/env]
     #[arg(long, value_name = "PATH")]
     pub env_file: Option<PathBuf>,
@@ -41,6 +63,14 @@ pub struct RunSettings {
 
 /// Runs until it is done or told to end, and leaves nothing behind.
 pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
+    // Before anything is installed or started: a wrong address is told within a second.
+    let own_api = match own_api(settings).await {
+        Ok(own_api) => own_api,
+        Err(problems) => {
+            eprintln!("{}", Problems::new("sandbox", problems));
+            return Ok(ExitCode::from(WRONG_SETTINGS));
+        }
+    };
     let mut signals = Signals::listen()?;
     let progress = Progress::default();
     let world = tokio::select! {
@@ -48,19 +78,38 @@ pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::from(130)),
         world = World::start(&progress) => world?,
     };
-    let outcome = show(&world, settings, &mut signals).await;
+    let outcome = show(&world, settings, own_api, &mut signals).await;
     let stopped = world.stop().await;
     let code = outcome?;
     stopped?;
     Ok(code)
 }
 
-async fn show(world: &Arc<World>, settings: &RunSettings, signals: &mut Signals) -> Result<ExitCode> {
-    let setup = Setup { posts: settings.posts, importer: false, transformer: false, ..Setup::default() };
+/// The daemons' settings for an API that is not the posts, and what a person should know of it.
+async fn own_api(settings: &RunSettings) -> Result<Option<(Settings, Vec<String>)>, Vec<String>> {
+    let Some(api) = settings.own_api.resolve(settings.posts.is_some())? else { return Ok(None) };
+    let looked = api.look().await;
+    let notes = looked.map_err(|why| vec![format!("--source cannot be loaded as it is\n{why}")])?;
+    Ok(Some((api.settings(), notes)))
+}
+
+async fn show(
+    world: &Arc<World>,
+    settings: &RunSettings,
+    own_api: Option<(Settings, Vec<String>)>,
+    signals: &mut Signals,
+) -> Result<ExitCode> {
+    let (own_api, notes) = own_api.unzip();
+    let posts = settings.posts.unwrap_or(POSTS);
+    let setup = Setup { posts, own_api, importer: false, transformer: false, ..Setup::default() };
     let sandbox = Arc::new(Sandbox::start(world, setup).await?);
     let mut events = sandbox.events().subscribe();
     let mut show = Show::new();
     show.header(&sandbox);
+    for note in notes.iter().flatten() {
+        show.warn(note);
+        show.note("");
+    }
 
     let page = page::serve(sandbox.clone()).await.context("cannot serve the page")?;
     let path = settings.env_file.clone().unwrap_or_else(|| world.place().env_file());
@@ -98,29 +147,37 @@ async fn watch(
     env_file: &EnvFile,
 ) -> Result<ExitCode> {
     let begun = Instant::now();
-    let settled = sandbox.settled(LOAD_DEADLINE);
+    let settled = sandbox.settled(if sandbox.is_own_api() { OWN_LOAD_DEADLINE } else { LOAD_DEADLINE });
     tokio::pin!(settled);
     let loaded = loop {
         tokio::select! {
             // An event that waits is shown before the news that all is loaded, which it led to.
             biased;
             // Nothing is lost when one of these is dropped: the events stay in the channel, and a look at the table is only a look.
-            event = events.recv() => show_event(show, event),
+            event = events.recv() => {
+                let is_refused = event.as_ref().is_ok_and(|event| event.text("how").as_deref() == Some(REFUSED));
+                show_event(show, event);
+                if is_refused {
+                    return Ok(ExitCode::from(WRONG_SETTINGS));
+                }
+            }
             () = signals.next() => return Ok(ExitCode::from(130)),
             loaded = &mut settled => break loaded,
         }
     };
     // The last lines of the daemons are on their way while the table is already full.
     show.events(events);
+    let mut is_whole = loaded.is_ok();
     match &loaded {
         Ok(()) => {
-            let rows = sandbox.rows().await?;
-            show.sample(&rows);
-            let seconds = begun.elapsed().as_secs_f32();
-            show.good(&format!(
-                "{} rows, equal to the API's posts field by field, {seconds:.1} s after the daemons were started",
-                rows.len()
-            ));
+            let after = format!("{:.1} s after the daemons were started", begun.elapsed().as_secs_f32());
+            if sandbox.is_own_api() {
+                is_whole = show_documents(sandbox, show, &after).await?;
+            } else {
+                let rows = sandbox.rows().await?;
+                show.sample(&rows);
+                show.good(&format!("{} rows, equal to the API's posts field by field, {after}", rows.len()));
+            }
         }
         Err(error) => {
             show.bad(&format!("{error:#}"));
@@ -129,10 +186,10 @@ async fn watch(
         }
     }
     if settings.once {
-        return Ok(if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     show.note("");
-    show.hints(sandbox, page, &shown_path(env_file));
+    show.hints(sandbox, page, &shown_path(env_file)).await?;
     show.good("ready");
     show.note("");
     loop {
@@ -142,6 +199,20 @@ async fn watch(
             () = signals.next() => return Ok(ExitCode::from(0)),
         }
     }
+}
+
+/// What became of an API that is not ours; whether all of it is among the rows.
+async fn show_documents(sandbox: &Sandbox, show: &Show, after: &str) -> Result<bool> {
+    let (count, position) = (sandbox.count().await?, sandbox.position().await?);
+    show.documents(&sandbox.documents(SAMPLE).await?, count);
+    let documents = if count == 1 { "document" } else { "documents" };
+    show.good(&format!("{count} {documents}; position {position} is the end of the archive, {after}"));
+    let quarantined = sandbox.quarantined(SHOWN_DIFFERENCES).await?;
+    if !quarantined.is_empty() {
+        show.bad("what is not among them, as `transformer quarantine list` says it:");
+        show.bad(&quarantined.join("\n"));
+    }
+    Ok(quarantined.is_empty())
 }
 
 fn show_event(show: &mut Show, event: Result<Event, RecvError>) {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use aws_sdk_sqs::types::QueueAttributeName;
-use shared::{archive::S3Archive, object::StreamName};
+use shared::{archive::S3Archive, object::StreamName, settings::public_url};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Mutex;
 
@@ -25,6 +25,8 @@ pub struct Setup {
     pub stream: &'static str,
     /// How many posts the API has at first.
     pub posts: u64,
+    /// What the daemons have to know of an API that is not ours, which is the source in place of the posts: SOURCE_URL at least.
+    pub own_api: Option<Settings>,
     /// Settings of the daemons on top of the sandbox's own, such as `("POLL_INTERVAL", "200ms")`.
     pub settings: Vec<(&'static str, &'static str)>,
     /// Whether to start the importer.
@@ -36,14 +38,14 @@ pub struct Setup {
 /// Everything as in production, with a hundred posts and both daemons.
 impl Default for Setup {
     fn default() -> Self {
-        Self { stream: "posts", posts: 100, settings: Vec::new(), importer: true, transformer: true }
+        Self { stream: "posts", posts: 100, own_api: None, settings: Vec::new(), importer: true, transformer: true }
     }
 }
 
 /// A stream. When it is dropped its daemons and its API end; bucket, queue and database end with the world.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// The source of the posts.
+    /// The source of the posts; it has none and is nowhere where the source is another API.
     pub api: PostsApi,
     /// Fetches, archives and rings.
     pub importer: Daemon,
@@ -56,6 +58,7 @@ pub struct Sandbox {
     queue_url: String,
     pub(crate) database: String,
     pub(crate) schema: String,
+    is_own_api: bool,
     settings: Settings,
     s3: aws_sdk_s3::Client,
     sqs: aws_sdk_sqs::Client,
@@ -90,7 +93,7 @@ impl Sandbox {
         let events = Events::default();
         let queue = format!("{}.fifo", name("-"));
         let (api, (), queue_url, database_url) = tokio::try_join!(
-            start_api(setup.posts, &events),
+            start_api(&setup, &events),
             // Boxed, because the SDK's futures are large for a stack.
             Box::pin(create_bucket(&s3, &bucket)),
             Box::pin(create_queue(&sqs, &queue)),
@@ -109,6 +112,7 @@ impl Sandbox {
             ("DATABASE_SCHEMA", "public"),
             ("CATCH_UP_INTERVAL", "5s"),
         ]);
+        settings.set(&setup.own_api.iter().flat_map(Settings::iter).collect::<Vec<_>>());
         settings.set(&setup.settings);
 
         let daemon = |name, program: &Path| {
@@ -116,11 +120,10 @@ impl Sandbox {
             settings.set(&[("LOG_FORMAT", "json"), ("RUST_LOG", "info,importer=debug,transformer=debug")]);
             Daemon::new(name, program, settings, &folder, events.clone(), world.clone())
         };
-        let programs = world.programs();
         let sandbox = Self {
             api,
-            importer: daemon("importer", &programs.importer),
-            transformer: daemon("transformer", &programs.transformer),
+            importer: daemon("importer", &world.programs().importer),
+            transformer: daemon("transformer", &world.programs().transformer),
             world: world.clone(),
             events,
             stream,
@@ -128,6 +131,7 @@ impl Sandbox {
             queue_url,
             database,
             schema: settings.get("DATABASE_SCHEMA").unwrap_or("public").to_owned(),
+            is_own_api: setup.own_api.is_some(),
             settings,
             s3,
             sqs,
@@ -199,6 +203,17 @@ impl Sandbox {
         &self.stream
     }
 
+    /// Whether the source is not our posts, but an API that nobody here can change.
+    pub(crate) fn is_own_api(&self) -> bool {
+        self.is_own_api
+    }
+
+    /// The source's address, as it may be shown.
+    pub(crate) fn source_url(&self) -> String {
+        let url = self.settings.get("SOURCE_URL").unwrap_or_default();
+        url.parse().map(|url| public_url(&url)).unwrap_or_default()
+    }
+
     /// The bucket that holds the archive.
     pub fn bucket(&self) -> &str {
         &self.bucket
@@ -230,7 +245,11 @@ impl Sandbox {
     }
 }
 
-async fn start_api(posts: u64, events: &Events) -> Result<PostsApi> {
+async fn start_api(setup: &Setup, events: &Events) -> Result<PostsApi> {
+    if setup.own_api.is_some() {
+        return Ok(PostsApi::none());
+    }
+    let posts = setup.posts;
     // A million posts take a second or more to write.
     let posts = tokio::task::spawn_blocking(move || Posts::lorem_ipsum(posts)).await?;
     PostsApi::start(posts, events.clone()).await.context("cannot start the posts API")

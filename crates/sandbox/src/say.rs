@@ -40,8 +40,13 @@ pub(crate) fn say(event: &Event) -> Option<(Tone, String)> {
             return Some((Tone::Bad, format!("holds, a person is needed: {}", text("why"))));
         }
         "draining" => "finishes what is in hand".to_owned(),
-        // The sandbox says it when it starts and ends them, and the address is printed with the others.
-        "importer starts" | "transformer starts" | "importer ends" | "transformer ends" | "admin endpoint listens" => {
+        // The sandbox says it when it starts and ends them, the address is printed with the others, and an object is soon applied.
+        "importer starts"
+        | "transformer starts"
+        | "importer ends"
+        | "transformer ends"
+        | "admin endpoint listens"
+        | "begins with" => {
             return None;
         }
         "changed" => changed(event),
@@ -74,7 +79,7 @@ fn applied(event: &Event) -> (Tone, String) {
         .collect();
     let parts = if parts.is_empty() { String::new() } else { format!(", {}", parts.join(", ")) };
     let tone = if count("quarantined") > 0 { Tone::Warning } else { Tone::Good };
-    (tone, format!("applied object {sequence}: {} posts{parts}, committed{elapsed}", count("records")))
+    (tone, format!("applied object {sequence}: {} records{parts}, committed{elapsed}", count("records")))
 }
 
 fn changed(event: &Event) -> String {
@@ -143,7 +148,7 @@ mod tests {
             (
                 json!({"message": "applied", "sequence": 2, "outcome": "loaded", "records": 100, "inserted": 0, "updated": 1, "unchanged": 99, "quarantined": 0, "elapsed_ms": 9}),
                 Tone::Good,
-                "applied object 2: 100 posts, 1 changed, 99 as before, committed in 9 ms",
+                "applied object 2: 100 records, 1 changed, 99 as before, committed in 9 ms",
             ),
             (
                 json!({"message": "applied", "sequence": 2, "outcome": "quarantined"}),

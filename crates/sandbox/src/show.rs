@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Result;
+use serde_json::{Map, Value};
 use tokio::sync::broadcast::Receiver;
 
 use crate::{
@@ -16,11 +18,18 @@ use crate::{
 };
 
 /// Rows of the sample.
-const SAMPLE: usize = 5;
+pub(crate) const SAMPLE: usize = 5;
 
 /// Characters of a title and of a body in the sample.
 const TITLE_WIDTH: usize = 34;
 const BODY_WIDTH: usize = 44;
+
+/// Characters of an id and of a document there.
+const ID_WIDTH: usize = 24;
+const DOC_WIDTH: usize = 68;
+
+/// Columns of the view to try.
+const VIEW_COLUMNS: usize = 4;
 
 /// Writes to stdout, in colour where that is a terminal and `NO_COLOR` is not set.
 #[derive(Debug)]
@@ -58,7 +67,12 @@ impl Show {
         self.line("");
         self.line(&format!("{}  the pipeline on loopback, with real parts", self.paint(Colour::Bold, "sandbox")));
         self.line("");
-        self.part("posts API", &sandbox.api.url(), &format!("{} posts", sandbox.api.len()), None);
+        if sandbox.is_own_api() {
+            let every = sandbox.settings().get("POLL_INTERVAL").unwrap_or_default();
+            self.part("your API", &sandbox.source_url(), &format!("asked every {every}"), None);
+        } else {
+            self.part("posts API", &sandbox.api.url(), &format!("{} posts", sandbox.api.len()), None);
+        }
         self.part(
             "archive",
             &format!("s3://{}", sandbox.bucket()),
@@ -122,15 +136,42 @@ impl Show {
         self.line("");
     }
 
+    /// The first documents of so many.
+    pub(crate) fn documents(&self, documents: &[(String, String)], count: u64) {
+        self.line("");
+        self.line(&self.paint(Colour::Bold, &format!("  {:<ID_WIDTH$}  doc", "id")));
+        for (id, doc) in documents {
+            self.line(format!("  {:<ID_WIDTH$}  {}", cut(id, ID_WIDTH), cut(doc, DOC_WIDTH)).trim_end());
+        }
+        let more = count.saturating_sub(documents.len() as u64);
+        if more > 0 {
+            self.line(&self.paint(Colour::Dim, &format!("  {:<ID_WIDTH$}  and {more} more", "…")));
+        }
+        self.line("");
+    }
+
     /// Where to look and what to try.
-    pub(crate) fn hints(&self, sandbox: &Sandbox, page: &str, env_file: &str) {
+    pub(crate) async fn hints(&self, sandbox: &Sandbox, page: &str, env_file: &str) -> Result<()> {
         self.line(&format!("  {}  {}", self.paint(Colour::Bold, "page       "), self.paint(Colour::Cyan, page)));
-        self.part("posts API", &sandbox.api.url(), "", None);
+        self.part(if sandbox.is_own_api() { "your API" } else { "posts API" }, &sandbox.source_url(), "", None);
         self.part("settings", &format!("set -a; . {env_file}"), "", None);
         self.line("");
         self.line("  Things to try, in another shell, after the line above:");
-        self.line("    curl -X PATCH $SOURCE_URL/7 -H 'Content-Type: application/json' -d '{\"title\": \"changed\"}'");
-        self.line("    psql $DATABASE_URL -c 'SELECT id, title, sequence FROM posts WHERE id = 7'");
+        if sandbox.is_own_api() {
+            self.line("    psql $DATABASE_URL -c 'SELECT id, doc, updated_at, sequence FROM documents LIMIT 5'");
+            let first = sandbox.documents(1).await?;
+            if let Some(view) = first.first().and_then(|(_, doc)| view_of(doc)) {
+                self.line(&format!("    psql $DATABASE_URL -c \"{view}\""));
+            }
+            let settings = "'^(SOURCE|PAGE|CURSOR|RECORD|ID_AT|POLL)'";
+            let meaning = self.paint(Colour::Dim, "# for a deployment: see deploy/README.md");
+            self.line(&format!("    grep -E {settings} {env_file}    {meaning}"));
+        } else {
+            self.line(
+                "    curl -X PATCH $SOURCE_URL/7 -H 'Content-Type: application/json' -d '{\"title\": \"changed\"}'",
+            );
+            self.line("    psql $DATABASE_URL -c 'SELECT id, title, sequence FROM posts WHERE id = 7'");
+        }
         for daemon in [&sandbox.importer, &sandbox.transformer] {
             if let Some(pid) = daemon.pid() {
                 self.line(&format!(
@@ -141,6 +182,7 @@ impl Show {
         }
         self.line("  or press the buttons on the page. Ctrl-C ends everything.");
         self.line("");
+        Ok(())
     }
 
     /// A sentence of the sandbox itself.
@@ -151,6 +193,11 @@ impl Show {
     /// What went as it should.
     pub(crate) fn good(&self, text: &str) {
         self.line(&format!("  {}", self.paint(Colour::Green, text)));
+    }
+
+    /// What may not be as it was meant.
+    pub(crate) fn warn(&self, text: &str) {
+        self.line(&format!("  {}", self.paint(Colour::Yellow, text)));
     }
 
     /// What did not.
@@ -191,6 +238,25 @@ impl Show {
     }
 }
 
+/// A view with the document's first members as columns, for a shell's double quotes; `None` where no member can be one as it is.
+fn view_of(doc: &str) -> Option<String> {
+    let members: Map<String, Value> = serde_json::from_str(doc).ok()?;
+    let is_plain = |name: &str| {
+        name != "id"
+            && name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let column = |(name, value): (&String, &Value)| match value {
+        Value::String(_) => Some(format!("doc ->> '{name}' AS {name}")),
+        Value::Number(_) => Some(format!("(doc ->> '{name}')::numeric AS {name}")),
+        Value::Bool(_) => Some(format!("(doc ->> '{name}')::boolean AS {name}")),
+        _ => None,
+    };
+    let columns = members.iter().filter(|(name, _)| is_plain(name)).filter_map(column);
+    let columns: Vec<String> = columns.take(VIEW_COLUMNS).collect();
+    (!columns.is_empty()).then(|| format!("CREATE VIEW items AS SELECT id, {} FROM documents", columns.join(", ")))
+}
+
 fn seconds(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
 }
@@ -202,4 +268,18 @@ fn cut(text: &str, width: usize) -> String {
         return text;
     }
     text.chars().take(width - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_has_the_members_that_are_columns_as_they_are() {
+        let doc = r#"{"id":1,"name":"a","$price":1.5,"price":1.5,"tags":["x"],"is_new":true,"userId":1,"gone":null,"more":"b"}"#;
+        let view = "CREATE VIEW items AS SELECT id, (doc ->> 'is_new')::boolean AS is_new, doc ->> 'more' AS more, \
+            doc ->> 'name' AS name, (doc ->> 'price')::numeric AS price FROM documents";
+        assert_eq!(view_of(doc).as_deref(), Some(view));
+        assert_eq!(view_of(r#"{"id":1,"tags":[]}"#), None);
+    }
 }

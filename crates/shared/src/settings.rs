@@ -40,6 +40,13 @@ pub struct Problems {
     lines: Vec<String>,
 }
 
+impl Problems {
+    /// What is wrong with the settings of a program: what it is in the first line of each, then why.
+    pub fn new(program: &str, lines: Vec<String>) -> Self {
+        Self { program: program.to_owned(), lines }
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { program, lines } = self;
@@ -97,7 +104,7 @@ fn parse<S: Parser>(argv: &[OsString], contradictions: Contradictions) -> Result
     let mut lines: Vec<String> = chosen.get_arguments().filter_map(|arg| problem_of(arg, values)).collect();
     lines.extend(contradictions(&|id| raw(values, id).map(|value| value.to_string_lossy().into_owned())));
     if !lines.is_empty() {
-        return Err(Failure::Problems(Problems { program: command.get_name().to_owned(), lines }));
+        return Err(Failure::Problems(Problems::new(command.get_name(), lines)));
     }
     // What is required is there, or in its file.
     let command = command.mut_subcommands(|command| command.mut_args(|arg| arg.required(false)));

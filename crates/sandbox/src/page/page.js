@@ -1,6 +1,7 @@
 // The page of the sandbox: shows what comes by server-sent events, starts drills, searches. No library, nothing from elsewhere.
 
 const SHOWN_EVENTS = 200, LIT_MS = 150;
+const isOwnApi = document.documentElement.classList.contains("own-api");
 const find = id => document.getElementById(id);
 const buttons = [...document.querySelectorAll("#drills button")];
 const clock = at => at ? new Date(at).toLocaleTimeString([], { hourCycle: "h23" }) : "–";
@@ -144,7 +145,8 @@ function showLook(look) {
   }
   showDaemon("importer", importer);
   showDaemon("transformer", transformer);
-  if (!api.error) put("api", { posts: number(api.posts), etag: api.etag?.replace(/^W\/"|"$/g, "") });
+  if (api.address) put("api", api);
+  else if (!api.error) put("api", { posts: number(api.posts), etag: api.etag?.replace(/^W\/"|"$/g, "") });
   if (!archive.error) {
     put("archive", { end: archive.end || "–" });
     const lines = archive.objects.toReversed().slice(0, 5).flatMap(({ sequence, key, bytes: size, at }) => {
@@ -223,7 +225,7 @@ function showLedger({ error, objects, quarantine, quarantined }) {
 }
 
 function showQuarantined({ sequence, index, id, outcome, reason, raw }) {
-  const post = id == null ? "" : `, post ${id}`;
+  const post = id == null ? "" : `, ${isOwnApi ? "id" : "post"} ${id}`;
   const where = `object ${sequence}, ${index == null ? `${outcome} as a whole` : `record ${index}${post}`}`;
   const item = row("li", make("p", where, "soft"), make("p", reason, "warning"));
   if (raw) item.append(make("p", new TextDecoder().decode(Uint8Array.from(atob(raw), c => c.charCodeAt(0))), "mono"));
@@ -306,7 +308,7 @@ function showDrill(drill) {
   else if (error) say(find("result"), `${name}: not healed. ${error}`, "bad");
   else {
     const { healed_ms, rows, position } = report;
-    const whole = `${plural(rows, "row")}, equal to the API, position ${position}, the end of the archive.`;
+    const whole = `${plural(rows, "row")}, ${isOwnApi ? "all that is archived" : "equal to the API"}, position ${position}, the end of the archive.`;
     say(find("result"), `${name}: healed in ${seconds(healed_ms)}. ${whole}`, "good");
   }
   list(find("steps"), drill.steps, ({ elapsed_ms, who, text }) =>

@@ -32,6 +32,11 @@ impl Page {
     }
 
     async fn api(&self) -> Result<Value> {
+        if self.sandbox.is_own_api() {
+            // Not asked: it is the importer's to ask, and somebody's to serve.
+            let every = self.sandbox.settings().get("POLL_INTERVAL");
+            return Ok(json!({"address": self.sandbox.source_url(), "every": every}));
+        }
         let response = self.client.head(self.sandbox.api.url()).send().await?.error_for_status()?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         Ok(json!({"posts": self.sandbox.api.len(), "etag": etag}))
