@@ -144,19 +144,27 @@ async fn what_is_compared_is_what_postgres_writes() -> Result<()> {
             records.push(json!({"id": 1, text: scalar, "zz": text, "a": [text, [], {}, {text: {text: [scalar]}}], "z": {"bb": 1, "é": 2, "c": 3}}));
         }
     }
+    let mut records: Vec<String> = records.iter().map(Value::to_string).collect();
+    let deep = format!("{}0{}", r#"{"b":1,"a":"#.repeat(30), "}".repeat(30));
+    records.extend(
+        [
+            r#"{ "id" : 1 , "a\u0062c" : "\u0041\/\u00e9\ud83d\ude00\u007f" }"#,
+            r#"{"id":1,"x":{"b":1,"a":{"c":[1 , 2],"c":[3]},"b":[ ]}}"#,
+            "{\n\t\"id\": 1.50,\r \"x\": [0.10, 123456789012345678901234567890, -0.5]\n}",
+            r#"{"id":1,"é":1,"zz":2,"z":3,"":4,"\"":5}"#,
+            &format!(r#"{{"id":1,"x":{deep}}}"#),
+        ]
+        .map(str::to_owned),
+    );
     let mut connection = sandbox.connect().await?;
     for record in records {
         let mut bytes = Vec::new();
-        documents
-            .read(record.to_string().as_bytes(), &mut Fields(&mut bytes))
-            .map_err(|no| anyhow::anyhow!(no.reason))?;
+        documents.read(record.as_bytes(), &mut Fields(&mut bytes)).map_err(|no| anyhow::anyhow!(no.reason))?;
         let row = Row::new(0, document::STATEMENTS.columns[0], &bytes);
         let ours = row.values().nth(1).flatten().map(|jsonb| String::from_utf8_lossy(&jsonb[1..]).into_owned());
-        let theirs: String = sqlx::query_scalar("SELECT $1::text::jsonb::text")
-            .bind(record.to_string())
-            .fetch_one(&mut connection)
-            .await?;
-        assert_eq!(ours, Some(theirs));
+        let theirs: String =
+            sqlx::query_scalar("SELECT $1::text::jsonb::text").bind(&record).fetch_one(&mut connection).await?;
+        assert_eq!(ours, Some(theirs), "{record}");
     }
     Ok(())
 }

@@ -177,3 +177,32 @@ async fn of_many_posts_new_ones_are_copied_changed_ones_updated_and_equal_ones_o
     assert_eq!(ledger, "16000 0, 0 0, 0 16000, 8000 0, 2000 0, 500 500, 20000 0, 501 0, 0 499, 0 0");
     Ok(())
 }
+
+#[tokio::test]
+async fn documents_are_compared_here_too_however_they_are_written() -> Result<()> {
+    let cluster = Cluster::start(&world().await, &["log_statement=all"], &[]).await?;
+    let settings = vec![("DATABASE_URL", cluster.url("postgres").leak() as &str), ("RECORD_TYPE", "document")];
+    let sandbox = start(Setup { posts: 0, importer: false, settings, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    let mut read = 0;
+    let body = |record: fn(u32) -> String| format!("[{}]", (0..1_000).map(record).collect::<Vec<_>>().join(","));
+    for (what, body, done) in [
+        ("a first load", body(|id| format!(r#"{{"id":"{id}","x":{{"é":[1.50],"b":"\u00e9\"/"}}}}"#)), (1, 1, 0)),
+        (
+            "written in another way",
+            body(|id| format!(r#"{{"x": {{"b":"é\u0022\/","\u00e9":[ 1.50 ]}}, "id": "{id}"}}"#)),
+            (1, 0, 0),
+        ),
+        ("changed", body(|id| format!(r#"{{"id":"{id}"}}"#)), (1, 0, 1)),
+    ] {
+        apply(&sandbox, &mut author, body).await?;
+        let log = cluster.log()?;
+        let new = log.get(read..).context("the log only grows")?;
+        read = log.len();
+        let count = |statement| new.matches(statement).count();
+        let (looks, copied, updated) =
+            (count("SELECT id, doc"), count("COPY documents ("), count("UPDATE documents SET"));
+        assert_eq!(((looks, copied, updated), count("MERGE INTO documents")), (done, 0), "{what}");
+    }
+    Ok(())
+}

@@ -10,6 +10,8 @@ pub mod document;
 pub mod object;
 #[path = "../../crates/shared/src/pointer.rs"]
 pub mod pointer;
+#[path = "../../crates/transformer/src/document.rs"]
+pub mod documents;
 #[path = "../../crates/transformer/src/jsonb.rs"]
 pub mod jsonb;
 #[path = "../../crates/transformer/src/members.rs"]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use shared::{document, object, pointer};
-use transformer::{post, record, record_type};
+use transformer::{document as documents, post, record, record_type, row};
 
 const CORPORA: [&str; 3] = ["records", "messages", "metadata"];
 

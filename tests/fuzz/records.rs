@@ -14,7 +14,14 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use crate::{document::JsonPointer, post::Post, record::read_records, record_type::NoRow};
+use crate::{
+    document::JsonPointer,
+    documents,
+    post::Post,
+    record::read_records,
+    record_type::{NoRow, RecordType as _},
+    row::{Fields, Row},
+};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const WHITE_SPACE: &[u8] = b" \t\r\n";
@@ -90,6 +97,7 @@ fn hold_of_root(document: &[u8]) {
     assert_eq!(cut, (records.clone(), broken), "in pieces of {size}");
     for record in &records {
         judge(record);
+        judge_as_document(record);
     }
 }
 
@@ -179,6 +187,26 @@ fn judge(record: &[u8]) {
             assert!(!reason.is_empty() && !reason.contains('\0'));
         }
     }
+}
+
+/// A document says what its record says, and is written as it would be written again; or it is said to be none.
+fn judge_as_document(record: &[u8]) {
+    let Ok(doc) = document_of(record) else { return };
+    assert_eq!(document_of(&doc).as_ref(), Ok(&doc), "{doc:?}");
+    if let Ok(expected) = serde_json::from_slice::<Value>(record) {
+        assert_eq!(serde_json::from_slice::<Value>(&doc).expect("it is JSON"), expected);
+    }
+}
+
+fn document_of(record: &[u8]) -> Result<Vec<u8>, NoRow> {
+    let mut bytes = Vec::new();
+    let documents = documents::Type::new("/id".parse().expect("a pointer"));
+    documents
+        .read(record, &mut Fields(&mut bytes))
+        .inspect_err(|NoRow { reason, .. }| assert!(!reason.is_empty() && !reason.contains('\0')))?;
+    let row = Row::new(0, documents::STATEMENTS.columns[0], &bytes);
+    let doc = row.values().nth(1).flatten().expect("it has a document");
+    Ok(doc[1..].to_owned())
 }
 
 /// A field's name and its value as it is written.

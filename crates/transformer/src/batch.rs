@@ -30,7 +30,7 @@ use crate::{
 /// A batch is sent when it has this many rows.
 const BATCH_ROWS: usize = 8_000;
 
-/// … or takes this much memory: three batches of it are in flight.
+/// … or their records have so many bytes: three batches of it are in flight.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Batches that wait for the database.
@@ -145,8 +145,8 @@ impl Batch {
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum End {
-    /// All bytes were seen: their digest, their number, the records in them, how many of them have members that no column is there for, and why they are no
-    /// document, if they are none.
+    /// All bytes were seen: their digest, their number, the records in them, how many of these have members that no column is there for, and
+    /// why they are no document, if they are none.
     Read { sha256: Sha256, bytes: u64, records: u64, with_extra: u64, broken: Option<String> },
     /// The body broke off on its way.
     BrokeOff(io::Error),
@@ -319,11 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_wrong_record_are_capped() {
+    fn what_is_kept_of_a_wrong_record_is_capped() {
         let document = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(70_000));
         let (batches, _) = pieces(document.as_bytes());
         let [WrongRecord { id: Some(1), raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
         assert_eq!(raw.len(), 65_536);
+        let (batches, _) = pieces(format!("[{{\"id\":1,\"userId\":\"{}\"}}]", "é".repeat(1_000)).as_bytes());
+        assert_eq!(batches[0].wrong[0].reason.chars().count(), 500);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::{
     run::{PaceSettings, Transformer},
     skip::Skip,
     table::{PostgresTable, Table},
-    types::RecordSettings,
+    types::{RecordSettings, uselessness},
 };
 
 /// Ends the help.
@@ -186,7 +186,8 @@ struct CheckSettings {
 /// What is wrong with settings that are each right by themselves.
 pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_plaintext = given("allow_plaintext").is_some_and(|value| value == "true");
-    given("database_url").and_then(|url| exposure(&url, allow_plaintext)).into_iter().collect()
+    let exposure = given("database_url").and_then(|url| exposure(&url, allow_plaintext));
+    exposure.into_iter().chain(uselessness(given("record_type").as_deref(), given("id_at").as_deref())).collect()
 }
 
 /// Does what the command line says.

@@ -1,15 +1,14 @@
-//! A record of any kind becomes a document: the whole object as jsonb, by its id. A view shapes it. Pure, but for its settings.
+//! A record of any kind becomes a document: the whole object as jsonb, by its id. A view shapes it. Pure.
 
 use std::borrow::Cow;
 
-use clap::Args;
-use shared::document::{JsonPointer, JsonPointerError};
+use shared::document::JsonPointer;
 
 use crate::{
     jsonb::write_object,
     members::{Members, Text, without_place},
     record_type::{NoRow, RecordType, Statements},
-    row::{ColumnType, Fields},
+    row::{ColumnType, Fields, Id},
 };
 
 /// The table of documents.
@@ -24,22 +23,8 @@ pub static STATEMENTS: Statements = Statements {
     select_neighbours: include_str!("sql/select_neighbours_of_documents.sql"),
 };
 
-/// What a document is known by.
-#[derive(Args, Clone, Debug)]
-pub struct DocumentSettings {
-    /// Where each document has its id, a text or a number, as a JSON pointer through members of objects. It decides like RECORDS_AT
-    #[arg(long, env = "ID_AT", value_name = "POINTER", default_value = "/id", value_parser = parse_id_at)]
-    pub id_at: JsonPointer,
-}
-
-fn parse_id_at(text: &str) -> Result<JsonPointer, String> {
-    let pointer: JsonPointer = text.parse().map_err(|error: JsonPointerError| error.to_string())?;
-    if pointer.is_root() {
-        Err("it leads to the record itself: name a member, as in /id".to_owned())
-    } else {
-        Ok(pointer)
-    }
-}
+/// A longer id is one that Postgres cannot index: a third of a page of 8 KiB is the limit.
+const ID_LIMIT_BYTES: usize = 2_600;
 
 /// Documents with their id there.
 #[derive(Debug)]
@@ -62,9 +47,13 @@ impl RecordType for Type {
     fn read(&self, record: &[u8], fields: &mut Fields<'_>) -> Result<bool, NoRow> {
         let members = Members::of(record).map_err(|reason| NoRow { id: None, reason })?;
         let id = find_id(&members, &self.id_at).map_err(|reason| NoRow { id: None, reason })?;
+        if id.len() > ID_LIMIT_BYTES {
+            let reason = format!("`{}` is longer than {ID_LIMIT_BYTES} bytes, and no id", self.id_at);
+            return Err(NoRow { id: None, reason });
+        }
         fields.put_text(&id);
         let mut doc = String::with_capacity(record.len() + record.len() / 8);
-        write_object(members, &mut doc).map_err(|reason| NoRow { id: id.parse().ok(), reason })?;
+        write_object(members, &mut doc).map_err(|reason| NoRow { id: Id::Text(id).as_number(), reason })?;
         fields.put_jsonb(&doc);
         Ok(false)
     }
@@ -128,6 +117,13 @@ mod tests {
             ("/id", r#"{"id":7,"x":"\u0000"}"#, Some(7), "`x` holds U+0000, which Postgres cannot store"),
             ("/id", r#"{"id":"\ud800"}"#, None, "unexpected end of hex escape"),
             ("/id", r#"{"id":1,"id":2}"#, Some(2), "`id` stands there twice"),
+            ("/id", r#"{"id":"007","x":"\u0000"}"#, None, "`x` holds U+0000, which Postgres cannot store"),
+            (
+                "/id",
+                &format!(r#"{{"id":"{}"}}"#, "x".repeat(2_601)),
+                None,
+                "`/id` is longer than 2600 bytes, and no id",
+            ),
         ] {
             assert_eq!(read(id_at, json), Err(NoRow { id, reason: reason.to_owned() }), "{json}");
         }

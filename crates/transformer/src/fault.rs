@@ -68,7 +68,7 @@ impl TableError {
         }
     }
 
-    /// Whether a statement took longer than the session allows, as one does for thousands of posts with a slow trigger of somebody's
+    /// Whether a statement took longer than the session allows, as one does for thousands of rows with a slow trigger of somebody's
     /// own. The same again would take as long, and half of it half.
     pub fn is_too_slow(&self) -> bool {
         self.sqlstate().as_deref() == Some(QUERY_CANCELED) && self.database_message().contains("statement timeout")

@@ -11,6 +11,9 @@ use crate::members::{Members, without_place};
 /// What is nested deeper stays as it is. Each level is read once more for the one above it.
 const LEVELS: u32 = 32;
 
+/// A longer value in brackets stays as it is: its elements would take many times its length while they are sorted.
+const PART_LIMIT_BYTES: usize = 1 << 20;
+
 /// Writes the object of these members, or says which of them Postgres cannot hold, and why.
 pub fn write_object(mut members: Members<'_>, out: &mut String) -> Result<(), String> {
     sort(&mut members);
@@ -28,8 +31,9 @@ fn sort(members: &mut Members<'_>) {
 
 fn write(value: &RawValue, levels: u32, out: &mut String) -> Result<(), String> {
     let json = value.get();
+    let may_open = levels > 0 && json.len() <= PART_LIMIT_BYTES;
     match json.as_bytes() {
-        [b'{', ..] if levels > 0 => {
+        [b'{', ..] if may_open => {
             let mut members: Members<'_> = read(json)?;
             sort(&mut members);
             // The last one stays.
@@ -38,7 +42,7 @@ fn write(value: &RawValue, levels: u32, out: &mut String) -> Result<(), String> 
             members.0.reverse();
             write_list("{}", members.0, out, |(name, value), out| write_member(&name, value, levels - 1, out))
         }
-        [b'[', ..] if levels > 0 => {
+        [b'[', ..] if may_open => {
             write_list("[]", read::<Vec<&RawValue>>(json)?, out, |element, out| write(element, levels - 1, out))
         }
         [b'"', ..] if json.contains('\\') => write_text(&read::<String>(json)?, out),
@@ -124,6 +128,13 @@ mod tests {
         ] {
             assert_eq!(written(json), Err(expected.to_owned()), "{json}");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_sorted_stays_as_it_is() {
+        let long = |more: usize| format!(r#"{{"x":[{}1]}}"#, "1,".repeat((PART_LIMIT_BYTES - 4) / 2 + more));
+        assert!(written(&long(0)).unwrap().contains("1, 1"));
+        assert!(!written(&long(1)).unwrap().contains("1, 1"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Home<'_> {
 /// Where the table stands; `None` when nothing is applied.
 pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Result<Option<Position>, TableError> {
     const DOING: &str = "read the position in";
-    let read = sqlx::query(include_str!("sql/select_position.sql")).fetch_optional(connection);
+    let read = sqlx::query(include_str!("sql/select_position.sql")).bind(home.table).fetch_optional(connection);
     let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
     home.check(&row)?;
     position_of(&row).map_err(|source| TableError::Sql { doing: DOING, source })

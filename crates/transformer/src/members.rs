@@ -4,11 +4,14 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use crate::jsonb::write_object;
+
+/// An object with more members is no record: they would take many times its length in memory.
+const LIMIT: usize = 100_000;
 
 /// The members of an object, as they are written.
 #[derive(Debug)]
@@ -77,6 +80,9 @@ impl<'de> Visitor<'de> for MembersVisitor {
         let mut members = Vec::new();
         while let Some((Text(name), value)) = map.next_entry()? {
             members.push((name, value));
+            if members.len() > LIMIT {
+                return Err(A::Error::custom(format!("it has more than {LIMIT} members")));
+            }
         }
         Ok(members)
     }
@@ -86,3 +92,15 @@ impl<'de> Visitor<'de> for MembersVisitor {
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_of_too_many_members_is_none() {
+        let object = |members: usize| format!("{{{}\"\":0}}", "\"\":0,".repeat(members - 1));
+        assert_eq!(Members::of(object(LIMIT).as_bytes()).unwrap().0.len(), LIMIT);
+        assert_eq!(Members::of(object(LIMIT + 1).as_bytes()).unwrap_err(), "it has more than 100000 members");
+    }
+}

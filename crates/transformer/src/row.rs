@@ -68,12 +68,13 @@ pub enum Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// What is stored in a column of that type; another one than these two cannot be an id.
+    /// What is stored in a column of that type, which is one of these two.
     pub fn of(column: ColumnType, field: &'a [u8]) -> Self {
         if column == ColumnType::BIGINT {
             Self::Number(i64::from_be_bytes(field.try_into().expect("a bigint has eight bytes")))
         } else {
-            Self::Text(String::from_utf8_lossy(field))
+            assert_eq!(column, ColumnType::TEXT, "an id is bigint or text");
+            Self::Text(str::from_utf8(field).expect("what Postgres takes and gives is UTF-8").into())
         }
     }
 
@@ -85,11 +86,11 @@ impl<'a> Id<'a> {
         }
     }
 
-    /// As a number, if it is one.
+    /// As a number, if it is one and written as one.
     pub fn as_number(&self) -> Option<i64> {
         match self {
             Self::Number(number) => Some(*number),
-            Self::Text(text) => text.parse().ok(),
+            Self::Text(text) => text.parse().ok().filter(|number: &i64| number.to_string() == **text),
         }
     }
 }

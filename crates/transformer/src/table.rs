@@ -60,7 +60,7 @@ pub enum Care {
     /// The records that it refuses are found.
     EachRecord,
     /// Also those that it would refuse only at COMMIT, by a constraint that waits for it. One record that breaks such a constraint for
-    /// a moment, as when two posts change their titles with each other, counts as refused, so this is the last resort.
+    /// a moment, as when two rows change their values with each other, counts as refused, so this is the last resort.
     EachConstraint,
 }
 

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use shared::document::JsonPointer;
+use shared::document::{JsonPointer, JsonPointerError};
 
 use crate::{
     batch::Records,
-    document::{self, DocumentSettings},
-    post,
+    document, post,
     record_type::{RecordType, Statements},
 };
 
@@ -29,8 +28,30 @@ pub struct RecordSettings {
     /// ID_AT. It decides like RECORDS_AT
     #[arg(long, env = "RECORD_TYPE", value_name = "TYPE", value_enum, default_value_t)]
     record_type: Name,
-    #[command(flatten)]
-    document: DocumentSettings,
+    /// Where each document has its id, a text or a number, as a JSON pointer through members of objects; 7 and "7" are one id. It decides
+    /// like RECORDS_AT
+    #[arg(long, env = "ID_AT", value_name = "POINTER", default_value = ID_AT, value_parser = parse_id_at)]
+    id_at: JsonPointer,
+}
+
+const ID_AT: &str = "/id";
+
+fn parse_id_at(text: &str) -> Result<JsonPointer, String> {
+    let pointer: JsonPointer = text.parse().map_err(|error: JsonPointerError| error.to_string())?;
+    if pointer.is_root() {
+        Err("it leads to the record itself: name a member, as in /id".to_owned())
+    } else {
+        Ok(pointer)
+    }
+}
+
+/// A place of ids for records that are no documents.
+pub fn uselessness(record_type: Option<&str>, id_at: Option<&str>) -> Option<String> {
+    let at = id_at.filter(|at| *at != ID_AT && record_type != Some("document"))?;
+    Some(format!(
+        "ID_AT (--id-at) is `{at}`, and RECORD_TYPE (--record-type) is not document\na post has its id in `id`: set RECORD_TYPE, or leave \
+         ID_AT out"
+    ))
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -54,7 +75,7 @@ impl RecordSettings {
     pub fn record_type(&self) -> Arc<dyn RecordType> {
         match self.record_type {
             Name::Post => Arc::new(post::Type),
-            Name::Document => Arc::new(document::Type::new(self.document.id_at.clone())),
+            Name::Document => Arc::new(document::Type::new(self.id_at.clone())),
         }
     }
 }
