@@ -27,6 +27,8 @@ pub(crate) struct Pointers {
     pub(crate) id: JsonPointer,
     /// `CURSOR_AT`, if it is set.
     pub(crate) cursor: Option<JsonPointer>,
+    /// Whether its next page is found in another way.
+    pub(crate) is_paged: bool,
 }
 
 /// What a person should know of a page from which documents can come, a line each; or why none can, and below that what to try.
@@ -38,6 +40,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
         return json.map_err(|error| format!("it is no JSON: {error}\nname the address that answers with the data"));
     };
     let has_cursor = at.cursor.as_ref().is_some_and(|at| document.pointer(&at.to_string()).is_some());
+    let is_paged = at.is_paged || has_cursor;
     let (records_at, id_at) = (at.records.to_string(), at.id.to_string());
     let records = document.pointer(&records_at).map_or(&[][..], as_records);
     let ids: Vec<String> = records.iter().filter_map(|record| id_of(record, &id_at)).collect();
@@ -50,7 +53,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
     };
     if let Some(why) = why {
         let likely = likely_records(&document, &records_at).filter(|(_, value)| value.is_array());
-        let next = likely.and_then(|(at, _)| next_page(&document, &at)).filter(|_| !has_cursor);
+        let next = likely.and_then(|(at, _)| next_page(&document, &at)).filter(|_| !is_paged);
         let advice = advice(&document, &records_at, &id_at);
         return Err([Some(why), Some(advice), next].into_iter().flatten().collect::<Vec<_>>().join("\n"));
     }
@@ -65,7 +68,7 @@ pub(crate) fn judge(page: &[u8], at: &Pointers) -> Result<Vec<String>, String> {
             "{all} records of the first page have {distinct} ids at {id_at}, and the last of each stays: {advice}"
         ));
     }
-    if !has_cursor && !at.records.is_root() {
+    if !is_paged && !at.records.is_root() {
         notes.extend(next_page(&document, &records_at));
     }
     Ok(notes)
@@ -158,11 +161,11 @@ fn next_page(document: &Value, records_at: &str) -> Option<String> {
     })?;
     Some(if next.as_str().is_some_and(|next| next.contains('/')) {
         format!(
-            "this is one page of several: the next one's address is at {at}, and only headers, cursors and numbers are followed"
+            "this may be one page of several: the next one's address is at {at}, and only headers, cursors and numbers are followed"
         )
     } else {
         format!(
-            "this is one page of several: the next one's cursor may be at {at}, so try CURSOR_AT={at} in the environment, with \
+            "this may be one page of several: the next one's cursor may be at {at}, so try CURSOR_AT={at} in the environment, with \
              CURSOR_PARAMETER unless it goes into `cursor`"
         )
     })
@@ -189,7 +192,8 @@ mod tests {
     use super::*;
 
     fn judged(page: &str, records: &str, id: &str) -> Result<Vec<String>, String> {
-        let pointers = Pointers { records: records.parse().unwrap(), id: id.parse().unwrap(), cursor: None };
+        let pointers =
+            Pointers { records: records.parse().unwrap(), id: id.parse().unwrap(), cursor: None, is_paged: false };
         judge(page.as_bytes(), &pointers)
     }
 
@@ -278,14 +282,14 @@ mod tests {
                 r#"{"data":[{"id":1}],"meta":{"next_cursor":"abc"}}"#,
                 "/data",
                 "/id",
-                "this is one page of several: the next one's cursor may be at /meta/next_cursor, so try CURSOR_AT=/meta/next_cursor in the \
+                "this may be one page of several: the next one's cursor may be at /meta/next_cursor, so try CURSOR_AT=/meta/next_cursor in the \
                  environment, with CURSOR_PARAMETER unless it goes into `cursor`",
             ),
             (
                 r#"{"results":[{"id":1}],"next":"https://api/?page=2"}"#,
                 "/results",
                 "/id",
-                "this is one page of several: the next one's address is at /next, and only headers, cursors and numbers are followed",
+                "this may be one page of several: the next one's address is at /next, and only headers, cursors and numbers are followed",
             ),
         ] {
             assert_eq!(judged(page, records, id), Ok(vec![note.to_owned()]), "{page}");

@@ -5,7 +5,7 @@ use std::{convert::Infallible, env, fmt::Display, fs, path, str::FromStr, time::
 use clap::Args;
 use reqwest::{
     Client, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_ENCODING, LOCATION},
+    header::{AUTHORIZATION, CONTENT_ENCODING, LINK, LOCATION},
     redirect,
 };
 use shared::{
@@ -87,7 +87,8 @@ impl OwnApiSettings {
         }
         let url = sift("--source", source, &mut problems);
         // The address is hidden in what is shown, and not from whoever lists processes.
-        if url.as_ref().is_some_and(|url| public_url(url) != url.as_str()) && env::var_os("SANDBOX_SOURCE").is_none() {
+        let is_argument = env::args_os().any(|argument| argument.to_string_lossy().starts_with("--source"));
+        if is_argument && url.as_ref().is_some_and(|url| public_url(url) != url.as_str()) {
             let why = "carries a secret, and every user of the machine can read the command line\nput it into the environment as \
                 SANDBOX_SOURCE";
             problems.push(format!("--source {why}"));
@@ -99,6 +100,7 @@ impl OwnApiSettings {
             records: pointer("--records-at", &self.records_at).unwrap_or_default(),
             id: pointer("--id-at", &self.id_at).unwrap_or_else(|| "/id".parse().expect("it begins with a slash")),
             cursor: pointer("CURSOR_AT", &cursor),
+            is_paged: passed_on.iter().any(|(name, _)| *name == "PAGE_PARAMETER"),
         };
         if at.id.is_root() {
             problems.push("--id-at leads to the record itself\nname a member, as in /id".to_owned());
@@ -149,20 +151,26 @@ impl OwnApi {
         settings
     }
 
-    /// Asks for the first page, once. What a person should know of it; or why nothing can come of it, and what to change.
-    pub(crate) async fn look(&self) -> Result<Vec<String>, String> {
+    /// Asks for the first page, once. What a person should know of it; or why nothing can come of it.
+    pub(crate) async fn look(&self) -> Result<Vec<String>, Unusable> {
         let url = public_url(&self.url);
-        let page = self.fetch().await.map_err(|why| format!("GET {url} {why}"))?;
-        let Some(page) = page else {
+        let page = self.fetch().await.map_err(|why| match why {
+            Unusable::Settings(why) => Unusable::Settings(format!("GET {url} {why}")),
+            Unusable::Now(why) => Unusable::Now(format!("GET {url} {why}")),
+        })?;
+        let Some((page, has_link)) = page else {
             return Ok(vec!["the first page is packed, or longer than 16 MiB, and was not looked into".to_owned()]);
         };
-        judge(&page, &self.at).map_err(|why| format!("GET {url} was answered with {}\n{why}", beginning(&page)))
+        let at = Pointers { is_paged: self.at.is_paged || has_link, ..self.at.clone() };
+        judge(&page, &at)
+            .map_err(|why| Unusable::Settings(format!("GET {url} was answered with {}\n{why}", beginning(&page))))
     }
 
-    /// The page, unless it is too long or packed.
-    async fn fetch(&self) -> Result<Option<Vec<u8>>, String> {
+    /// The page, unless it is too long or packed, and whether a header names the next one.
+    async fn fetch(&self) -> Result<Option<(Vec<u8>, bool)>, Unusable> {
         let failed = |error: reqwest::Error| {
-            format!("failed: {}\nis the address right, and may this machine reach it?", chain(&error.without_url()))
+            let why = chain(&error.without_url());
+            Unusable::Now(format!("failed: {why}\nis the address right, and may this machine reach it?"))
         };
         let client = Client::builder()
             .user_agent(concat!("posts-sandbox/", env!("CARGO_PKG_VERSION")))
@@ -172,7 +180,7 @@ impl OwnApi {
         let mut request = client.build().map_err(failed)?.get((*self.url).clone());
         if let Some((_, file)) = self.passed_on.iter().find(|(name, _)| *name == "SOURCE_HEADER_FILE") {
             let text = fs::read_to_string(file)
-                .map_err(|error| format!("was not sent: SOURCE_HEADER_FILE {file}: {error}"))?;
+                .map_err(|error| Unusable::Settings(format!("was not sent: SOURCE_HEADER_FILE {file}: {error}")))?;
             request = match text.trim().split_once(':') {
                 Some((name, value)) => request.header(name.trim(), value.trim()),
                 None => request.header(AUTHORIZATION, format!("Bearer {}", text.trim())),
@@ -185,6 +193,8 @@ impl OwnApi {
         if response.headers().contains_key(CONTENT_ENCODING) {
             return Ok(None);
         }
+        let links = response.headers().get_all(LINK).iter();
+        let has_link = links.filter_map(|link| link.to_str().ok()).any(|link| link.contains("next"));
         let mut page = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             page.extend_from_slice(&chunk);
@@ -192,12 +202,21 @@ impl OwnApi {
                 return Ok(None);
             }
         }
-        Ok(Some(page))
+        Ok(Some((page, has_link)))
     }
 }
 
+/// Why nothing can come of an API.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// As it is asked; with what to change.
+    Settings(String),
+    /// It fails, and may not later.
+    Now(String),
+}
+
 /// Another status than 200, and what it usually asks for.
-async fn refusal(mut response: Response) -> String {
+async fn refusal(mut response: Response) -> Unusable {
     let status = response.status();
     let to =
         response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| response.url().join(to).ok());
@@ -214,7 +233,12 @@ async fn refusal(mut response: Response) -> String {
         _ => "name the address that answers with the data".to_owned(),
     };
     let body = response.chunk().await.ok().flatten().unwrap_or_default();
-    format!("was answered with {status}: {}\n{hint}", beginning(&body))
+    let why = format!("was answered with {status}: {}\n{hint}", beginning(&body));
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        Unusable::Now(why)
+    } else {
+        Unusable::Settings(why)
+    }
 }
 
 /// The first words of a body.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use shared::settings::Problems;
 use tokio::{
@@ -19,7 +19,7 @@ use crate::{
     daemon::REFUSED,
     env_file::EnvFile,
     event::Event,
-    own_api::OwnApiSettings,
+    own_api::{OwnApiSettings, Unusable},
     page,
     progress::Progress,
     sandbox::Sandbox,
@@ -64,8 +64,8 @@ pub struct RunSettings {
 /// Runs until it is done or told to end, and leaves nothing behind.
 pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
     // Before anything is installed or started: a wrong address is told within a second.
-    let own_api = match own_api(settings).await {
-        Ok(own_api) => own_api,
+    let (own_api, notes) = match own_api(settings).await? {
+        Ok(own_api) => own_api.unzip(),
         Err(problems) => {
             eprintln!("{}", Problems::new("sandbox", problems));
             return Ok(ExitCode::from(WRONG_SETTINGS));
@@ -78,35 +78,41 @@ pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::from(130)),
         world = World::start(&progress) => world?,
     };
-    let outcome = show(&world, settings, own_api, &mut signals).await;
+    let outcome = show(&world, settings, own_api, notes.unwrap_or_default(), &mut signals).await;
     let stopped = world.stop().await;
     let code = outcome?;
     stopped?;
     Ok(code)
 }
 
-/// The daemons' settings for an API that is not the posts, and what a person should know of it.
-async fn own_api(settings: &RunSettings) -> Result<Option<(Settings, Vec<String>)>, Vec<String>> {
-    let Some(api) = settings.own_api.resolve(settings.posts.is_some())? else { return Ok(None) };
-    let looked = api.look().await;
-    let notes = looked.map_err(|why| vec![format!("--source cannot be loaded as it is\n{why}")])?;
-    Ok(Some((api.settings(), notes)))
+/// The daemons' settings for an API that is not the posts, and what a person should know of it; or what is wrong with the settings.
+async fn own_api(settings: &RunSettings) -> Result<Result<Option<(Settings, Vec<String>)>, Vec<String>>> {
+    let api = match settings.own_api.resolve(settings.posts.is_some()) {
+        Ok(Some(api)) => api,
+        Ok(None) => return Ok(Ok(None)),
+        Err(problems) => return Ok(Err(problems)),
+    };
+    match api.look().await {
+        Ok(notes) => Ok(Ok(Some((api.settings(), notes)))),
+        Err(Unusable::Settings(why)) => Ok(Err(vec![format!("--source cannot be loaded as it is\n{why}")])),
+        Err(Unusable::Now(why)) => bail!("nothing was started: {why}"),
+    }
 }
 
 async fn show(
     world: &Arc<World>,
     settings: &RunSettings,
-    own_api: Option<(Settings, Vec<String>)>,
+    own_api: Option<Settings>,
+    notes: Vec<String>,
     signals: &mut Signals,
 ) -> Result<ExitCode> {
-    let (own_api, notes) = own_api.unzip();
     let posts = settings.posts.unwrap_or(POSTS);
     let setup = Setup { posts, own_api, importer: false, transformer: false, ..Setup::default() };
     let sandbox = Arc::new(Sandbox::start(world, setup).await?);
     let mut events = sandbox.events().subscribe();
     let mut show = Show::new();
     show.header(&sandbox);
-    for note in notes.iter().flatten() {
+    for note in &notes {
         show.warn(note);
         show.note("");
     }
