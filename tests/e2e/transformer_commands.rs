@@ -141,6 +141,26 @@ async fn migrate_wants_no_more_than_a_schema_of_its_own() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_database_of_another_encoding_is_refused_before_there_are_tables() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let name = format!("latin_{}", select::<String>(&sandbox, "SELECT current_database()::text").await?);
+    let mut connection = sandbox.connect().await?;
+    let create = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN9' LOCALE 'C'");
+    connection.execute(AssertSqlSafe(create)).await?;
+    let mut url = Url::parse(sandbox.database_url())?;
+    url.set_path(&name);
+    let settings = [("DATABASE_URL", url.as_str())];
+    let output = transformer(&sandbox, &settings, &["migrate"]).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("the database's encoding is LATIN9"), "{said}");
+    let output = transformer(&sandbox, &settings, &["check"]).await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.code() == Some(3) && said.contains("the database's encoding is LATIN9"), "{said}");
+    connection.execute(AssertSqlSafe(format!("DROP DATABASE {name}"))).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn migrate_that_is_killed_in_the_middle_leaves_nothing() -> Result<()> {
     let sandbox = nothing_runs().await?;
     // Each table takes a while, so that there is a middle.

@@ -7,7 +7,7 @@ use aws_sdk_sqs::types::MessageSystemAttributeName::ApproximateReceiveCount;
 use sandbox::{Sandbox, Setup};
 use sha2::Digest;
 use shared::object::{Metadata, Sha256};
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor};
 use support::{
     SOON, applied,
     author::{Author, document},
@@ -620,5 +620,41 @@ async fn an_object_that_was_written_wrong_loads_when_it_is_mended_in_time() -> R
     sandbox.transformer.start();
     applied(&sandbox, 2).await?;
     assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_record_is_found_though_the_stream_is_locked_between_two_tries() -> Result<()> {
+    let sandbox = follow(vec![("CATCH_UP_INTERVAL", "1s")]).await?;
+    // Long enough for somebody else to wait for the lock.
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = 3 THEN PERFORM pg_sleep(0.5); RAISE EXCEPTION 'not this one' USING ERRCODE = '23514'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON posts FOR EACH ROW EXECUTE FUNCTION refuse();";
+    execute(&sandbox, trigger).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=5, "title")).await?;
+    let mut other = sandbox.connect().await?;
+    let is_applied = async || anyhow::Ok(sandbox.position().await? == 1);
+    let mut tries = 0;
+    while !is_applied().await? {
+        ensure!(tries < 5, "it is tried in vain again and again");
+        tries += 1;
+        let mut probe = sandbox.connect().await?;
+        let at_work = sandbox.wait_until("the transformer is at work, or done", SOON, async || {
+            let free = sqlx::query("SELECT FROM stream FOR UPDATE NOWAIT").execute(&mut probe).await;
+            Ok(free.is_err() || is_applied().await?)
+        });
+        at_work.await?;
+        let mut transaction = other.begin().await?;
+        sqlx::query("SELECT FROM stream FOR UPDATE").execute(&mut *transaction).await?;
+        let stands_by = sandbox.wait_until("the transformer stands by, or is done", SOON, async || {
+            Ok(readiness(&sandbox.transformer).await?.1.contains("standing by") || is_applied().await?)
+        });
+        stands_by.await?;
+        transaction.rollback().await?;
+    }
+    assert_eq!(line(&sandbox, 1).await?, "loaded 5 1");
     Ok(())
 }

@@ -105,6 +105,7 @@ impl Http {
             is_empty: false,
             is_object: false,
             cursor: None,
+            sha256: None,
         };
         let is_paged = signs.is_paged() || self.settings.parameter() != Parameter::None;
         if response.status() == StatusCode::NOT_MODIFIED {
@@ -116,6 +117,7 @@ impl Http {
         }
         let spooled = self.keep(response, &shown, spool).await?;
         (signs.is_empty, signs.is_object) = (is_empty(&spooled), is_object(&spooled));
+        signs.sha256 = Some(spooled.sha256);
         let validators = if is_paged {
             Validators::default()
         } else {

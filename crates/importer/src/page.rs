@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use thiserror::Error;
 use url::Url;
 
-use shared::settings::public_url;
+use shared::{object::Sha256, settings::public_url};
 
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
@@ -35,6 +35,8 @@ pub struct Signs {
     pub is_object: bool,
     /// The next page's cursor, if it was looked for and the body has one.
     pub cursor: Option<String>,
+    /// The digest of the body, once it is there.
+    pub sha256: Option<Sha256>,
 }
 
 /// How an API without `Link` headers names its pages.
@@ -93,6 +95,12 @@ pub enum PageError {
          next page's number or cursor in CURSOR_AT, the parameter in CURSOR_PARAMETER, and leave PAGE_PARAMETER out"
     )]
     NoEnd { from: String },
+    /// A numbered page that is the one before it.
+    #[error(
+        "the page at {from} is the one before it, byte for byte: the API does not know the parameter that PAGE_PARAMETER names, so correct it \
+         or leave it out"
+    )]
+    Same { from: String },
     /// Too many.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,
@@ -105,6 +113,8 @@ pub struct Paging {
     pages: usize,
     /// The addresses that were asked for and, behind their redirects, those that answered.
     seen: HashSet<Url>,
+    /// The digest of the page before.
+    last: Option<Sha256>,
     /// Total and last page, as the first page had them.
     extent: Option<(Option<String>, Option<String>)>,
 }
@@ -112,7 +122,7 @@ pub struct Paging {
 impl Paging {
     /// Before the first page.
     pub fn new(parameter: Parameter) -> Self {
-        Self { parameter, pages: 0, seen: HashSet::new(), extent: None }
+        Self { parameter, pages: 0, seen: HashSet::new(), last: None, extent: None }
     }
 
     /// Takes a page and says what comes after it.
@@ -127,6 +137,8 @@ impl Paging {
         if is_told_otherwise(&first.0, &extent.0) || is_told_otherwise(&first.1, &extent.1) {
             return Ok(Turn::Changed);
         }
+        let is_same = signs.sha256.is_some() && self.last == signs.sha256;
+        self.last = signs.sha256;
         let next = match (target(&signs.links, "next"), &self.parameter, &signs.cursor) {
             (Some(next), ..) => resolve(page, next)?,
             (None, Parameter::Number(_), _) if signs.is_empty => {
@@ -135,6 +147,7 @@ impl Paging {
             (None, Parameter::Number(_), _) if signs.is_object => {
                 return Err(PageError::NoEnd { from: public_url(page) });
             }
+            (None, Parameter::Number(_), _) if is_same => return Err(PageError::Same { from: public_url(page) }),
             (None, Parameter::Number(parameter), _) => numbered_after(page, parameter),
             (None, Parameter::Cursor(parameter), Some(cursor)) => with_parameter(page, parameter, cursor),
             (None, Parameter::Cursor(_) | Parameter::None, _) => return Ok(Turn::End),
@@ -198,7 +211,8 @@ mod tests {
     }
 
     fn signs(page: &str) -> Signs {
-        Signs { page: url(page), links: Vec::new(), total: None, is_empty: false, is_object: false, cursor: None }
+        let (links, total, cursor, sha256) = (Vec::new(), None, None, None);
+        Signs { page: url(page), links, total, is_empty: false, is_object: false, cursor, sha256 }
     }
 
     fn linked(link: &str) -> Signs {
@@ -287,6 +301,13 @@ mod tests {
         assert_eq!(paging.turn(&empty(&second)), Ok(Turn::PastTheEnd));
         let mut paging = Paging::new(Parameter::Number("_page".into()));
         assert_eq!(paging.turn(&empty(&first)), Ok(Turn::End), "an empty collection has one page");
+        let mut paging = Paging::new(Parameter::Number("_page".into()));
+        let with = |digest: u8, signs: &Signs| Signs { sha256: Some(Sha256([digest; 32])), ..signs.clone() };
+        assert_eq!(paging.turn(&with(1, &first)), Ok(Turn::Next(second.page.clone())));
+        assert!(
+            matches!(paging.turn(&with(1, &second)), Err(PageError::Same { .. })),
+            "the API knows no such parameter"
+        );
         let object = Signs { is_object: true, ..signs("http://api/posts?key=s3cret") };
         let said = Paging::new(Parameter::Number("_page".into())).turn(&object).unwrap_err().to_string();
         assert!(said.starts_with("the page at http://api/posts?key=*** is an object"), "{said}");

@@ -244,6 +244,7 @@ async fn refusal(mut response: Response) -> Unusable {
 /// The first words of a body.
 fn beginning(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]);
+    let text = text.replace(char::is_control, " ");
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("`{}…`", &words[..end]),

@@ -279,7 +279,8 @@ fn seconds(duration: Duration) -> String {
 
 /// One line of at most so many characters; what is left out is an ellipsis.
 fn cut(text: &str, width: usize) -> String {
-    let text = text.replace('\n', " ");
+    // What a terminal would take for an order is no text.
+    let text = text.replace(char::is_control, " ");
     if text.chars().count() <= width {
         return text;
     }

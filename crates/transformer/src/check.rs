@@ -12,6 +12,7 @@ use crate::{
     connect::within,
     decide::{Position, absence, check_position},
     fault::TableError,
+    migrate::ENCODING,
     table::Table,
 };
 
@@ -67,17 +68,17 @@ async fn look_at_server(connection: &mut PgConnection, rows: &str) -> Result<Vec
     let read = || -> Result<_, sqlx::Error> {
         Ok((
             row.try_get::<i32, _>("version")?,
+            row.try_get::<String, _>("encoding")?,
             row.try_get::<String, _>("fsync")?,
             row.try_get::<String, _>("synchronous_commit")?,
             row.try_get::<Vec<String>, _>("lacking")?,
         ))
     };
-    let (version, fsync, synchronous_commit, lacking) =
+    let (version, encoding, fsync, synchronous_commit, lacking) =
         read().map_err(|source| TableError::Sql { doing: DOING, source })?;
-    let shown = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
     let is_durable = fsync == "on" && synchronous_commit != "off";
     Ok(vec![
-        ("server", if version >= OLDEST_SERVER { Ok(shown) } else { Err(format!("{shown}: MERGE needs 15 or newer")) }),
+        ("server", judge_server(version, &encoding)),
         (
             "durable",
             answer(is_durable, "a commit survives a crash", || {
@@ -93,6 +94,19 @@ async fn look_at_server(connection: &mut PgConnection, rows: &str) -> Result<Vec
             }),
         ),
     ])
+}
+
+fn judge_server(version: i32, encoding: &str) -> Result<String, String> {
+    let shown = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
+    if version < OLDEST_SERVER {
+        Err(format!("{shown}: MERGE needs 15 or newer"))
+    } else if encoding != ENCODING {
+        Err(format!(
+            "{shown}: the database's encoding is {encoding}, which cannot hold any text: move to one of {ENCODING}"
+        ))
+    } else {
+        Ok(shown)
+    }
 }
 
 fn answer(is_well: bool, well: &str, problem: impl FnOnce() -> String) -> Result<String, String> {

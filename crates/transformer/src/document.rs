@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use shared::document::JsonPointer;
 
 use crate::{
-    jsonb::write_object,
+    jsonb,
     members::{Members, Text, without_place},
     record_type::{NoRow, RecordType, Statements},
     row::{ColumnType, Fields, Id},
@@ -52,8 +52,8 @@ impl RecordType for Type {
             return Err(NoRow { id: None, reason });
         }
         fields.put_text(&id);
-        let mut doc = String::with_capacity(record.len() + record.len() / 8);
-        write_object(members, &mut doc).map_err(|reason| NoRow { id: Id::Text(id).as_number(), reason })?;
+        let doc = jsonb::object(members, record.len() + record.len() / 8)
+            .map_err(|reason| NoRow { id: Id::Text(id).as_number(), reason })?;
         fields.put_jsonb(&doc);
         Ok(false)
     }

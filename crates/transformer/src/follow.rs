@@ -109,12 +109,26 @@ pub struct Follower<A, T> {
     seen: Option<Sequence>,
     /// Whether this process has begun with an object.
     has_begun: bool,
+    /// An object of which Postgres does not take a batch, and how it is written therefore: kept while the stream is locked, perhaps by a
+    /// backend of our own that still rolls back.
+    careful: Option<(Sequence, Care)>,
 }
 
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
     pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
-        Self { archive, table, skip, progress, end: None, looks: 0, patience: PATIENCE, seen: None, has_begun: false }
+        Self {
+            archive,
+            table,
+            skip,
+            progress,
+            end: None,
+            looks: 0,
+            patience: PATIENCE,
+            seen: None,
+            has_begun: false,
+            careful: None,
+        }
     }
 
     /// Where the table stands.
@@ -175,7 +189,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, has_begun, .. } = self;
+        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
         // more than one object to catch up with.
@@ -225,7 +239,8 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 }
                 let next = Position::after(sequence, &object.metadata);
                 let more_follow = last.is_some_and(|last| last > sequence);
-                (apply(archive, table, &mut ahead, position.as_ref(), sequence, object, more_follow).await?, Some(next))
+                let object = (object, more_follow);
+                (apply(archive, table, &mut ahead, position.as_ref(), object, careful).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
@@ -263,13 +278,13 @@ async fn apply<A: Archive, T: Table>(
     table: &mut T,
     ahead: &mut Prefetch<'_, A>,
     position: Option<&Position>,
-    sequence: Sequence,
-    object: Object,
-    more_follow: bool,
+    (object, more_follow): (Object, bool),
+    careful: &mut Option<(Sequence, Care)>,
 ) -> Result<Outcome, FollowError> {
-    let started = Instant::now();
+    let (started, sequence) = (Instant::now(), next_after(position));
     let metadata = object.metadata.clone();
-    let (mut object, mut reads, mut care) = (Some(object), 1, Care::None);
+    let (mut object, mut reads) = (Some(object), 1);
+    let mut care = careful.filter(|(of, _)| *of == sequence).map_or(Care::None, |(_, care)| care);
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Outcome::Moved) };
         let outcome = tokio::select! {
@@ -292,6 +307,7 @@ async fn apply<A: Archive, T: Table>(
             Ok(Outcome::Broken { bytes, reason }) => break (bytes, reason),
             Ok(outcome) => {
                 if let Outcome::Applied(counts) = outcome {
+                    *careful = None;
                     notes::loaded(sequence, &metadata, counts, started.elapsed());
                 }
                 return Ok(outcome);
@@ -300,6 +316,7 @@ async fn apply<A: Archive, T: Table>(
                 Some(more) if error.fault() == Fault::Record || error.is_too_slow() => {
                     warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres does not take a batch");
                     care = more;
+                    *careful = Some((sequence, more));
                 }
                 _ => return Err(error.into()),
             },

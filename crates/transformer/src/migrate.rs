@@ -18,6 +18,9 @@ use crate::{
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
 
+/// What can hold any text, in the order of its bytes.
+pub const ENCODING: &str = "UTF8";
+
 /// All of it takes no longer: migrations make tables and indexes, and wait for locks at most 10 seconds each.
 const DEADLINE: Duration = Duration::from_mins(10);
 
@@ -48,6 +51,11 @@ async fn migrate_on(
     if !is_there {
         transaction.execute(AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\""))).await?;
     }
+    let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut *transaction).await?;
+    anyhow::ensure!(
+        encoding == ENCODING,
+        "the database's encoding is {encoding}, which orders and holds other texts than an API has: make one with ENCODING '{ENCODING}'"
+    );
     // sqlx's own lock is a session's, which a killed migrator behind a pooler would leave behind.
     let mut migrations = sqlx::migrate!();
     migrations.set_locking(false);

@@ -2,10 +2,12 @@
 -- any of them, not for all. Where there is no table at all nothing is said: that is the position's to tell.)
 SELECT
     current_setting('server_version_num')::integer AS version,
+    current_setting('server_encoding') AS encoding,
     current_setting('fsync') AS fsync,
     current_setting('synchronous_commit') AS synchronous_commit,
     ARRAY(
-        SELECT wanted.privilege || ' on ' || wanted.name
+        SELECT DISTINCT
+            CASE WHEN to_regclass(wanted.name) IS NULL THEN 'the table ' ELSE wanted.privilege || ' on ' END || wanted.name
         FROM (VALUES
             ('stream', 'SELECT'), ('stream', 'UPDATE'),
             ('objects', 'SELECT'), ('objects', 'INSERT'),
