@@ -636,6 +636,11 @@ async fn a_refused_record_is_found_though_the_stream_is_locked_between_two_tries
     let mut author = Author::of(&sandbox).await?;
     author.append(document(1..=5, "title")).await?;
     let mut other = sandbox.connect().await?;
+    // Each try has a connection of its own.
+    let backends = "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity
+        WHERE application_name = 'transformer' AND datname = current_database()";
+    let turned_away = "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity
+        WHERE application_name = 'transformer' AND datname = current_database() AND query LIKE '%pg_terminate_backend%'";
     let is_applied = async || anyhow::Ok(sandbox.position().await? == 1);
     let mut tries = 0;
     while !is_applied().await? {
@@ -647,12 +652,14 @@ async fn a_refused_record_is_found_though_the_stream_is_locked_between_two_tries
             Ok(free.is_err() || is_applied().await?)
         });
         at_work.await?;
+        let before: Vec<i32> = select(&sandbox, backends).await?;
         let mut transaction = other.begin().await?;
         sqlx::query("SELECT FROM stream FOR UPDATE").execute(&mut *transaction).await?;
-        let stands_by = sandbox.wait_until("the transformer stands by, or is done", SOON, async || {
-            Ok(readiness(&sandbox.transformer).await?.1.contains("standing by") || is_applied().await?)
+        let is_turned_away = sandbox.wait_until("it has tried again in vain, or is done", SOON, async || {
+            let idle: Vec<i32> = select(&sandbox, turned_away).await?;
+            Ok(idle.iter().any(|pid| !before.contains(pid)) || is_applied().await?)
         });
-        stands_by.await?;
+        is_turned_away.await?;
         transaction.rollback().await?;
     }
     assert_eq!(line(&sandbox, 1).await?, "loaded 5 1");
