@@ -58,8 +58,10 @@ impl Output {
                 self.write_list("[]", read::<Vec<&RawValue>>(json)?, |out, element| out.write(element, levels - 1))
             }
             [b'"', ..] if json.contains('\\') => self.write_text(&read::<String>(json)?),
-            _ => {
-                self.digits = self.digits.saturating_add(digits_of_exponents(json));
+            first => {
+                if first[0] != b'"' {
+                    self.digits = self.digits.saturating_add(digits_of_exponents(json));
+                }
                 if self.digits > DIGITS_LIMIT {
                     return Err(format!("has numbers of more than {DIGITS_LIMIT} digits, written out"));
                 }
