@@ -283,7 +283,8 @@ async fn end_at(
 async fn pace(source: &Source, sandbox: &Sandbox) -> Result<Infallible> {
     let keeps_up = async || Ok(sandbox.end().await? <= sandbox.position().await? + 2 * source.state.pages);
     loop {
-        sandbox.wait_until("the transformer keeps up", SOON, keeps_up).await?;
+        // A holder that is silent keeps it for twenty seconds, and the next one for forty.
+        sandbox.wait_until("the transformer keeps up", 2 * SOON, keeps_up).await?;
         source.state.may_change.store(true, SeqCst);
         source.state.changed.notified().await;
     }
