@@ -36,6 +36,9 @@ const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that one answer may take while it moves: 1 GiB at 0.6 MB/s.
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
 
+/// So much of a packed body is unpacked at once; each piece costs a word to the thread that writes it.
+const UNPACKED_BYTES: usize = 64 * 1024;
+
 /// More hops than this are a loop. They never leave the origin.
 const REDIRECTS: usize = 5;
 
@@ -173,7 +176,7 @@ impl Http {
             Some("gzip") => {
                 let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
                 decoder.multiple_members(true);
-                spool.keep(ReaderStream::new(decoder)).await
+                spool.keep(ReaderStream::with_capacity(decoder, UNPACKED_BYTES)).await
             }
             Some(encoding) => return Err(ExchangeError::Encoded { url: url(), encoding: encoding.to_owned() }),
         };

@@ -1,6 +1,6 @@
 //! Bodies become spans of a temporary file, with hash and length, because S3 wants both before the first byte.
 //!
-//! The file has no name from its first moment, so a killed importer leaves nothing behind. Memory stays at one chunk.
+//! The file has no name from its first moment, so a killed importer leaves nothing behind. Memory stays at a few chunks.
 
 use std::{
     fs::File,
@@ -16,10 +16,13 @@ use futures_util::{Stream, StreamExt};
 use sha2::Digest;
 use shared::{archive::Upload, crash_point, object::Sha256, status};
 use thiserror::Error;
-use tokio::task::spawn_blocking;
+use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// How much of a body is kept to say what it begins with.
 const BEGINNING_BYTES: usize = 200;
+
+/// So many chunks may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
+const CHUNKS_AHEAD: usize = 2;
 
 /// A whole body on disk.
 #[derive(Debug)]
@@ -94,33 +97,55 @@ impl Spool {
     }
 
     /// Writes a body behind those that are there. One that fails leaves the spool as it was.
-    pub async fn keep<B>(&mut self, mut body: B) -> Result<Spooled, SpoolError>
+    pub async fn keep<B>(&mut self, body: B) -> Result<Spooled, SpoolError>
     where
         B: Stream<Item = io::Result<Bytes>> + Unpin,
     {
-        let disk = |source| SpoolError::Disk { dir: self.dir.clone(), source };
-        let (mut hasher, mut bytes, mut beginning, mut ending) = (sha2::Sha256::new(), 0, Vec::new(), None);
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let nothing = Upload { file: self.file.clone(), offset: self.end, bytes: 0 };
+        let writing = spawn_blocking(move || write(chunks, nothing));
+        let received = self.receive(body, sender).await;
+        // Awaited whatever was received, so that no write of a body that was given up lands in the next one.
+        let written = writing.await.expect("writing a file does not panic");
+        let spooled = written.map_err(|source| SpoolError::Disk { dir: self.dir.clone(), source })?;
+        received?;
+        self.end += spooled.upload.bytes;
+        Ok(spooled)
+    }
+
+    /// Passes the chunks on as they come; whoever writes them says himself why he does not take more.
+    async fn receive<B>(&self, mut body: B, writer: mpsc::Sender<Bytes>) -> Result<(), SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+    {
+        let mut bytes = 0;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
             status::beat();
-            let offset = self.end + bytes;
             bytes += chunk.len() as u64;
             if self.end + bytes > self.max_bytes {
                 return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
             }
-            hasher.update(&chunk);
-            beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
-            ending = chunk.trim_ascii_end().last().copied().or(ending);
-            let file = self.file.clone();
-            // At its place and awaited, so that no write of a body that was given up lands in the next one.
-            let written = spawn_blocking(move || file.write_all_at(&chunk, offset)).await;
-            written.expect("writing a file does not panic").map_err(disk)?;
-            crash_point!("spooling");
+            if writer.send(chunk).await.is_err() {
+                break;
+            }
         }
-        let upload = Upload { file: self.file.clone(), offset: self.end, bytes };
-        self.end += bytes;
-        Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning, ending })
+        Ok(())
     }
+}
+
+/// Hashes and writes on a thread of its own, while the next chunk is on its way.
+fn write(mut chunks: mpsc::Receiver<Bytes>, mut upload: Upload) -> io::Result<Spooled> {
+    let (mut hasher, mut beginning, mut ending) = (sha2::Sha256::new(), Vec::new(), None);
+    while let Some(chunk) = chunks.blocking_recv() {
+        hasher.update(&chunk);
+        beginning.extend(chunk.iter().take(BEGINNING_BYTES - beginning.len()));
+        ending = chunk.trim_ascii_end().last().copied().or(ending);
+        upload.file.write_all_at(&chunk, upload.offset + upload.bytes)?;
+        upload.bytes += chunk.len() as u64;
+        crash_point!("spooling");
+    }
+    Ok(Spooled { upload, sha256: Sha256::of(hasher), beginning, ending })
 }
 
 /// The sender counts what comes over the wire, which only he sees, and says so with our own error.

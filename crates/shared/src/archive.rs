@@ -297,12 +297,10 @@ impl Upload {
     fn stream(&self) -> ByteStream {
         let upload = self.clone();
         ByteStream::new(SdkBody::retryable(move || {
-            let chunks = stream::try_unfold((upload.clone(), 0), |(upload, sent)| async move {
-                let chunk = upload.clone().chunk(sent).await?;
-                let next = sent + chunk.len() as u64;
-                Ok::<_, io::Error>((!chunk.is_empty()).then_some((Frame::data(chunk), (upload, next))))
-            });
-            SdkBody::from_body_1_x(StreamBody::new(chunks))
+            let (upload, chunks) = (upload.clone(), upload.bytes.div_ceil(Self::CHUNK_BYTES));
+            let chunks = stream::iter(0..chunks).map(move |chunk| upload.clone().chunk(chunk * Self::CHUNK_BYTES));
+            // The next is read while one is sent.
+            SdkBody::from_body_1_x(StreamBody::new(chunks.buffered(2).map_ok(Frame::data)))
         }))
     }
 
