@@ -28,7 +28,9 @@ use shared::{
     object::{Metadata, Sequence, Sha256},
 };
 use support::{
-    SOON, execute,
+    SOON,
+    author::Author,
+    execute,
     faulty_api::{Answer, FaultyApi, Request},
     importer,
     programs::{path_of, with_crash_points},
@@ -58,7 +60,7 @@ const IMPORTER: [&str; 14] = [
 ];
 
 /// In the order in which a message passes them, and then what is off the straight way.
-const TRANSFORMER: [&str; 15] = [
+const TRANSFORMER: [&str; 19] = [
     "received",
     "object-found",
     "reading",
@@ -69,6 +71,10 @@ const TRANSFORMER: [&str; 15] = [
     "committed",
     "not-deleted",
     "deleted",
+    "bundle-locked",
+    "bundle-written",
+    "bundle-advanced",
+    "bundle-committed",
     "rolled-back",
     "part-refused",
     "quarantined",
@@ -152,6 +158,36 @@ async fn both_daemons_that_end_at_any_two_crash_points_lose_and_double_nothing()
         }
     }
     run_all(crashes).await
+}
+
+#[tokio::test]
+async fn a_daemon_that_dies_of_objects_that_are_applied_together_begins_with_one_of_them_alone() -> Result<()> {
+    const OBJECTS: u64 = 10;
+    let programs = tokio::task::spawn_blocking(with_crash_points).await??;
+    let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
+    let mut author = Author::of(&sandbox).await?;
+    for _ in 0..OBJECTS {
+        author.append_silently("[]").await?;
+    }
+    let mut position = 0;
+    for deaths in 0.. {
+        let mut command = sandbox.world().program(&programs.transformer, sandbox.settings());
+        command.arg("once").env("FAILPOINTS", "bundle-locked=panic");
+        let once = Command::from(command).kill_on_drop(true).output().await?;
+        let told = String::from_utf8_lossy(&once.stderr);
+        let begins = format!("\"sequence\":\"{}\"", position + 1);
+        let first = told.lines().find(|line| line.contains("begins with")).unwrap_or_default();
+        ensure!(first.contains(&begins), "it does not begin with {}: {told}", position + 1);
+        let before = position;
+        position = sandbox.position().await?;
+        ensure!(position > before, "it came no further than {position}: {told}");
+        if once.status.success() {
+            ensure!(deaths > 0, "it never died");
+            break;
+        }
+    }
+    assert_eq!(position, OBJECTS);
+    Ok(())
 }
 
 #[test]
@@ -350,6 +386,8 @@ struct Source {
 
 struct State {
     pages: u64,
+    /// Whether pages hold nothing but posts.
+    is_plain: bool,
     /// Spaces in each page.
     padding: usize,
     version: AtomicU64,
@@ -365,8 +403,11 @@ struct State {
 impl Source {
     async fn start(crash: &Crash) -> Result<Self> {
         let is_at_any = |points: &[&str]| points.iter().any(|point| crash.is_at(point));
+        // What is out of the ordinary is applied alone.
+        let is_plain = crash.transformer.is_some_and(|point| point.starts_with("bundle"));
         let state = Arc::new(State {
-            pages: if is_at_any(&["page-spooled", "between-pages", "announcing"]) { MOST_PAGES } else { 1 },
+            pages: if is_at_any(&["page-spooled", "between-pages", "announcing"]) || is_plain { MOST_PAGES } else { 1 },
+            is_plain,
             // More than one read or write takes.
             padding: if is_at_any(&["spooling", "uploading", "reading"]) { 600_000 } else { 0 },
             version: 0.into(),
@@ -406,7 +447,7 @@ impl State {
             (Some(version), Some(page)) => (*version, *page),
             _ => (self.next_version(asked.contains_key("rival")), 1),
         };
-        let mut answer = Answer::ok(document(version, page, self.padding));
+        let mut answer = Answer::ok(self.document(version, page));
         if page < self.pages {
             answer = answer.with("Link", format!("</posts?version={version}&page={}>; rel=\"next\"", page + 1));
         }
@@ -426,25 +467,28 @@ impl State {
         self.version.load(SeqCst)
     }
 
-    fn last_page(&self) -> String {
-        document(self.version.load(SeqCst), self.pages, self.padding)
+    /// Posts of which half change with each version, a record that is none, and in turn: a document that breaks off, nothing more, a post
+    /// that the table refuses.
+    fn document(&self, version: u64, page: u64) -> String {
+        let first = 10 * page;
+        let post = |id: u64, title: &str| json!({ "id": id, "userId": page, "title": title, "body": "b" }).to_string();
+        let changing = format!("version {version}");
+        let mut records: Vec<_> =
+            (first..first + 8).map(|id| post(id, if id % 2 == 0 { &changing } else { "as ever" })).collect();
+        if self.is_plain {
+            return format!("[{}]", records.join(","));
+        }
+        records.push(json!({ "id": first + 8, "title": "nobody's" }).to_string());
+        if version.is_multiple_of(3) {
+            records.push(post(first + 9, REFUSED));
+        }
+        let end = if version % 3 == 1 { "" } else { "]" };
+        format!("[{}{}{end}", records.join(","), " ".repeat(self.padding))
     }
-}
 
-/// Posts of which half change with each version, a record that is none, and in turn: a document that breaks off, nothing more, a post
-/// that the table refuses.
-fn document(version: u64, page: u64, padding: usize) -> String {
-    let first = 10 * page;
-    let post = |id: u64, title: &str| json!({ "id": id, "userId": page, "title": title, "body": "b" }).to_string();
-    let changing = format!("version {version}");
-    let mut records: Vec<_> =
-        (first..first + 8).map(|id| post(id, if id % 2 == 0 { &changing } else { "as ever" })).collect();
-    records.push(json!({ "id": first + 8, "title": "nobody's" }).to_string());
-    if version.is_multiple_of(3) {
-        records.push(post(first + 9, REFUSED));
+    fn last_page(&self) -> String {
+        self.document(self.version.load(SeqCst), self.pages)
     }
-    let end = if version % 3 == 1 { "" } else { "]" };
-    format!("[{}{}{end}", records.join(","), " ".repeat(padding))
 }
 
 /// The version that a body is of.

@@ -29,6 +29,7 @@ use tokio::{
 };
 use transformer::{
     bell::{BellError, Ring},
+    bundle::Small,
     decide::Position,
     fault::TableError,
     ledger::{Counts, LedgerLine},
@@ -320,21 +321,32 @@ impl Door {
     }
 
     /// COMMIT: applied or not, answered or not.
-    async fn commit(&self, held: Held, line: &LedgerLine<'_>, posts: Posts) -> Result<Outcome, TableError> {
+    async fn commit(&self, held: Held, changes: Vec<(LedgerLine<'_>, Posts)>) -> Result<(), TableError> {
         latency(&self.world).await;
         held.is_heard()?;
         if self.fails(4) {
             return Err(lost("commit to"));
         }
-        self.world.borrow_mut().change(line, posts);
+        self.world.borrow_mut().change(changes);
         latency(&self.world).await;
-        if self.fails(4) { Err(lost("commit to")) } else { Ok(Outcome::Applied(Counts::default())) }
+        if self.fails(4) { Err(lost("commit to")) } else { Ok(()) }
     }
 }
 
 impl World {
     /// Rows, ledger and position in one.
-    fn change(&mut self, line: &LedgerLine<'_>, posts: Posts) {
+    fn change(&mut self, changes: Vec<(LedgerLine<'_>, Posts)>) {
+        for (line, posts) in changes {
+            self.change_by_one(&line, posts);
+        }
+        self.backups.push_back(self.table.clone());
+        if self.backups.len() > BACKUPS {
+            self.backups.pop_front();
+        }
+        self.lock = None;
+    }
+
+    fn change_by_one(&mut self, line: &LedgerLine<'_>, posts: Posts) {
         let (number, metadata) = (line.sequence.get(), line.metadata.expect("nothing is skipped here"));
         if self.true_object(number).is_none_or(|stored| stored.metadata != *metadata) {
             self.wrong = Some(format!("object {number} was applied, and is not the archive's"));
@@ -350,11 +362,6 @@ impl World {
             self.wrong = Some(format!("object {number} was applied twice"));
         }
         *position = Some(Position::after(line.sequence, metadata));
-        self.backups.push_back(self.table.clone());
-        if self.backups.len() > BACKUPS {
-            self.backups.pop_front();
-        }
-        self.lock = None;
     }
 }
 
@@ -395,12 +402,46 @@ impl Table for Door {
         };
         let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
         let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
-        self.commit(held, &line, posts).await
+        self.commit(held, vec![(line, posts)]).await?;
+        Ok(Outcome::Applied(Counts::default()))
+    }
+
+    async fn apply_bundle(
+        &mut self,
+        position: Option<&Position>,
+        objects: &[Small],
+        _: bool,
+    ) -> Result<Vec<Counts>, TableError> {
+        let Ok(held) = self.lock(position) else { return Ok(Vec::new()) };
+        latency(&self.world).await;
+        held.is_heard()?;
+        if self.fails(4) {
+            return Err(lost("merge rows into"));
+        }
+        let mut changes = Vec::new();
+        for Small { sequence, metadata, body } in objects {
+            let posts = serde_json::from_slice(body);
+            let (Ok(posts), true) = (posts, Sha256(sha2::Sha256::digest(body).into()) == metadata.sha256) else {
+                break;
+            };
+            let bytes = Some(body.len() as u64);
+            let (archive_id, metadata) = (metadata.archive_id, Some(metadata));
+            let line = LedgerLine { sequence: *sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
+            changes.push((line, posts));
+        }
+        let counts = vec![Counts::default(); changes.len()];
+        if !changes.is_empty() {
+            self.commit(held, changes).await?;
+        }
+        Ok(counts)
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
         match self.lock(position) {
-            Ok(held) => self.commit(held, line, Posts::new()).await,
+            Ok(held) => {
+                self.commit(held, vec![(*line, Posts::new())]).await?;
+                Ok(Outcome::Applied(Counts::default()))
+            }
             Err(outcome) => Ok(outcome),
         }
     }

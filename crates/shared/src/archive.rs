@@ -272,6 +272,11 @@ impl Archive for S3Archive {
 }
 
 impl Object {
+    /// One that is in memory.
+    pub fn of_bytes(metadata: Metadata, body: Bytes) -> Self {
+        Self { metadata, bytes: body.len() as u64, body: stream::once(async { Ok(body) }).boxed() }
+    }
+
     /// The whole body, for one that is known to be small.
     pub async fn into_bytes(self) -> Result<Bytes, ArchiveError> {
         let mut bytes = BytesMut::new();
@@ -284,9 +289,8 @@ impl Object {
 
     /// The same object with its body read.
     pub async fn into_memory(self) -> Result<Self, ArchiveError> {
-        let (metadata, bytes) = (self.metadata.clone(), self.bytes);
-        let body = self.into_bytes().await?;
-        Ok(Self { metadata, bytes, body: stream::once(async { Ok(body) }).boxed() })
+        let metadata = self.metadata.clone();
+        Ok(Self::of_bytes(metadata, self.into_bytes().await?))
     }
 }
 

@@ -165,23 +165,60 @@ pub struct Records {
 pub fn read(body: Body, records: Records, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let reader = move || read_body(body, &records, keep_records, &pieces);
+    let is_wanted = pieces.clone();
+    let reader = move || {
+        // Nobody listens after a fault in the database; then the next read ends this.
+        let send = |piece| drop(pieces.blocking_send(piece));
+        read_body(body, &records, keep_records, || !is_wanted.is_closed(), send);
+    };
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);
     Pieces { receiver, seen: None }
 }
 
-fn read_body(body: impl Read, Records { at, of }: &Records, keep_records: bool, pieces: &mpsc::Sender<Piece>) {
-    let mut body = Hashing { body, hasher: sha2::Sha256::new(), bytes: 0, pieces };
+/// A body whose records are all rows.
+#[derive(Debug)]
+pub struct Whole {
+    /// The rows, in batches.
+    pub batches: Vec<Batch>,
+    /// How many records there are.
+    pub records: u64,
+    /// How many of them have members that no column is there for.
+    pub with_extra: u64,
+}
+
+/// Reads a body in memory. `None` where there is more to say of it than its rows: it is not what was archived, it is no document, or one of
+/// its records is no row.
+pub fn read_whole(body: &[u8], records: &Records, archived: Sha256) -> Option<Whole> {
+    let (mut batches, mut whole) = (Vec::new(), None);
+    read_body(
+        body,
+        records,
+        false,
+        || true,
+        |piece| match piece {
+            Piece::Batch(batch) => batches.push(batch),
+            Piece::End(End::Read { sha256, records, with_extra, broken: None, .. }) if sha256 == archived => {
+                whole = Some((records, with_extra));
+            }
+            Piece::End(_) => {}
+        },
+    );
+    let (records, with_extra) = whole?;
+    batches.iter().all(|batch| batch.wrong.is_empty()).then_some(Whole { batches, records, with_extra })
+}
+
+fn read_body(
+    body: impl Read,
+    Records { at, of }: &Records,
+    keep_records: bool,
+    is_wanted: impl Fn() -> bool,
+    mut send: impl FnMut(Piece),
+) {
+    let mut body = Hashing { body, is_wanted, hasher: sha2::Sha256::new(), bytes: 0 };
     let id = of.statements().columns[0];
     let mut filling = Filling::new(id);
     let (mut records, mut with_extra) = (0, 0);
-    let send = |filling: Filling| {
-        let mut batch = filling.batch;
-        batch.sort();
-        // Nobody listens after a fault in the database; then the next read ends this.
-        let _ = pieces.blocking_send(Piece::Batch(batch));
-    };
     let document = read_records(&mut body, at, |record| {
         records += 1;
         let batch = &mut filling.batch;
@@ -217,27 +254,26 @@ fn read_body(body: impl Read, Records { at, of }: &Records, keep_records: bool, 
             }
         }
         if filling.is_full() {
-            send(std::mem::replace(&mut filling, Filling::new(id)));
+            send(std::mem::replace(&mut filling, Filling::new(id)).end());
         }
         is_row
     });
     let broken = match document {
         Ok(()) => None,
         Err(RecordsError::Document(DocumentError::Read(error))) => {
-            return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
+            return send(Piece::End(End::BrokeOff(error)));
         }
         // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
         Err(error) => Some(chain(&error)),
     };
     if let Err(error) = io::copy(&mut body, &mut io::sink()) {
-        return drop(pieces.blocking_send(Piece::End(End::BrokeOff(error))));
+        return send(Piece::End(End::BrokeOff(error)));
     }
     if !filling.is_empty() {
-        send(filling);
+        send(filling.end());
     }
     let Hashing { hasher, bytes, .. } = body;
-    let _ =
-        pieces.blocking_send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
+    send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
 }
 
 /// A batch that is not full yet.
@@ -258,19 +294,24 @@ impl Filling {
     fn is_empty(&self) -> bool {
         self.batch.rows.is_empty() && self.batch.wrong.is_empty()
     }
+
+    fn end(mut self) -> Piece {
+        self.batch.sort();
+        Piece::Batch(self.batch)
+    }
 }
 
 /// Sees every byte once, on its way to the parser.
-struct Hashing<'a, R> {
+struct Hashing<R, W> {
     body: R,
-    pieces: &'a mpsc::Sender<Piece>,
+    is_wanted: W,
     hasher: sha2::Sha256,
     bytes: u64,
 }
 
-impl<R: Read> Read for Hashing<'_, R> {
+impl<R: Read, W: Fn() -> bool> Read for Hashing<R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.pieces.is_closed() {
+        if !(self.is_wanted)() {
             return Err(io::Error::other("nobody wants the rest"));
         }
         let read = self.body.read(buffer)?;
@@ -289,17 +330,18 @@ mod tests {
     use crate::any_document::{Chunks, any_chunking, any_document};
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
-        let (sender, mut receiver) = mpsc::channel(100);
-        read_body(document, &Records::default(), false, &sender);
-        drop(sender);
-        let mut batches = Vec::new();
-        while let Some(piece) = receiver.blocking_recv() {
-            match piece {
+        let (mut batches, mut end) = (Vec::new(), None);
+        read_body(
+            document,
+            &Records::default(),
+            false,
+            || true,
+            |piece| match piece {
                 Piece::Batch(batch) => batches.push(batch),
-                Piece::End(end) => return (batches, end),
-            }
-        }
-        panic!("no end");
+                Piece::End(last) => assert!(end.replace(last).is_none(), "one end"),
+            },
+        );
+        (batches, end.expect("there is an end"))
     }
 
     fn post(id: i64, title: &str) -> String {

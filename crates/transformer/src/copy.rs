@@ -14,21 +14,16 @@ pub const TRAILER: &[u8] = b"\xff\xff";
 /// Beside those that a record gives: `first_seen_at`, `updated_at` and `sequence`.
 const COLUMNS_OF_OURS: usize = 3;
 
-/// Postgres counts microseconds from the beginning of 2000.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-
 /// Adds rows of so many columns that a record gives, each first seen and changed at `fetched_at` by object `sequence`.
 pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>], fetched_at: Timestamp, sequence: i64) {
     let columns = i16::try_from(columns + COLUMNS_OF_OURS).expect("a table has at most 1,600 columns");
-    let time = fetched_at.as_microsecond() - POSTGRES_EPOCH_MICROS;
     for row in rows {
         bytes.extend(columns.to_be_bytes());
         bytes.extend(row.fields);
         let mut fields = Fields(bytes);
-        for number in [time, time, sequence] {
-            // Both are eight bytes.
-            fields.put_bigint(number);
-        }
+        fields.put_timestamptz(fetched_at);
+        fields.put_timestamptz(fetched_at);
+        fields.put_bigint(sequence);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     prefetch::Prefetch,
     skip::Skip,
     table::{Care, Outcome, Table},
+    together::{Together, apply_together},
 };
 
 /// How often an object is read whose bytes are not those that were archived, before it is quarantined.
@@ -112,6 +113,8 @@ pub struct Follower<A, T> {
     /// An object of which Postgres does not take a batch, and how it is written therefore: kept while the stream is locked, perhaps by a
     /// backend of our own that still rolls back.
     careful: Option<(Sequence, Care)>,
+    /// So many objects may be applied together. The first is applied alone, so that the process begins with one that kills it.
+    together: usize,
 }
 
 impl<A: Archive, T: Table> Follower<A, T> {
@@ -128,6 +131,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
             seen: None,
             has_begun: false,
             careful: None,
+            together: 1,
         }
     }
 
@@ -189,7 +193,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, .. } = self;
+        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, together, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
         // more than one object to catch up with.
@@ -239,7 +243,15 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 }
                 let next = Position::after(sequence, &object.metadata);
                 let more_follow = last.is_some_and(|last| last > sequence);
-                let object = (object, more_follow);
+                let object =
+                    match apply_together(table, &mut ahead, position.as_ref(), object, last, skip, together).await? {
+                        Together::Applied(at) => {
+                            progress.set_position(at.sequence.get());
+                            position = Some(at);
+                            continue;
+                        }
+                        Together::Alone(object) => (object, more_follow),
+                    };
                 (apply(archive, table, &mut ahead, position.as_ref(), object, careful).await?, Some(next))
             };
             position = match outcome {

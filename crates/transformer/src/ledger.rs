@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
+    bundle::Small,
     connect::within,
     decide::Position,
     fault::TableError,
@@ -161,6 +162,36 @@ pub async fn advance(
     let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;
     crash_point!("position-advanced");
     Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
+}
+
+/// Writes a line for each of the loaded objects, and moves the position to the last.
+pub async fn advance_over(
+    transaction: &mut Transaction<'_, Postgres>,
+    home: Home<'_>,
+    objects: &[Small],
+    counts: &[Counts],
+) -> Result<(), TableError> {
+    fn each<'a, S, T>(all: &'a [S], value: impl Fn(&'a S) -> T) -> Vec<T> {
+        all.iter().map(value).collect()
+    }
+    let Some(last) = objects.last() else { return Ok(()) };
+    let advance = sqlx::query(include_str!("sql/advance_over_objects.sql"))
+        .bind(each(objects, |object| to_bigint(object.sequence.get())))
+        .bind(each(objects, |object| object.sequence.key(home.stream)))
+        .bind(each(objects, |object| object.metadata.sha256.0.as_slice()))
+        .bind(each(objects, |object| object.metadata.observation))
+        .bind(each(objects, |object| to_bigint(object.body.len() as u64)))
+        .bind(each(objects, |object| in_micros(object.metadata.fetched_at).to_string()))
+        .bind(each(counts, |counts| to_bigint(counts.records)))
+        .bind(each(counts, |counts| to_bigint(counts.with_extra)))
+        .bind(each(counts, |counts| to_bigint(counts.inserted)))
+        .bind(each(counts, |counts| to_bigint(counts.updated)))
+        .bind(last.metadata.archive_id)
+        .bind(to_bigint(last.sequence.get()))
+        .bind(last.metadata.observation);
+    within("write the ledger and the position of", advance.execute(&mut **transaction)).await?;
+    crash_point!("bundle-advanced");
+    Ok(())
 }
 
 /// Postgres has no unsigned integers; ours are far below 2^63.

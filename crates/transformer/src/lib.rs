@@ -11,6 +11,7 @@
 //!   follow    from the position to the end of the archive, object by object
 //!     decide    what the archive and the position say together: apply, wait, or hold for a person
 //!     skip      what a person does without
+//!     together  small objects that have arrived, as one bundle
 //!     prefetch  objects on their way ahead of the one that is applied
 //!   batch     an object's body, on a thread of its own, to batches of rows:
 //!     record       bytes to records
@@ -22,6 +23,7 @@
 //!     jsonb        JSON in the form that Postgres gives a jsonb back
 //!     types        which type, by name
 //!   table     the transaction: lock, batches, ledger, position, commit
+//!     bundle    several small objects in one transaction
 //!     ledger    the stream's row, and a line for each object
 //!     write     a batch into its table
 //!     parameter rows as parameters of a statement
@@ -44,6 +46,7 @@ pub mod bell;
 pub mod follow;
 pub mod decide;
 pub mod skip;
+pub mod together;
 pub mod prefetch;
 pub mod batch;
 pub mod record;
@@ -57,6 +60,7 @@ pub mod types;
 #[cfg(test)]
 mod any_document;
 pub mod table;
+pub mod bundle;
 pub mod ledger;
 pub mod write;
 pub mod parameter;

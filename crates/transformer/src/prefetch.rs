@@ -10,7 +10,7 @@ use shared::{
 };
 
 /// At 100 ms a GET, this many under way are 640 objects a second.
-const OBJECTS_AHEAD: usize = 64;
+pub const OBJECTS_AHEAD: usize = 64;
 
 /// A larger object waits in its connection. So what is held in memory stays below 64 times this.
 const SMALL_BYTES: u64 = 128 * 1024;
@@ -37,27 +37,49 @@ impl<'a, A: Archive> Prefetch<'a, A> {
 
     /// Waits for the object, and asks for those after it, up to `last`. Out of turn, it begins anew from there.
     pub async fn get(&mut self, sequence: Sequence, last: Sequence) -> Got {
-        let mut unasked = match self.run {
-            Some((next, unasked)) if next == sequence => unasked,
-            _ => {
-                *self = Self::new(self.archive);
-                sequence
-            }
-        };
-        while unasked <= last.max(sequence) && self.under_way.len() + self.arrived.len() < self.window {
-            let archive = self.archive;
-            self.under_way.push(Box::pin(async move { (unasked, get(archive, unasked).await) }));
-            unasked = unasked.next();
+        if self.run.is_none_or(|(next, _)| next != sequence) {
+            *self = Self { run: Some((sequence, sequence)), ..Self::new(self.archive) };
         }
-        self.run = Some((sequence.next(), unasked));
-        self.window = OBJECTS_AHEAD.min(self.window + 1);
-        loop {
-            if let Some(got) = self.arrived.remove(&sequence) {
-                return got;
-            }
+        self.ask(last.max(sequence));
+        while !self.arrived.contains_key(&sequence) {
             let (arrived, got) = self.under_way.next().await.expect("the object was asked for and has not arrived");
             self.arrived.insert(arrived, got);
         }
+        self.take(sequence)
+    }
+
+    /// The next object, if it has arrived already, is in memory, and is wanted.
+    pub fn take_if(&mut self, is_wanted: impl FnOnce(&Object) -> bool) -> Option<Object> {
+        let (next, _) = self.run?;
+        match self.arrived.get(&next) {
+            Some(Ok(Some(object))) if is_small(object) && is_wanted(object) => self.take(next).ok()?,
+            _ => None,
+        }
+    }
+
+    /// Takes back what was taken last.
+    pub fn put_back(&mut self, objects: impl DoubleEndedIterator<Item = (Sequence, Object)>) {
+        for (sequence, object) in objects.rev() {
+            self.arrived.insert(sequence, Ok(Some(object)));
+            self.run = self.run.map(|(_, unasked)| (sequence, unasked));
+        }
+    }
+
+    fn take(&mut self, sequence: Sequence) -> Got {
+        self.run = self.run.map(|(_, unasked)| (sequence.next(), unasked));
+        self.window = OBJECTS_AHEAD.min(self.window + 1);
+        self.arrived.remove(&sequence).expect("it has arrived")
+    }
+
+    /// Asks for as many as may be under way, up to `last`.
+    pub fn ask(&mut self, last: Sequence) {
+        let Some((next, mut unasked)) = self.run else { return };
+        while unasked <= last && self.under_way.len() + self.arrived.len() < self.window {
+            let (archive, sequence) = (self.archive, unasked);
+            self.under_way.push(Box::pin(async move { (sequence, get(archive, sequence).await) }));
+            unasked = unasked.next();
+        }
+        self.run = Some((next, unasked));
     }
 
     /// Lets the GETs under way go on while something else is awaited. Safe to drop.
@@ -69,10 +91,14 @@ impl<'a, A: Archive> Prefetch<'a, A> {
     }
 }
 
-/// A small object comes with its body.
+/// Whether an object comes with its body in memory.
+pub fn is_small(object: &Object) -> bool {
+    object.bytes <= SMALL_BYTES
+}
+
 async fn get(archive: &impl Archive, sequence: Sequence) -> Got {
     match archive.get(sequence).await {
-        Ok(Some(object)) if object.bytes <= SMALL_BYTES => object.into_memory().await.map(Some),
+        Ok(Some(object)) if is_small(&object) => object.into_memory().await.map(Some),
         got => got,
     }
 }

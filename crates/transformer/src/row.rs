@@ -3,7 +3,12 @@
 
 use std::borrow::Cow;
 
+use jiff::Timestamp;
+
 const NULL: i32 = -1;
+
+/// Postgres counts microseconds from the beginning of 2000.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// The first byte of a jsonb value is the version of its form.
 const JSONB_VERSION: u8 = 1;
@@ -22,6 +27,7 @@ impl ColumnType {
     pub const BIGINT: Self = Self { oid: 20, array_oid: 1016 };
     pub const TEXT: Self = Self { oid: 25, array_oid: 1009 };
     pub const JSONB: Self = Self { oid: 3802, array_oid: 3807 };
+    pub const TIMESTAMPTZ: Self = Self { oid: 1184, array_oid: 1185 };
 }
 
 /// Where the fields of a row are put, in the order of its columns.
@@ -45,6 +51,19 @@ impl Fields<'_> {
         self.put_bytes(&[JSONB_VERSION], json.as_bytes());
     }
 
+    /// A column of the type timestamptz, in microseconds: what is finer is cut off.
+    pub fn put_timestamptz(&mut self, time: Timestamp) {
+        self.put_bigint(time.as_microsecond() - POSTGRES_EPOCH_MICROS);
+    }
+
+    /// A column of any type, as Postgres gave it.
+    pub fn put_raw(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.put_bytes(&[], value),
+            None => self.put_null(),
+        }
+    }
+
     /// A column of any type, if it may be NULL.
     pub fn put_null(&mut self) {
         self.0.extend(NULL.to_be_bytes());
@@ -59,7 +78,7 @@ impl Fields<'_> {
 }
 
 /// What a row is known by: its first column, in the order that the table has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Id<'a> {
     /// Of a column of the type bigint.
     Number(i64),
@@ -121,6 +140,54 @@ impl<'a> Row<'a> {
     /// The fields without their lengths, `None` for NULL.
     pub fn values(&self) -> impl Iterator<Item = Option<&'a [u8]>> {
         self.fields().map(value_of)
+    }
+}
+
+/// Rows that are kept apart from where they came from, in one piece.
+#[derive(Debug)]
+pub struct Rows {
+    id: ColumnType,
+    fields: Vec<u8>,
+    /// Where each row ends.
+    ends: Vec<usize>,
+}
+
+impl Rows {
+    /// None yet, of a table with ids of this type.
+    pub fn new(id: ColumnType) -> Self {
+        Self { id, fields: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Where the next row's fields are put. It is complete when [`Rows::end`] says so.
+    pub fn fields(&mut self) -> Fields<'_> {
+        Fields(&mut self.fields)
+    }
+
+    /// The row that was put is complete.
+    pub fn end(&mut self) {
+        self.ends.push(self.fields.len());
+    }
+
+    /// In the order in which they were put.
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let begins = [0].into_iter().chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| Row::new(0, self.id, &self.fields[begin..*end]))
+    }
+
+    /// How long their fields are together.
+    pub fn bytes(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// As if none had been put.
+    pub fn clear(&mut self) {
+        self.fields.clear();
+        self.ends.clear();
     }
 }
 

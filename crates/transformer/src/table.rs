@@ -1,4 +1,4 @@
-//! The table: one object, one transaction, on one connection.
+//! The table: one object, one transaction, on one connection; or several small objects, in `bundle.rs`.
 //!
 //! It promises that an object's rows, its ledger line and the position are committed together or not at all, and that what
 //! is committed was verified: the digest comes before COMMIT.
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     batch::{self, End, Piece, Pieces, Records},
+    bundle::{Small, apply_bundle},
     connect::{DatabaseSettings, connect, within},
     decide::Position,
     fault::TableError,
@@ -44,6 +45,15 @@ pub trait Table {
         care: Care,
         more_follow: bool,
     ) -> Result<Outcome, TableError>;
+
+    /// Applies objects after `position` in one transaction, as if they had been applied one after the other: those before the first that has
+    /// to be applied alone, whatever the reason. Answers with what each did; with nothing if nothing was done. `more_follow` as above.
+    async fn apply_bundle(
+        &mut self,
+        position: Option<&Position>,
+        objects: &[Small],
+        more_follow: bool,
+    ) -> Result<Vec<Counts>, TableError>;
 
     /// Moves past the object after `position` without its records.
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError>;
@@ -141,6 +151,19 @@ impl Table for PostgresTable {
         let outcome = apply(&mut connection, self.home(), position, sequence, object, care, more_follow).await?;
         self.connection = Some(connection);
         Ok(outcome)
+    }
+
+    async fn apply_bundle(
+        &mut self,
+        position: Option<&Position>,
+        objects: &[Small],
+        more_follow: bool,
+    ) -> Result<Vec<Counts>, TableError> {
+        let mut connection = self.take_connection().await?;
+        let records = self.records.clone();
+        let counts = apply_bundle(&mut connection, self.home(), position, objects, records, more_follow).await?;
+        self.connection = Some(connection);
+        Ok(counts)
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {

@@ -26,7 +26,7 @@ use crate::{
     parameter::Column,
     record::Record,
     record_type::{NoRow, Statements, WrongRecord},
-    row::{Id, Row},
+    row::{ColumnType, Id, Row, Rows},
 };
 
 /// From so many rows on it pays to compare them here. Fewer are one round trip with MERGE, and of a small COPY the end may wait 40 ms for an
@@ -300,13 +300,52 @@ async fn update(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSour
 
 /// Inserts, updates or leaves each, in the order of their ids.
 async fn merge(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSource) -> Result<(), TableError> {
-    // Statement triggers of somebody's own would run, and could fail for ever.
-    if rows.is_empty() {
-        return Ok(());
+    let mut unwritten = Unwritten::new(source.statements);
+    for row in rows {
+        unwritten.push(row, source);
     }
-    let merge = rows_and_source(source.statements.merge, rows, source).execute(connection);
-    within("merge rows into", merge).await?;
+    unwritten.merge(connection).await?;
     Ok(())
+}
+
+/// Rows to be written by one statement, each with its source. No two have the same id.
+#[derive(Debug)]
+pub struct Unwritten {
+    statements: &'static Statements,
+    rows: Rows,
+}
+
+impl Unwritten {
+    /// None yet.
+    pub fn new(statements: &'static Statements) -> Self {
+        Self { statements, rows: Rows::new(statements.columns[0]) }
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: &Row<'_>, source: RowSource) {
+        let mut fields = self.rows.fields();
+        fields.0.extend(row.fields);
+        fields.put_timestamptz(source.fetched_at);
+        fields.put_bigint(source.sequence);
+        self.rows.end();
+    }
+
+    /// Inserts, updates or leaves each, in the order in which they were added, and has none then. Whether it left none.
+    pub async fn merge(&mut self, connection: &mut PgConnection) -> Result<bool, TableError> {
+        // Statement triggers of somebody's own would run, and could fail for ever.
+        if self.rows.is_empty() {
+            return Ok(true);
+        }
+        let rows: Vec<_> = self.rows.iter().collect();
+        let types = self.statements.columns.iter().copied().chain([ColumnType::TIMESTAMPTZ, ColumnType::BIGINT]);
+        let merge = types.enumerate().fold(sqlx::query(self.statements.merge), |query, (at, column)| {
+            query.bind(Column { rows: &rows, at, column })
+        });
+        let merged = within("merge rows into", merge.execute(connection)).await?;
+        let is_all = merged.rows_affected() == rows.len() as u64;
+        self.rows.clear();
+        Ok(is_all)
+    }
 }
 
 fn rows_and_source<'q>(
