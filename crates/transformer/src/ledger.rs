@@ -7,13 +7,7 @@ use shared::{
 use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{
-    bundle::Small,
-    connect::within,
-    decide::Position,
-    fault::TableError,
-    write::{Written, in_micros},
-};
+use crate::{bundle::Small, connect::within, decide::Position, fault::TableError, parameter::Time, write::Written};
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
@@ -148,7 +142,7 @@ pub async fn advance(
         .bind(line.metadata.map(|metadata| metadata.sha256.0))
         .bind(line.metadata.map(|metadata| metadata.observation))
         .bind(line.bytes.map(to_bigint))
-        .bind(line.metadata.map(|metadata| in_micros(metadata.fetched_at).to_string()))
+        .bind(line.metadata.map(|metadata| Time(metadata.fetched_at)))
         .bind(line.outcome)
         .bind(line.reason)
         .bind(to_bigint(counts.records))
@@ -181,7 +175,7 @@ pub async fn advance_over(
         .bind(each(objects, |object| object.metadata.sha256.0.as_slice()))
         .bind(each(objects, |object| object.metadata.observation))
         .bind(each(objects, |object| to_bigint(object.body.len() as u64)))
-        .bind(each(objects, |object| in_micros(object.metadata.fetched_at).to_string()))
+        .bind(each(objects, |object| Time(object.metadata.fetched_at)))
         .bind(each(counts, |counts| to_bigint(counts.records)))
         .bind(each(counts, |counts| to_bigint(counts.with_extra)))
         .bind(each(counts, |counts| to_bigint(counts.inserted)))

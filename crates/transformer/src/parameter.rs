@@ -1,13 +1,14 @@
 //! Rows as parameters of a statement: a column of many is an array, in the form that the fields are in already.
 
+use jiff::Timestamp;
 use sqlx::{
     Encode, Postgres, Type,
     encode::IsNull,
     error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, types::Oid},
 };
 
-use crate::row::{ColumnType, Id, Row};
+use crate::row::{ColumnType, Id, Row, postgres_micros};
 
 /// One column of many rows, as a parameter: an array.
 #[derive(Debug)]
@@ -44,6 +45,29 @@ impl Encode<'_, Postgres> for Column<'_> {
 
     fn produces(&self) -> Option<PgTypeInfo> {
         Some(PgTypeInfo::with_oid(Oid(self.column.array_oid)))
+    }
+}
+
+/// A time, as a parameter of the type timestamptz. As text Postgres would read it anew for each row.
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub Timestamp);
+
+impl Type<Postgres> for Time {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(ColumnType::TIMESTAMPTZ.oid))
+    }
+}
+
+impl PgHasArrayType for Time {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(ColumnType::TIMESTAMPTZ.array_oid))
+    }
+}
+
+impl Encode<'_, Postgres> for Time {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend(postgres_micros(self.0).to_be_bytes());
+        Ok(IsNull::No)
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Statements {
     pub copy: &'static str,
     /// Takes an array for each column that a record gives, then of the times and of the sequences. Inserts, updates or leaves.
     pub merge: &'static str,
-    /// Takes an array for each column that a record gives, then the time as text and the sequence. Updates or leaves, and inserts nothing.
+    /// Takes an array for each column that a record gives, then the time and the sequence. Updates or leaves, and inserts nothing.
     pub update: &'static str,
     /// Takes an array of ids. Selects the columns that a record gives of the rows that there are, by id.
     pub select: &'static str,

@@ -51,9 +51,9 @@ impl Fields<'_> {
         self.put_bytes(&[JSONB_VERSION], json.as_bytes());
     }
 
-    /// A column of the type timestamptz, in microseconds: what is finer is cut off.
+    /// A column of the type timestamptz.
     pub fn put_timestamptz(&mut self, time: Timestamp) {
-        self.put_bigint(time.as_microsecond() - POSTGRES_EPOCH_MICROS);
+        self.put_bigint(postgres_micros(time));
     }
 
     /// A column of any type, as Postgres gave it.
@@ -75,6 +75,11 @@ impl Fields<'_> {
         self.0.extend(prefix);
         self.0.extend(value);
     }
+}
+
+/// A time as Postgres has it, cut and not rounded.
+pub fn postgres_micros(time: Timestamp) -> i64 {
+    time.as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 
 /// What a row is known by: its first column, in the order that the table has.

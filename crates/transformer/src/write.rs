@@ -23,7 +23,7 @@ use crate::{
     copy::{HEADER, TRAILER, encode_rows},
     fault::{Fault, TableError},
     ledger::to_bigint,
-    parameter::Column,
+    parameter::{Column, Time},
     record::Record,
     record_type::{NoRow, Statements, WrongRecord},
     row::{ColumnType, Id, Row, Rows},
@@ -48,20 +48,14 @@ const COPY_FOR: Duration = Duration::from_secs(5);
 pub struct RowSource {
     statements: &'static Statements,
     sequence: i64,
-    /// In the microseconds that Postgres has, so that both ways to write give equal rows.
     fetched_at: Timestamp,
 }
 
 impl RowSource {
     /// The object with this number and metadata.
     pub fn new(statements: &'static Statements, sequence: Sequence, metadata: &Metadata) -> Self {
-        Self { statements, sequence: to_bigint(sequence.get()), fetched_at: in_micros(metadata.fetched_at) }
+        Self { statements, sequence: to_bigint(sequence.get()), fetched_at: metadata.fetched_at }
     }
-}
-
-/// A time as Postgres has it, cut and not rounded: the same in rows and ledger.
-pub fn in_micros(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).expect("a coarser time is within the range of the finer one")
 }
 
 /// Rows that this backend has written, rolled back or not.
@@ -356,7 +350,7 @@ fn rows_and_source<'q>(
     let columns = source.statements.columns.iter().enumerate();
     let query =
         columns.fold(sqlx::query(statement), |query, (at, column)| query.bind(Column { rows, at, column: *column }));
-    query.bind(source.fetched_at.to_string()).bind(source.sequence)
+    query.bind(Time(source.fetched_at)).bind(source.sequence)
 }
 
 /// Writes rows of which Postgres refuses some, by a constraint or trigger of somebody's own or a value that it cannot hold: what fails is
