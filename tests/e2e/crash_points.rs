@@ -148,7 +148,7 @@ async fn a_daemon_that_ends_at_any_crash_point_loses_and_doubles_nothing() -> Re
 }
 
 #[tokio::test]
-#[ignore = "210 runs: cargo test -p tests --test e2e -- --ignored --nocapture crash_points"]
+#[ignore = "266 runs: cargo test -p tests --test e2e -- --ignored --nocapture crash_points"]
 async fn both_daemons_that_end_at_any_two_crash_points_lose_and_double_nothing() -> Result<()> {
     let mut crashes = Vec::new();
     for (row, transformer) in TRANSFORMER.into_iter().enumerate().rev() {
@@ -162,7 +162,7 @@ async fn both_daemons_that_end_at_any_two_crash_points_lose_and_double_nothing()
 
 #[tokio::test]
 async fn a_daemon_that_dies_of_objects_that_are_applied_together_begins_with_one_of_them_alone() -> Result<()> {
-    const OBJECTS: u64 = 10;
+    const OBJECTS: u64 = 40;
     let programs = tokio::task::spawn_blocking(with_crash_points).await??;
     let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
     let mut author = Author::of(&sandbox).await?;

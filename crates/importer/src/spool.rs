@@ -102,8 +102,8 @@ impl Spool {
         B: Stream<Item = io::Result<Bytes>> + Unpin,
     {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let nothing = Upload { file: self.file.clone(), offset: self.end, bytes: 0 };
-        let writing = spawn_blocking(move || write(chunks, nothing));
+        let (file, offset) = (self.file.clone(), self.end);
+        let writing = spawn_blocking(move || write(chunks, file, offset));
         let received = self.receive(body, sender).await;
         // Awaited whatever was received, so that no write of a body that was given up lands in the next one.
         let written = writing.await.expect("writing a file does not panic");
@@ -135,7 +135,8 @@ impl Spool {
 }
 
 /// Hashes and writes on a thread of its own, while the next chunk is on its way.
-fn write(mut chunks: mpsc::Receiver<Bytes>, mut upload: Upload) -> io::Result<Spooled> {
+fn write(mut chunks: mpsc::Receiver<Bytes>, file: Arc<File>, offset: u64) -> io::Result<Spooled> {
+    let mut upload = Upload { file, offset, bytes: 0 };
     let (mut hasher, mut beginning, mut ending) = (sha2::Sha256::new(), Vec::new(), None);
     while let Some(chunk) = chunks.blocking_recv() {
         hasher.update(&chunk);

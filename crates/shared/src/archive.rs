@@ -12,7 +12,7 @@ use aws_sdk_s3::{
     primitives::{ByteStream, SdkBody},
 };
 use aws_smithy_types::base64;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
@@ -279,12 +279,11 @@ impl Object {
 
     /// The whole body, for one that is known to be small.
     pub async fn into_bytes(self) -> Result<Bytes, ArchiveError> {
-        let mut bytes = BytesMut::new();
-        let mut body = self.body;
-        while let Some(chunk) = body.try_next().await.map_err(|source| ArchiveError::BrokeOff { source })? {
-            bytes.extend_from_slice(&chunk);
+        let chunks = self.body.try_collect::<Vec<_>>().await.map_err(|source| ArchiveError::BrokeOff { source })?;
+        match <[Bytes; 1]>::try_from(chunks) {
+            Ok([chunk]) => Ok(chunk),
+            Err(chunks) => Ok(chunks.concat().into()),
         }
-        Ok(bytes.freeze())
     }
 
     /// The same object with its body read.

@@ -1,6 +1,6 @@
 //! An object's body becomes batches of rows, on a thread of its own, so that reading and parsing run ahead of the database.
 //!
-//! Bounded: one batch being filled, one waiting, one in the database's hands.
+//! Bounded: one batch being filled, one waiting, one in the database's hands. A body that is in memory is read in one go.
 
 use std::{
     collections::HashMap,
@@ -165,11 +165,11 @@ pub struct Records {
 pub fn read(body: Body, records: Records, keep_records: bool) -> Pieces {
     let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
     let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let is_wanted = pieces.clone();
+    let listener = pieces.clone();
     let reader = move || {
         // Nobody listens after a fault in the database; then the next read ends this.
         let send = |piece| drop(pieces.blocking_send(piece));
-        read_body(body, &records, keep_records, || !is_wanted.is_closed(), send);
+        read_body(body, &records, keep_records, || !listener.is_closed(), send);
     };
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);

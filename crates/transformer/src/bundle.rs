@@ -2,8 +2,8 @@
 //! be most of its time.
 //!
 //! The rows of all their ids are read once, and what each object changes is found here. Rows are written in the order of the objects, and
-//! twice only by two statements, so that a constraint of somebody's own sees what it would have seen. Whatever is out of the ordinary is
-//! left to be applied alone.
+//! twice only by two statements, so that somebody's own constraints see what they would have seen. Whatever is out of the ordinary, as
+//! are constraints that see more than a row and triggers, is left to be applied alone.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use shared::{
     archive::{ArchiveError, Object},
     crash_point,
-    object::{Metadata, Sequence},
+    object::{Metadata, Sequence, Sha256},
 };
 use sqlx::{Connection, PgConnection, Row as _, ValueRef};
 use tokio::{task::spawn_blocking, time::Instant};
@@ -21,14 +21,17 @@ use crate::{
     batch::{Batch, Records, Whole, read_whole},
     connect::within,
     decide::Position,
-    fault::TableError,
+    fault::{Fault, TableError},
     ledger::{Counts, Home, Lock, advance_over, lock},
     notes,
     parameter::Column,
     record_type::Statements,
-    row::{Row, Rows},
-    write::{RowSource, Unwritten},
+    row::{Fields, Id, Row},
+    write::{RowSource, merge_of},
 };
+
+/// Objects are applied together until they have so many records: each costs memory several times.
+const MOST_RECORDS: u64 = 8_000;
 
 /// Stored rows are kept in memory together up to so many bytes: a few ids may stand for long rows.
 const STORED_BYTES: usize = 4 << 20;
@@ -58,8 +61,8 @@ impl From<Small> for Object {
     }
 }
 
-/// Applies objects after `position`: those before the first that is not as usual. Answers with what each did; with nothing where the first is
-/// it, or the table is not as usual, and nothing was done.
+/// Applies objects after `position`: those before the first that is not as usual. Answers with what each did; with nothing where the first has
+/// to be applied alone, and with `None` where all have, because the table has triggers. Nothing was done then.
 pub async fn apply_bundle(
     connection: &mut PgConnection,
     home: Home<'_>,
@@ -67,27 +70,37 @@ pub async fn apply_bundle(
     objects: &[Small],
     records: Records,
     more_follow: bool,
-) -> Result<Vec<Counts>, TableError> {
+) -> Result<Option<Vec<Counts>>, TableError> {
     let statements = records.of.statements();
-    let read = read(objects.to_vec(), records).await;
-    let objects = &objects[..read.len()];
+    let wholes = read(objects, records).await;
+    let objects = &objects[..wholes.len()];
     if objects.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
-    let written = match lock(&mut transaction, home, position, more_follow).await? {
-        Lock::Taken(_) => {
-            crash_point!("bundle-locked");
-            write(&mut transaction, objects, &read, statements).await?
+    let written = async {
+        match lock(&mut transaction, home, position, more_follow).await? {
+            Lock::Taken { has_triggers: false, .. } => {}
+            Lock::Taken { has_triggers: true, .. } => return Ok(None),
+            // Alone it is told so again.
+            Lock::Busy | Lock::Moved => return Ok(Some(Vec::new())),
         }
-        Lock::Busy | Lock::Moved => None,
+        crash_point!("bundle-locked");
+        let counts = write(&mut transaction, objects, &wholes, statements).await?;
+        crash_point!("bundle-written");
+        advance_over(&mut transaction, home, &objects[..counts.len()], &counts).await?;
+        Ok::<_, TableError>(Some(counts))
     };
-    let Some(counts) = written else {
+    let counts = match written.await {
+        Err(error) if error.fault() == Fault::Dependency && !error.is_too_slow() => return Err(error),
+        // Alone it shows whose fault it is.
+        Err(_) => Some(Vec::new()),
+        Ok(counts) => counts,
+    };
+    if counts.as_ref().is_none_or(Vec::is_empty) {
         within("roll back a transaction of", transaction.rollback()).await?;
-        return Ok(Vec::new());
-    };
-    crash_point!("bundle-written");
-    advance_over(&mut transaction, home, objects, &counts).await?;
+        return Ok(counts);
+    }
     let committing = Instant::now();
     within("commit to", transaction.commit()).await?;
     notes::took("commit", committing.elapsed());
@@ -96,27 +109,34 @@ pub async fn apply_bundle(
 }
 
 /// Those before the first that is not as usual, on another thread.
-async fn read(objects: Vec<Small>, records: Records) -> Vec<Whole> {
+async fn read(objects: &[Small], records: Records) -> Vec<Whole> {
+    let bodies: Vec<(Bytes, Sha256)> =
+        objects.iter().map(|object| (object.body.clone(), object.metadata.sha256)).collect();
     let read = move || {
-        let read = |object: &Small| read_whole(&object.body, &records, object.metadata.sha256);
-        objects.iter().map_while(read).collect()
+        let mut number = 0;
+        let wholes = bodies.iter().map_while(|(body, sha256)| read_whole(body, &records, *sha256));
+        let is_within = |whole: &Whole| {
+            number += whole.records;
+            number <= MOST_RECORDS
+        };
+        wholes.take_while(is_within).collect()
     };
     spawn_blocking(read).await.expect("reading does not panic")
 }
 
-/// Writes what they change. `None` where the stored rows are too long, or Postgres leaves a row that seemed to be changed, as it does with equal
-/// numbers inside JSON and for triggers of somebody's own.
+/// Writes what they change, and answers with what each does. With nothing where the stored rows are too long, or Postgres leaves a row that
+/// seemed to be changed, as equal numbers inside JSON can.
 async fn write(
     connection: &mut PgConnection,
     objects: &[Small],
-    read: &[Whole],
+    wholes: &[Whole],
     statements: &'static Statements,
-) -> Result<Option<Vec<Counts>>, TableError> {
-    let Some(stored) = stored(connection, read, statements).await? else { return Ok(None) };
-    let mut known: HashMap<_, _> = stored.iter().map(|row| (row.id, row.fields)).collect();
-    let (mut unwritten, mut ids) = (Unwritten::new(statements), HashSet::new());
-    let mut all = Vec::new();
-    for (object, whole) in objects.iter().zip(read) {
+) -> Result<Vec<Counts>, TableError> {
+    let Some(stored) = stored(connection, wholes, statements).await? else { return Ok(Vec::new()) };
+    let stored = stored.iter().map(|fields| Row::new(0, statements.columns[0], fields));
+    let mut known: HashMap<_, _> = stored.map(|row| (row.id, row.fields)).collect();
+    let (mut unwritten, mut all) = (Unwritten::default(), Vec::new());
+    for (object, whole) in objects.iter().zip(wholes) {
         let source = RowSource::new(statements, object.sequence, &object.metadata);
         let mut counts = Counts { records: whole.records, with_extra: whole.with_extra, ..Counts::default() };
         for row in whole.batches.iter().flat_map(Batch::rows) {
@@ -124,45 +144,65 @@ async fn write(
             if before == Some(row.fields) {
                 continue;
             }
-            if ids.contains(&row.id) {
-                ids.clear();
-                if !unwritten.merge(connection).await? {
-                    return Ok(None);
-                }
+            if unwritten.ids.contains(&row.id) && !unwritten.merge(connection).await? {
+                return Ok(Vec::new());
             }
-            unwritten.push(&row, source);
-            ids.insert(row.id.clone());
-            known.insert(row.id, row.fields);
+            known.insert(row.id.clone(), row.fields);
+            unwritten.push(row, source);
             *(if before.is_some() { &mut counts.updated } else { &mut counts.inserted }) += 1;
         }
         all.push(counts);
     }
-    Ok(unwritten.merge(connection).await?.then_some(all))
+    if unwritten.merge(connection).await? { Ok(all) } else { Ok(Vec::new()) }
 }
 
-/// The rows that there are of all ids, `None` where they are too long.
+/// Rows to be written by one statement, none twice.
+#[derive(Debug, Default)]
+struct Unwritten<'a> {
+    rows: Vec<Row<'a>>,
+    sources: Vec<RowSource>,
+    ids: HashSet<Id<'a>>,
+}
+
+impl<'a> Unwritten<'a> {
+    fn push(&mut self, row: Row<'a>, source: RowSource) {
+        self.ids.insert(row.id.clone());
+        self.rows.push(row);
+        self.sources.push(source);
+    }
+
+    /// Writes them. Whether Postgres left none.
+    async fn merge(&mut self, connection: &mut PgConnection) -> Result<bool, TableError> {
+        let Self { rows, sources, .. } = std::mem::take(self);
+        Ok(merge_of(connection, &rows, &sources).await? == rows.len() as u64)
+    }
+}
+
+/// The fields of the rows that there are of all ids, `None` where they are too long.
 async fn stored(
     connection: &mut PgConnection,
-    read: &[Whole],
+    wholes: &[Whole],
     statements: &'static Statements,
-) -> Result<Option<Rows>, TableError> {
-    let mut rows: Vec<Row<'_>> = read.iter().flat_map(|whole| &whole.batches).flat_map(Batch::rows).collect();
+) -> Result<Option<Vec<Vec<u8>>>, TableError> {
+    let mut rows: Vec<Row<'_>> = wholes.iter().flat_map(|whole| &whole.batches).flat_map(Batch::rows).collect();
     rows.sort_by(|one, other| one.id.cmp(&other.id));
     rows.dedup_by(|one, other| one.id == other.id);
-    let mut stored = Rows::new(statements.columns[0]);
+    let (mut stored, mut bytes) = (Vec::new(), 0);
     let select = async {
         let ids = Column { rows: &rows, at: 0, column: statements.columns[0] };
         let mut found = sqlx::query(statements.select).bind(ids).fetch(connection);
         while let Some(there) = found.try_next().await? {
+            let mut fields = Vec::new();
             for at in 0..statements.columns.len() {
                 let value = there.try_get_raw(at)?;
                 let value = if value.is_null() { None } else { Some(value.as_bytes().map_err(sqlx::Error::Decode)?) };
-                stored.fields().put_raw(value);
+                bytes += value.map_or(0, <[u8]>::len);
+                if bytes > STORED_BYTES {
+                    return Ok(None);
+                }
+                Fields(&mut fields).put_raw(value);
             }
-            stored.end();
-            if stored.bytes() > STORED_BYTES {
-                return Ok(None);
-            }
+            stored.push(fields);
         }
         Ok(Some(stored))
     };

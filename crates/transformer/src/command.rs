@@ -241,7 +241,7 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
 }
 
 async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::Result<ExitCode> {
-    /// A live transformer has the stream for the time of one object.
+    /// A live transformer has the stream for the time of one transaction.
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();

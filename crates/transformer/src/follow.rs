@@ -1,4 +1,4 @@
-//! From the position to the end of the archive: one object after the other, and what to do about each that cannot be applied.
+//! From the position to the end of the archive, object by object, and what to do about each that cannot be applied.
 
 use std::time::Duration;
 
@@ -113,8 +113,8 @@ pub struct Follower<A, T> {
     /// An object of which Postgres does not take a batch, and how it is written therefore: kept while the stream is locked, perhaps by a
     /// backend of our own that still rolls back.
     careful: Option<(Sequence, Care)>,
-    /// So many objects may be applied together. The first is applied alone, so that the process begins with one that kills it.
-    together: usize,
+    /// So many objects may be applied together. The first is applied alone, so that in the end a process begins with the one that kills it.
+    most_together: usize,
 }
 
 impl<A: Archive, T: Table> Follower<A, T> {
@@ -131,7 +131,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
             seen: None,
             has_begun: false,
             careful: None,
-            together: 1,
+            most_together: 1,
         }
     }
 
@@ -193,13 +193,12 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, together, .. } = self;
+        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, most_together, .. } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
         // more than one object to catch up with.
         let near = next_after(position.as_ref()).get() + NEAR;
         let mut last = if let Goal::Bell(named) = goal { Some(named).filter(|named| named.get() < near) } else { None };
-        let mut was_absent = false;
         while !shutdown.is_draining() {
             status::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
@@ -211,30 +210,11 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 (outcome, None)
             } else {
                 let asked = Instant::now();
-                let object = ahead.get(sequence, last.unwrap_or(sequence)).await?;
-                let Some(object) = object else {
-                    let at = position.as_ref().map(|position| position.sequence);
-                    if goal == Goal::End && at.is_some() && at == *known_end {
-                        break;
-                    }
-                    match read_absence(archive, position.as_ref(), goal).await? {
-                        Absence::AtTheEnd => {
-                            *known_end = at;
-                            break;
-                        }
-                        Absence::Hole { end } if was_absent => {
-                            *known_end = None;
-                            return Err(Hold::ObjectMissing { missing: sequence, end }.into());
-                        }
-                        // It may have been appended after the look.
-                        Absence::Hole { .. } => was_absent = true,
-                    }
-                    continue;
-                };
+                let found = next_object(archive, &mut ahead, position.as_ref(), goal, last, known_end).await?;
+                let Some(object) = found else { break };
                 crash_point!("object-found");
                 notes::took("get", asked.elapsed());
                 status::note_object(sequence);
-                was_absent = false;
                 check_next(position.as_ref(), &object.metadata)?;
                 if !*has_begun {
                     // An object that kills the process each time is named by the last line before.
@@ -243,16 +223,16 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 }
                 let next = Position::after(sequence, &object.metadata);
                 let more_follow = last.is_some_and(|last| last > sequence);
-                let object =
-                    match apply_together(table, &mut ahead, position.as_ref(), object, last, skip, together).await? {
-                        Together::Applied(at) => {
-                            progress.set_position(at.sequence.get());
-                            position = Some(at);
-                            continue;
-                        }
-                        Together::Alone(object) => (object, more_follow),
-                    };
-                (apply(archive, table, &mut ahead, position.as_ref(), object, careful).await?, Some(next))
+                let (ahead, at) = (&mut ahead, position.as_ref());
+                let object = match apply_together(table, ahead, at, object, last, skip, most_together).await? {
+                    Together::Applied(at) => {
+                        progress.set_position(at.sequence.get());
+                        position = Some(at);
+                        continue;
+                    }
+                    Together::Alone(object) => (object, more_follow),
+                };
+                (apply(archive, table, ahead, at, object, careful).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
@@ -270,6 +250,39 @@ impl<A: Archive, T: Table> Follower<A, T> {
             };
         }
         Ok(Followed::ToTheGoal)
+    }
+}
+
+/// The object after the position, `None` where there is none yet.
+async fn next_object<A: Archive>(
+    archive: &A,
+    ahead: &mut Prefetch<'_, A>,
+    position: Option<&Position>,
+    goal: Goal,
+    last: Option<Sequence>,
+    known_end: &mut Option<Sequence>,
+) -> Result<Option<Object>, FollowError> {
+    let (sequence, at) = (next_after(position), position.map(|position| position.sequence));
+    let mut was_absent = false;
+    loop {
+        if let Some(object) = ahead.get(sequence, last.unwrap_or(sequence)).await? {
+            return Ok(Some(object));
+        }
+        if goal == Goal::End && at.is_some() && at == *known_end {
+            return Ok(None);
+        }
+        match read_absence(archive, position, goal).await? {
+            Absence::AtTheEnd => {
+                *known_end = at;
+                return Ok(None);
+            }
+            Absence::Hole { end } if was_absent => {
+                *known_end = None;
+                return Err(Hold::ObjectMissing { missing: sequence, end }.into());
+            }
+            // It may have been appended after the look.
+            Absence::Hole { .. } => was_absent = true,
+        }
     }
 }
 
@@ -299,13 +312,7 @@ async fn apply<A: Archive, T: Table>(
     let mut care = careful.filter(|(of, _)| *of == sequence).map_or(Care::None, |(_, care)| care);
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Outcome::Moved) };
-        let outcome = tokio::select! {
-            biased;
-            // Never dropped before it is done, because the other branch never is.
-            outcome = table.apply(position, sequence, body, care, more_follow) => outcome,
-            never = ahead.advance() => match never {},
-        };
-        match outcome {
+        match ahead.meanwhile(table.apply(position, sequence, body, care, more_follow)).await {
             Ok(Outcome::WrongBytes { bytes }) => {
                 warn!(%sequence, observation = %metadata.observation, reads, "the bytes are not those that were archived");
                 if reads == READS {

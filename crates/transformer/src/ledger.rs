@@ -93,8 +93,13 @@ fn position_of(row: &PgRow) -> Result<Option<Position>, sqlx::Error> {
 /// What the stream's row says to whoever wants to lock it.
 #[derive(Clone, Copy, Debug)]
 pub enum Lock {
-    /// It is ours until the transaction ends. With the rows that this backend wrote before.
-    Taken(Written),
+    /// It is ours until the transaction ends.
+    Taken {
+        /// The rows that this backend wrote before.
+        written: Written,
+        /// Whether what is written to the table may do more than that, or be refused at the end of a statement or transaction.
+        has_triggers: bool,
+    },
     /// Another transformer has it.
     Busy,
     /// The position is another one than expected.
@@ -120,11 +125,11 @@ pub async fn lock(
     home.check(&row)?;
     let read = || -> Result<_, sqlx::Error> {
         let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
-        Ok((found, Written::of(&row)?))
+        Ok((found, Lock::Taken { written: Written::of(&row)?, has_triggers: row.try_get("has_triggers")? }))
     };
-    let (found, written) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
+    let (found, taken) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
     let expected = expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), position.observation));
-    Ok(if found == expected { Lock::Taken(written) } else { Lock::Moved })
+    Ok(if found == expected { taken } else { Lock::Moved })
 }
 
 /// Writes the object's line and moves the position to it. Answers with what the transaction did to the rows.

@@ -54,7 +54,7 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
     ),
     stages: stages(
         "transformer_stage_seconds",
-        "Time that the stages of an object take; apply holds commit",
+        "Time that stages take: get waits for an object, apply is an object's share of its transaction, commit ends one and is part of apply",
         &["get", "apply", "commit"],
     ),
     quarantined_at: gauge(

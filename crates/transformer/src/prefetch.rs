@@ -12,7 +12,7 @@ use shared::{
 /// At 100 ms a GET, this many under way are 640 objects a second.
 pub const OBJECTS_AHEAD: usize = 64;
 
-/// A larger object waits in its connection. So what is held in memory stays below 64 times this.
+/// A larger object waits in its connection. So what is held in memory stays below 128 times this: those that are taken back wait, too.
 const SMALL_BYTES: u64 = 128 * 1024;
 
 type Got = Result<Option<Object>, ArchiveError>;
@@ -82,8 +82,17 @@ impl<'a, A: Archive> Prefetch<'a, A> {
         self.run = Some((next, unasked));
     }
 
-    /// Lets the GETs under way go on while something else is awaited. Safe to drop.
-    pub async fn advance(&mut self) -> Infallible {
+    /// Awaits something else to its end, and lets the GETs under way go on meanwhile.
+    pub async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            // Never dropped before it is done, because the other branch never is.
+            done = other => done,
+            never = self.advance() => match never {},
+        }
+    }
+
+    async fn advance(&mut self) -> Infallible {
         while let Some((sequence, got)) = self.under_way.next().await {
             self.arrived.insert(sequence, got);
         }

@@ -148,54 +148,6 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Rows that are kept apart from where they came from, in one piece.
-#[derive(Debug)]
-pub struct Rows {
-    id: ColumnType,
-    fields: Vec<u8>,
-    /// Where each row ends.
-    ends: Vec<usize>,
-}
-
-impl Rows {
-    /// None yet, of a table with ids of this type.
-    pub fn new(id: ColumnType) -> Self {
-        Self { id, fields: Vec::new(), ends: Vec::new() }
-    }
-
-    /// Where the next row's fields are put. It is complete when [`Rows::end`] says so.
-    pub fn fields(&mut self) -> Fields<'_> {
-        Fields(&mut self.fields)
-    }
-
-    /// The row that was put is complete.
-    pub fn end(&mut self) {
-        self.ends.push(self.fields.len());
-    }
-
-    /// In the order in which they were put.
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        let begins = [0].into_iter().chain(self.ends.iter().copied());
-        begins.zip(&self.ends).map(|(begin, end)| Row::new(0, self.id, &self.fields[begin..*end]))
-    }
-
-    /// How long their fields are together.
-    pub fn bytes(&self) -> usize {
-        self.fields.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// As if none had been put.
-    pub fn clear(&mut self) {
-        self.fields.clear();
-        self.ends.clear();
-    }
-}
-
 /// The fields of a row, each with its length.
 #[derive(Clone, Debug)]
 pub struct Parts<'a>(&'a [u8]);

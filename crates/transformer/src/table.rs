@@ -109,12 +109,14 @@ pub struct PostgresTable {
     records: Records,
     /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind.
     connection: Option<PgConnection>,
+    /// Whether somebody's own triggers were seen: from then on objects are applied alone.
+    has_triggers: bool,
 }
 
 impl PostgresTable {
     /// The tables of `stream`, for documents with these records. Nothing is asked of Postgres yet.
     pub fn new(settings: DatabaseSettings, stream: StreamName, records: Records) -> Self {
-        Self { settings, stream, records, connection: None }
+        Self { settings, stream, records, connection: None, has_triggers: false }
     }
 
     async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
@@ -159,11 +161,15 @@ impl Table for PostgresTable {
         objects: &[Small],
         more_follow: bool,
     ) -> Result<Vec<Counts>, TableError> {
+        if self.has_triggers {
+            return Ok(Vec::new());
+        }
         let mut connection = self.take_connection().await?;
         let records = self.records.clone();
         let counts = apply_bundle(&mut connection, self.home(), position, objects, records, more_follow).await?;
         self.connection = Some(connection);
-        Ok(counts)
+        self.has_triggers = counts.is_none();
+        Ok(counts.unwrap_or_default())
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
@@ -201,7 +207,7 @@ async fn apply(
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
     let mut written_before = match lock(&mut transaction, home, position, more_follow).await? {
-        Lock::Taken(written) => written,
+        Lock::Taken { written, .. } => written,
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
     };
@@ -262,7 +268,7 @@ async fn pass_over(
 ) -> Result<Outcome, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
     let written_before = match lock(&mut transaction, home, position, false).await? {
-        Lock::Taken(written) => written,
+        Lock::Taken { written, .. } => written,
         Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
         Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
     };

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use crate::{
     bundle::Small,
     decide::{Position, check_next, next_after},
-    fault::Fault,
     follow::FollowError,
     notes,
     prefetch::{OBJECTS_AHEAD, Prefetch, is_small},
@@ -30,8 +29,8 @@ pub enum Together {
     Alone(Object),
 }
 
-/// Applies the object together with those behind it that have arrived, if it is small. `together` is how many may be: half of those that
-/// could not be, and twice as many after each success.
+/// Applies the object together with those behind it that have arrived, if it is small. `most` is how many may be: half as many after a failure,
+/// and twice as many after a success.
 pub async fn apply_together<A: Archive, T: Table>(
     table: &mut T,
     ahead: &mut Prefetch<'_, A>,
@@ -39,32 +38,25 @@ pub async fn apply_together<A: Archive, T: Table>(
     object: Object,
     last: Option<Sequence>,
     skip: &Skip,
-    together: &mut usize,
+    most: &mut usize,
 ) -> Result<Together, FollowError> {
     let (started, sequence) = (Instant::now(), next_after(position));
     let Some(last) = last.filter(|last| *last > sequence && is_small(&object)) else {
         return Ok(Together::Alone(object));
     };
     let first = Small::new(sequence, object).await?;
-    let mut objects = bundle(ahead, first, last, skip, *together).await?;
-    *together = OBJECTS_AHEAD.min(2 * *together);
+    let mut objects = gather(ahead, first, last, skip, *most).await?;
+    let more = OBJECTS_AHEAD.min(2 * *most);
+    // Until it is a success.
+    *most = (objects.len() / 2).max(1);
     let mut counts = Vec::new();
     if let [_, .., newest] = objects.as_slice() {
         status::note_object(newest.sequence);
         let more_follow = last > newest.sequence;
-        let applied = tokio::select! {
-            biased;
-            // Never dropped before it is done, because the other branch never is.
-            applied = table.apply_bundle(position, &objects, more_follow) => applied,
-            never = ahead.advance() => match never {},
-        };
-        counts = match applied {
-            Err(error) if error.fault() == Fault::Record || error.is_too_slow() => Vec::new(),
-            applied => applied?,
-        };
-        if counts.is_empty() {
-            *together = objects.len() / 2;
-        }
+        counts = ahead.meanwhile(table.apply_bundle(position, &objects, more_follow)).await?;
+    }
+    if !counts.is_empty() || objects.len() == 1 {
+        *most = more;
     }
     let rest = objects.split_off(counts.len().max(1));
     ahead.put_back(rest.into_iter().map(|object| (object.sequence, object.into())));
@@ -81,7 +73,7 @@ pub async fn apply_together<A: Archive, T: Table>(
 }
 
 /// The object and as many of those behind it as have arrived, are small, continue the archive and are not to be skipped.
-async fn bundle<A: Archive>(
+async fn gather<A: Archive>(
     ahead: &mut Prefetch<'_, A>,
     first: Small,
     last: Sequence,
@@ -101,4 +93,102 @@ async fn bundle<A: Archive>(
     }
     ahead.ask(last);
     Ok(objects)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, future::poll_fn, task::Poll};
+
+    use jiff::Timestamp;
+    use shared::{
+        archive::{Append, ArchiveError, Head, Upload},
+        object::{Metadata, Sha256},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Bodies of so many bytes, by number.
+    struct Bodies(BTreeMap<Sequence, usize>);
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::try_from(number).unwrap()
+    }
+
+    fn observation(number: u64) -> Uuid {
+        Uuid::from_u128(number.into())
+    }
+
+    /// Number 20 does not continue what is before it.
+    fn metadata(sequence: Sequence) -> Metadata {
+        let number = sequence.get();
+        let previous = observation(if number == 20 { 99 } else { number - 1 });
+        Metadata {
+            archive_id: Uuid::nil(),
+            observation: observation(number),
+            previous: (number > 1).then_some(previous),
+            sha256: Sha256([0; 32]),
+            fetched_at: Timestamp::UNIX_EPOCH,
+            source_url: String::new(),
+            etag: None,
+            last_modified: None,
+            snapshot: sequence,
+            page: 1,
+            last_page: true,
+            snapshot_sha256: Sha256([0; 32]),
+        }
+    }
+
+    impl Archive for Bodies {
+        async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
+            unreachable!("nobody asks for the end")
+        }
+
+        async fn head(&self, _: Sequence) -> Result<Option<Head>, ArchiveError> {
+            unreachable!("nobody asks for a head")
+        }
+
+        async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError> {
+            Ok(self.0.get(&sequence).map(|bytes| Object::of_bytes(metadata(sequence), vec![b' '; *bytes].into())))
+        }
+
+        async fn append(&self, _: Sequence, _: &Metadata, _: &Upload) -> Result<Append, ArchiveError> {
+            unreachable!("nobody appends")
+        }
+    }
+
+    /// Those that are gathered from the first on when all have arrived, and what comes next.
+    async fn gathered(sizes: &[usize], most: usize, last: u64, skip: &str) -> (Vec<u64>, Option<u64>) {
+        let archive = Bodies((1..).map(sequence).zip(sizes.iter().copied()).collect());
+        let mut ahead = Prefetch::new(&archive);
+        for _ in sizes {
+            // The window grows.
+            let object = ahead.get(sequence(1), sequence(sizes.len() as u64)).await.unwrap().unwrap();
+            ahead.put_back([(sequence(1), object)].into_iter());
+        }
+        let mut turns = 0;
+        let turns = poll_fn(|context| {
+            turns += 1;
+            context.waker().wake_by_ref();
+            if turns > 100 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        ahead.meanwhile(turns).await;
+        let first = ahead.get(sequence(1), sequence(last)).await.unwrap().unwrap();
+        let first = Small::new(sequence(1), first).await.unwrap();
+        let objects = gather(&mut ahead, first, sequence(last), &skip.parse().unwrap(), most).await.unwrap();
+        let next = ahead.take_if(|_| true).map(|object| object.metadata.snapshot.get());
+        (objects.iter().map(|object| object.sequence.get()).collect(), next)
+    }
+
+    #[tokio::test]
+    async fn what_is_applied_together_is_small_continues_the_archive_and_is_not_too_much() {
+        let numbers = |to: u64| (1..=to).collect::<Vec<_>>();
+        assert_eq!(gathered(&[2; 5], 64, 5, "").await, (numbers(5), None), "all of them");
+        assert_eq!(gathered(&[2; 5], 3, 5, "").await, (numbers(3), Some(4)), "as many as may be");
+        assert_eq!(gathered(&[2; 5], 64, 4, "").await, (numbers(4), Some(5)), "to the last");
+        assert_eq!(gathered(&[2; 5], 64, 5, "3").await, (numbers(2), Some(3)), "not what is skipped");
+        assert_eq!(gathered(&[2; 25], 64, 25, "").await, (numbers(19), Some(20)), "not what does not continue");
+        assert_eq!(gathered(&[2, 2, 200_000, 2], 64, 4, "").await, (numbers(2), None), "not what is large");
+        assert_eq!(gathered(&[BUNDLE_BYTES / 8; 12], 64, 12, "").await, (numbers(8), Some(9)), "not too many bytes");
+    }
 }

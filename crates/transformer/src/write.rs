@@ -26,7 +26,7 @@ use crate::{
     parameter::{Column, Time},
     record::Record,
     record_type::{NoRow, Statements, WrongRecord},
-    row::{ColumnType, Id, Row, Rows},
+    row::{Id, Row},
 };
 
 /// From so many rows on it pays to compare them here. Fewer are one round trip with MERGE, and of a small COPY the end may wait 40 ms for an
@@ -288,69 +288,38 @@ async fn update(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSour
     if rows.is_empty() {
         return Ok(0);
     }
-    let update = rows_and_source(source.statements.update, rows, source).execute(connection);
-    Ok(within("update rows in", update).await?.rows_affected())
+    let update = columns(source.statements.update, source.statements, rows);
+    let update = update.bind(Time(source.fetched_at)).bind(source.sequence);
+    Ok(within("update rows in", update.execute(connection)).await?.rows_affected())
 }
 
 /// Inserts, updates or leaves each, in the order of their ids.
 async fn merge(connection: &mut PgConnection, rows: &[Row<'_>], source: RowSource) -> Result<(), TableError> {
-    let mut unwritten = Unwritten::new(source.statements);
-    for row in rows {
-        unwritten.push(row, source);
-    }
-    unwritten.merge(connection).await?;
+    merge_of(connection, rows, &vec![source; rows.len()]).await?;
     Ok(())
 }
 
-/// Rows to be written by one statement, each with its source. No two have the same id.
-#[derive(Debug)]
-pub struct Unwritten {
-    statements: &'static Statements,
-    rows: Rows,
+/// Inserts, updates or leaves each, in this order. How many were not left.
+pub async fn merge_of(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    sources: &[RowSource],
+) -> Result<u64, TableError> {
+    // Statement triggers of somebody's own would run, and could fail for ever.
+    let Some(RowSource { statements, .. }) = sources.first() else { return Ok(0) };
+    let merge = columns(statements.merge, statements, rows)
+        .bind(sources.iter().map(|source| Time(source.fetched_at)).collect::<Vec<_>>())
+        .bind(sources.iter().map(|source| source.sequence).collect::<Vec<_>>());
+    Ok(within("merge rows into", merge.execute(connection)).await?.rows_affected())
 }
 
-impl Unwritten {
-    /// None yet.
-    pub fn new(statements: &'static Statements) -> Self {
-        Self { statements, rows: Rows::new(statements.columns[0]) }
-    }
-
-    /// Adds a row.
-    pub fn push(&mut self, row: &Row<'_>, source: RowSource) {
-        let mut fields = self.rows.fields();
-        fields.0.extend(row.fields);
-        fields.put_timestamptz(source.fetched_at);
-        fields.put_bigint(source.sequence);
-        self.rows.end();
-    }
-
-    /// Inserts, updates or leaves each, in the order in which they were added, and has none then. Whether it left none.
-    pub async fn merge(&mut self, connection: &mut PgConnection) -> Result<bool, TableError> {
-        // Statement triggers of somebody's own would run, and could fail for ever.
-        if self.rows.is_empty() {
-            return Ok(true);
-        }
-        let rows: Vec<_> = self.rows.iter().collect();
-        let types = self.statements.columns.iter().copied().chain([ColumnType::TIMESTAMPTZ, ColumnType::BIGINT]);
-        let merge = types.enumerate().fold(sqlx::query(self.statements.merge), |query, (at, column)| {
-            query.bind(Column { rows: &rows, at, column })
-        });
-        let merged = within("merge rows into", merge.execute(connection)).await?;
-        let is_all = merged.rows_affected() == rows.len() as u64;
-        self.rows.clear();
-        Ok(is_all)
-    }
-}
-
-fn rows_and_source<'q>(
+fn columns<'q>(
     statement: &'static str,
+    statements: &Statements,
     rows: &'q [Row<'q>],
-    source: RowSource,
 ) -> Query<'q, Postgres, PgArguments> {
-    let columns = source.statements.columns.iter().enumerate();
-    let query =
-        columns.fold(sqlx::query(statement), |query, (at, column)| query.bind(Column { rows, at, column: *column }));
-    query.bind(Time(source.fetched_at)).bind(source.sequence)
+    let columns = statements.columns.iter().enumerate();
+    columns.fold(sqlx::query(statement), |query, (at, column)| query.bind(Column { rows, at, column: *column }))
 }
 
 /// Writes rows of which Postgres refuses some, by a constraint or trigger of somebody's own or a value that it cannot hold: what fails is
@@ -466,13 +435,12 @@ mod tests {
     #[test]
     fn what_a_statement_is_bound_to_costs_no_allocation_a_row() {
         let statements = &crate::post::STATEMENTS;
-        let source = RowSource { statements, sequence: 1, fetched_at: Timestamp::UNIX_EPOCH };
         let mut fields = Vec::new();
         let json = br#"{"id":1,"userId":1,"title":"t","body":"b"}"#;
         crate::post::Type.read(json, &mut Fields(&mut fields)).unwrap();
         let count = |number| {
             let rows: Vec<_> = (0..number).map(|index| Row::new(index, statements.columns[0], &fields)).collect();
-            allocation_counter::measure(|| drop(rows_and_source("", &rows, source))).count_total
+            allocation_counter::measure(|| drop(columns("", statements, &rows))).count_total
         };
         // Only buffers that double.
         assert!(count(8_000) <= count(1_000) + 10, "{} and {}", count(8_000), count(1_000));
