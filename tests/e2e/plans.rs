@@ -167,7 +167,7 @@ async fn of_many_posts_new_ones_are_copied_changed_ones_updated_and_equal_ones_o
         let new = log.get(read..).context("the log only grows")?;
         read = log.len();
         let count = |statement| new.matches(statement).count();
-        let done = (count("SELECT id, user_id, title"), count("COPY posts ("), count("UPDATE posts SET"));
+        let done = (count("SELECT id::bigint, user_id, title"), count("COPY posts ("), count("UPDATE posts SET"));
         assert_eq!((done, count("MERGE INTO posts")), ((looks, copied, updated), merged), "{what}");
     }
     let counts: i64 = select(&sandbox, "SELECT count(*) FROM posts").await?;
