@@ -451,7 +451,7 @@ impl State {
         if page < self.pages {
             answer = answer.with("Link", format!("</posts?version={version}&page={}>; rel=\"next\"", page + 1));
         }
-        if self.is_raced.load(SeqCst) && !asked.contains_key("rival") {
+        if page == 1 && self.is_raced.load(SeqCst) && !asked.contains_key("rival") {
             self.asked.notify_one();
             answer = answer.held_by(&self.gate);
         }
