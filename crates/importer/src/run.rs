@@ -171,6 +171,10 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let Some(pages) = shutdown.race(self.source.poll(last)).await.transpose()? else { return Ok(Outcome::Drained) };
         crash_point!("fetched");
+        self.status.worked(&[Dependency::Archive, Dependency::Api]);
+        if pages.is_some() {
+            self.status.worked(&[Dependency::Disk]);
+        }
         self.believed = if is_whole { 0 } else { self.believed + 1 };
         let objects = pages.as_ref().and_then(|pages| next_objects(self.end.as_deref(), pages, again));
         let (Some(pages), Some(objects)) = (pages, objects) else {
@@ -282,7 +286,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             self.news = vec![newest];
             return Err(error.into());
         }
-        self.status.queue_answers();
+        self.status.worked(&[Dependency::Queue]);
         crash_point!("announced");
         self.announced = Some(newest.sequence);
         self.news.clear();

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::FromRow;
+use sqlx::{FromRow, Row as _, postgres::PgRow};
 
 use crate::posts::{Post, Posts};
 
 /// A row of the table, as far as the API knows it.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Primary key.
     pub id: i64,
@@ -28,6 +28,17 @@ impl Row {
             user_id: post.user_id.as_i64()?,
             title: text(&post.title)?,
             body: text(&post.body)?,
+        })
+    }
+}
+
+impl FromRow<'_, PgRow> for Row {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            user_id: row.try_get("user_id")?,
+            title: row.try_get("title")?,
+            body: row.try_get("body")?,
         })
     }
 }

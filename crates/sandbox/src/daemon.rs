@@ -232,7 +232,7 @@ pub(crate) struct Readiness {
     pub(crate) is_ready: bool,
     /// The first line, such as "ready" or "holding: …".
     pub(crate) state: String,
-    /// A line each: its name, and `ok`, `fails` or `not asked yet`.
+    /// A line each: its name, and what is known of it, as in `worked 4 s ago`, `failed 2 s ago` or `not asked yet`.
     pub(crate) dependencies: Vec<(String, String)>,
 }
 
@@ -342,9 +342,9 @@ mod tests {
 
     #[test]
     fn the_first_line_is_the_state_and_the_others_are_dependencies() {
-        let body = "waiting: the database does not answer\narchive   ok\nqueue     not asked yet\ndatabase  fails\n";
+        let body = "waiting: the database does not answer\narchive   worked 4 s ago\nqueue     not asked yet\n";
         let readiness = Readiness::read(false, body);
-        let dependencies = [("archive", "ok"), ("queue", "not asked yet"), ("database", "fails")];
+        let dependencies = [("archive", "worked 4 s ago"), ("queue", "not asked yet")];
         let dependencies = dependencies.map(|(name, state)| (name.to_owned(), state.to_owned())).to_vec();
         let state = "waiting: the database does not answer".to_owned();
         assert_eq!(readiness, Readiness { is_ready: false, state, dependencies });

@@ -1,7 +1,11 @@
 //! The admin endpoint: `/healthz` (the work loop makes progress; a dead dependency does not fail it), `/readyz` (the work gets done) and
 //! `/metrics`. Loopback is a good address for it: it tells nothing secret, and asks nobody who they are.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -36,7 +40,7 @@ pub async fn serve(settings: &TelemetrySettings, status: &Status) -> io::Result<
     info!(address = %listener.local_addr()?, "admin endpoint listens");
     let status = status.clone();
     let ready = async move || {
-        let (is_ready, report) = status.readiness();
+        let (is_ready, report) = status.readiness(Instant::now());
         (code(is_ready), report)
     };
     let metrics = async || ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics::text());

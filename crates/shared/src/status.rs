@@ -223,13 +223,22 @@ struct Inner {
     state: State,
     /// How often the loop came to the same state without a change.
     repeats: u64,
-    /// What is known of each dependency: it worked in the last success, or failed since.
-    dependencies: Vec<(Dependency, &'static str)>,
+    /// What each dependency did when it was last asked, and when that was.
+    dependencies: Vec<(Dependency, Option<(&'static str, Instant)>)>,
 }
 
-const UNASKED: &str = "not asked since";
-const OK: &str = "ok";
-const FAILS: &str = "fails";
+const WORKED: &str = "worked";
+const FAILED: &str = "failed";
+
+impl Inner {
+    fn note(&mut self, of: Dependency, outcome: &'static str) {
+        for (dependency, last) in &mut self.dependencies {
+            if *dependency == of {
+                *last = Some((outcome, Instant::now()));
+            }
+        }
+    }
+}
 
 impl Status {
     /// The status of a daemon with these dependencies. Its numbers are there from here on.
@@ -238,7 +247,7 @@ impl Status {
         LazyLock::force(&HOLD);
         LazyLock::force(&RETRIES);
         STATE.with_label_values(&[State::Starting.label()]).set(1);
-        let dependencies = dependencies.iter().map(|dependency| (*dependency, UNASKED)).collect();
+        let dependencies = dependencies.iter().map(|dependency| (*dependency, None)).collect();
         Self(Arc::new(Mutex::new(Inner { dependencies, ..Inner::default() })))
     }
 
@@ -251,7 +260,10 @@ impl Status {
             State::Holding(reason, _) => Some(reason.dependency()),
             State::Starting | State::Ready | State::StandingBy => None,
         };
-        failing.inspect(|dependency| note_retry(*dependency));
+        if let Some(dependency) = failing {
+            note_retry(dependency);
+            inner.note(dependency, FAILED);
+        }
         let is_repeated = match (&inner.state, &state) {
             // The same need, in whatever words: the archive may have grown.
             (State::Holding(was, _), State::Holding(reason, _)) => was == reason,
@@ -261,16 +273,6 @@ impl Status {
             inner.state = state;
             inner.repeats += 1;
             return;
-        }
-        for (dependency, answer) in &mut inner.dependencies {
-            // The queue is another matter, of which only its own answers tell.
-            if state.is_ready() && *dependency != Dependency::Queue {
-                *answer = OK;
-            } else if failing == Some(*dependency) {
-                *answer = FAILS;
-            } else if *answer == FAILS {
-                *answer = UNASKED;
-            }
         }
         show(&inner.state, 0);
         show(&state, 1);
@@ -289,11 +291,11 @@ impl Status {
         inner.repeats = 0;
     }
 
-    /// Notes that the queue has answered.
-    pub fn queue_answers(&self) {
+    /// Notes that these were asked just now, and worked.
+    pub fn worked(&self, dependencies: &[Dependency]) {
         let mut inner = self.lock();
-        for (_, answer) in inner.dependencies.iter_mut().filter(|(dependency, _)| *dependency == Dependency::Queue) {
-            *answer = OK;
+        for dependency in dependencies {
+            inner.note(*dependency, WORKED);
         }
     }
 
@@ -302,12 +304,17 @@ impl Status {
         summary(&self.lock().state, position(), end())
     }
 
-    /// Whether the work gets done, and a report: the state, and a line for each dependency.
-    pub(crate) fn readiness(&self) -> (bool, String) {
+    /// Whether the work gets done, and a report: the state, and a line for each dependency with the age of what is known. A dependency
+    /// that has failed since nobody asked it is not noticed here: an idle daemon asks at its interval.
+    pub(crate) fn readiness(&self, now: Instant) -> (bool, String) {
         let inner = self.lock();
         let mut report = format!("{}\n", inner.state);
-        for (dependency, answer) in &inner.dependencies {
-            let _ = writeln!(report, "{:<8}  {answer}", dependency.label());
+        for (dependency, last) in &inner.dependencies {
+            let known = match last {
+                Some((outcome, at)) => format!("{outcome} {} s ago", now.saturating_duration_since(*at).as_secs()),
+                None => "not asked yet".to_owned(),
+            };
+            let _ = writeln!(report, "{:<8}  {known}", dependency.label());
         }
         (inner.state.is_ready(), report)
     }
@@ -339,36 +346,36 @@ mod tests {
 
     #[test]
     fn a_daemon_is_ready_while_the_work_gets_done_by_it_or_another() {
-        let status = Status::new(&[Dependency::Archive, Dependency::Database]);
-        for (state, is_ready, text) in [
-            (State::Starting, false, "starting\narchive   not asked since\ndatabase  not asked since\n"),
-            (
-                State::Waiting(Dependency::Archive, "S3".into()),
-                false,
-                "waiting: S3\narchive   fails\ndatabase  not asked since\n",
-            ),
-            (State::Ready, true, "ready\narchive   ok\ndatabase  ok\n"),
-            (
-                State::Holding(Reason::Database, "no tables".into()),
-                false,
-                "holding: no tables\narchive   ok\ndatabase  fails\n",
-            ),
-            (State::StandingBy, true, "standing by\narchive   ok\ndatabase  ok\n"),
-            (
-                State::Waiting(Dependency::Database, "cut".into()),
-                false,
-                "waiting: cut\narchive   ok\ndatabase  fails\n",
-            ),
-            (
-                State::Waiting(Dependency::Archive, "S3".into()),
-                false,
-                "waiting: S3\narchive   fails\ndatabase  not asked since\n",
-            ),
+        let status = Status::new(&[]);
+        for (state, is_ready) in [
+            (State::Starting, false),
+            (State::Waiting(Dependency::Archive, "S3".into()), false),
+            (State::Ready, true),
+            (State::Holding(Reason::Database, "no tables".into()), false),
+            (State::StandingBy, true),
         ] {
+            let report = format!("{state}\n");
             status.set(state);
-            assert_eq!(status.readiness(), (is_ready, text.to_owned()));
+            assert_eq!(status.readiness(Instant::now()), (is_ready, report));
         }
         assert!(is_alive());
+    }
+
+    #[test]
+    fn each_dependency_has_its_last_outcome_with_its_age() {
+        let status = Status::new(&[Dependency::Archive, Dependency::Queue, Dependency::Database]);
+        status.worked(&[Dependency::Archive, Dependency::Database]);
+        for _ in 0..2 {
+            status.set(State::Waiting(Dependency::Database, "cut".into()));
+        }
+        let later = Instant::now() + Duration::from_secs(61);
+        let report = "waiting: cut\narchive   worked 61 s ago\nqueue     not asked yet\ndatabase  failed 61 s ago\n";
+        assert_eq!(status.readiness(later), (false, report.to_owned()));
+
+        status.worked(&[Dependency::Database]);
+        status.set(State::Ready);
+        let report = "ready\narchive   worked 61 s ago\nqueue     not asked yet\ndatabase  worked 61 s ago\n";
+        assert_eq!(status.readiness(later), (true, report.to_owned()));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use shared::{
     pointer::Pointer,
     settings::parse_duration,
     shutdown::Shutdown,
-    status::{State, Status},
+    status::{Dependency, State, Status},
 };
 use tokio::time::{Instant, sleep};
 
@@ -95,6 +95,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
             return Ok(Followed::Busy);
         }
         notes::looked();
+        self.status.worked(&[Dependency::Archive, Dependency::Database]);
         if !self.is_deaf {
             self.status.set(State::Ready);
         }
@@ -107,10 +108,13 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
             let rings = rings?;
             // After the look, this is the other half of a success.
             self.faults = 0;
-            self.status.queue_answers();
+            self.status.worked(&[Dependency::Queue]);
             self.status.set(State::Ready);
-            if !rings.is_empty() && self.answer(&rings, shutdown).await? == Followed::Busy {
-                return Ok(Followed::Busy);
+            if !rings.is_empty() {
+                if self.answer(&rings, shutdown).await? == Followed::Busy {
+                    return Ok(Followed::Busy);
+                }
+                self.status.worked(&[Dependency::Archive, Dependency::Database]);
             }
         }
         Ok(Followed::ToTheGoal)
@@ -151,6 +155,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
 
     /// Another transformer has the stream. If it is silent, its place is taken at once.
     async fn stand_by(&mut self) -> Result<Followed, FollowError> {
+        self.status.worked(&[Dependency::Database]);
         self.status.set(State::StandingBy);
         if self.follower.take_over_from_the_silent().await? {
             crash_point!("ended-a-silent-holder");

@@ -1,4 +1,4 @@
-//! What a person would write in Python otherwise, on the same posts in the same rounds: `tests/peers/`.
+//! What a person would write in Python otherwise, on the same posts in the same rounds: `crates/sandbox/peers/`.
 //!
 //! They read a file where the transformer reads S3, and they keep neither a ledger nor a position.
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::settings::Settings;
 
-const REQUIREMENTS: &str = include_str!("../../../../tests/peers/requirements.txt");
+const REQUIREMENTS: &str = include_str!("../../peers/requirements.txt");
 
 struct Peer {
     name: &'static str,
@@ -95,7 +95,7 @@ impl Peers {
         let world = bench.sandbox.world();
         let mut settings = Settings::new();
         settings.set(&[("DATABASE_URL", bench.sandbox.database_url()), ("PYTHONDONTWRITEBYTECODE", "1")]);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers").join(peer.script);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(peer.script);
         let file = self.file(peer.share, load);
         let python = Program { world, path: &self.python, settings };
         let ran = python.run(&[&script.to_string_lossy(), &file.to_string_lossy(), "peer"]).await?;
