@@ -49,6 +49,7 @@ impl Venv<'_> {
             "pip",
             "install",
             "--no-deps",
+            "--no-compile",
             "--no-input",
             "--disable-pip-version-check",
             "--progress-bar=off",
