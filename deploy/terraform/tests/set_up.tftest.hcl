@@ -231,8 +231,8 @@ run "what_can_be_chosen" {
       }
       my-comments = {
         source_url           = "https://api.example.org:9443/comments"
-        importer_settings    = { CURSOR_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\n é\n=/next " }
-        transformer_settings = { RECORDS_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\n é\n=/data " }
+        importer_settings    = { CURSOR_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/next " }
+        transformer_settings = { RECORDS_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/data " }
       }
     }
     ami_id                       = "ami-0fedcba9876543210"
