@@ -13,12 +13,14 @@ resource "aws_sns_topic_subscription" "email" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "queue_age" {
-  alarm_name        = "${var.name}-${var.stream}-nobody-answers-the-bell"
-  alarm_description = "A pointer has waited too long: the transformer is down, holds or cannot reach the database. See its log."
+  for_each = aws_sqs_queue.bell
+
+  alarm_name        = "${var.name}-${each.key}-nobody-answers-the-bell"
+  alarm_description = "A pointer of the stream ${each.key} has waited too long: the transformer is down, holds or cannot reach the database. See its log."
 
   namespace   = "AWS/SQS"
   metric_name = "ApproximateAgeOfOldestMessage"
-  dimensions  = { QueueName = aws_sqs_queue.bell.name }
+  dimensions  = { QueueName = each.value.name }
   statistic   = "Maximum"
 
   comparison_operator = "GreaterThanThreshold"
@@ -30,6 +32,8 @@ resource "aws_cloudwatch_metric_alarm" "queue_age" {
   treat_missing_data = "notBreaching"
   alarm_actions      = [aws_sns_topic.alarms.arn]
   ok_actions         = [aws_sns_topic.alarms.arn]
+
+  tags = { Stream = each.key }
 }
 
 resource "aws_cloudwatch_metric_alarm" "database_storage" {
@@ -71,8 +75,8 @@ resource "aws_cloudwatch_metric_alarm" "database_cpu" {
 resource "aws_cloudwatch_metric_alarm" "host_status" {
   for_each = aws_instance.host
 
-  alarm_name        = "${var.name}-${var.stream}-${each.key}-host-down"
-  alarm_description = "The ${each.key}'s host fails its status checks, or is stopped."
+  alarm_name        = "${var.name}-${each.key}-host-down"
+  alarm_description = "The host of the ${each.key}s fails its status checks, or is stopped."
 
   namespace   = "AWS/EC2"
   metric_name = "StatusCheckFailed"

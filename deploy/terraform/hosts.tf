@@ -1,7 +1,8 @@
-# Two hosts. Neither keeps anything that is not in S3 or in Postgres, so a host is never changed: another package or setting is
-# another host.
+# Two hosts, one for the importers of all streams and one for the transformers. Neither keeps anything that is not in S3 or in
+# Postgres, so a host is never changed: another package is another host. Streams come and go without that: see environment.tf.
 
-# Canonical says which image is the newest.
+# Canonical says which image is the newest. 24.04 LTS is maintained until 2029. Its successor, 26.04 LTS, wants 1.5 GB of memory,
+# more than a t3.micro has, and nobody has tried this on it; ami_id takes it.
 data "aws_ssm_parameter" "ubuntu" {
   count = var.ami_id == null ? 1 : 0
 
@@ -15,29 +16,21 @@ locals {
     importer    = aws_security_group.importer.id
     transformer = aws_security_group.transformer.id
   }
-
-  # The unit gives STREAM, and the database's address is a credential of it, not a setting.
-  settings_file = {
-    for daemon, environment in local.environment :
-    daemon => { for name, value in environment : name => value if !contains(["STREAM", "DATABASE_URL"], name) }
-  }
 }
 
 resource "aws_instance" "host" {
-  for_each = local.environment
+  for_each = local.security_groups
 
   ami                         = local.ami_id
   instance_type               = var.instance_type
   subnet_id                   = aws_subnet.public.id
   associate_public_ip_address = true
-  vpc_security_group_ids      = [local.security_groups[each.key]]
+  vpc_security_group_ids      = [each.value]
   iam_instance_profile        = aws_iam_instance_profile.host[each.key].name
 
   user_data = templatefile("${path.module}/user-data.sh.tftpl", {
     daemon               = each.key
-    stream               = var.stream
-    settings             = local.settings_file[each.key]
-    database_url         = lookup(each.value, "DATABASE_URL", "")
+    streams              = file("${path.module}/streams.py")
     database_authorities = local.database_authorities
     region               = var.region
     bucket               = aws_s3_bucket.archive.bucket
@@ -53,14 +46,14 @@ resource "aws_instance" "host" {
     http_put_response_hop_limit = 1
   }
 
-  # The importer spools one answer, all its pages together, of at most 1 GiB by default.
+  # Each importer spools one answer, all its pages together, of at most 1 GiB by default.
   root_block_device {
     volume_size = 8
     volume_type = "gp3"
     encrypted   = true
   }
 
-  tags = { Name = "${var.name}-${var.stream}-${each.key}" }
+  tags = { Name = "${var.name}-${each.key}" }
 
   lifecycle {
     # A newer image is for the next host, not a reason for one.

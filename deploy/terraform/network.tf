@@ -12,8 +12,8 @@ data "aws_availability_zones" "here" {
 }
 
 locals {
-  # What the importer talks to; 443 unless the address has a port.
-  source_port = try(tonumber(regex("^https://[^/]*:([0-9]+)(/|$)", var.source_url)[0]), 443)
+  # What the importers talk to; 443 unless the address has a port.
+  source_ports = [for stream in var.streams : try(tonumber(regex("^https://[^/]*:([0-9]+)(/|$)", stream.source_url)[0]), 443)]
 }
 
 resource "aws_vpc" "main" {
@@ -136,7 +136,7 @@ resource "aws_security_group" "database" {
 locals {
   # Ubuntu's mirrors are HTTP; what comes from them is signed.
   ways_out = merge(
-    { for port in toset([80, 443, local.source_port]) : "importer-${port}" => { group = aws_security_group.importer.id, port = port } },
+    { for port in toset(concat([80, 443], local.source_ports)) : "importer-${port}" => { group = aws_security_group.importer.id, port = port } },
     { for port in toset([80, 443]) : "transformer-${port}" => { group = aws_security_group.transformer.id, port = port } },
   )
 }

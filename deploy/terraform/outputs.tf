@@ -1,12 +1,12 @@
 # What the next step needs.
 
 output "importer_environment" {
-  description = "The importer's settings."
+  description = "The importers' settings, by stream."
   value       = local.environment.importer
 }
 
 output "transformer_environment" {
-  description = "The transformer's settings. There is no password among them."
+  description = "The transformers' settings, by stream. There is no password among them."
   value       = local.environment.transformer
 }
 

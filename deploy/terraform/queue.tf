@@ -1,7 +1,10 @@
-# The doorbell. No dead-letter queue, since the messages carry no data: what a lost one pointed to is found in the archive.
+# A doorbell for each stream. No dead-letter queues, since the messages carry no data: what a lost one pointed to is found in the
+# archive.
 
 resource "aws_sqs_queue" "bell" {
-  name       = "${var.name}-${var.stream}.fifo"
+  for_each = var.streams
+
+  name       = "${var.name}-${each.key}.fifo"
   fifo_queue = true
 
   # The importer names each message after its object.
@@ -15,10 +18,6 @@ resource "aws_sqs_queue" "bell" {
   message_retention_seconds = 345600
 
   sqs_managed_sse_enabled = true
-}
-
-resource "aws_sqs_queue_policy" "bell" {
-  queue_url = aws_sqs_queue.bell.id
 
   policy = jsonencode({
     Version = "2012-10-17"
@@ -27,8 +26,10 @@ resource "aws_sqs_queue_policy" "bell" {
       Effect    = "Deny"
       Principal = "*"
       Action    = "sqs:*"
-      Resource  = aws_sqs_queue.bell.arn
+      Resource  = "arn:aws:sqs:${var.region}:${data.aws_caller_identity.me.account_id}:${var.name}-${each.key}.fifo"
       Condition = { Bool = { "aws:SecureTransport" = "false" } }
     }]
   })
+
+  tags = { Stream = each.key }
 }

@@ -1,9 +1,12 @@
-# What each host may do, and nothing else.
+# What each host may do, and nothing else. A host is one role for the daemons of all streams: keys from the host's role are there
+# for whoever is on the host. Each stream is named, so what belongs to none of them is refused.
 
 data "aws_caller_identity" "me" {}
 
 locals {
-  archive_objects = "${aws_s3_bucket.archive.arn}/raw/${var.stream}/*"
+  prefixes        = [for stream in keys(var.streams) : "raw/${stream}/*"]
+  archive_objects = [for prefix in local.prefixes : "${aws_s3_bucket.archive.arn}/${prefix}"]
+  queues          = [for queue in aws_sqs_queue.bell : queue.arn]
 
   # Whether an object is missing (404) or hidden (403) S3 decides by s3:ListBucket with the object's key for the prefix
   # (<https://github.com/ceph/ceph/pull/68577>), so the condition covers that too.
@@ -12,14 +15,16 @@ locals {
     Effect    = "Allow"
     Action    = "s3:ListBucket"
     Resource  = aws_s3_bucket.archive.arn
-    Condition = { StringLike = { "s3:prefix" = "raw/${var.stream}/*" } }
+    Condition = { StringLike = { "s3:prefix" = local.prefixes } }
   }
 
-  read_packages = {
-    Sid      = "ReadPackages"
-    Effect   = "Allow"
-    Action   = "s3:GetObject"
-    Resource = "${aws_s3_bucket.archive.arn}/packages/*"
+  read_package_and_settings = {
+    for daemon in ["importer", "transformer"] : daemon => {
+      Sid      = "ReadPackageAndSettings"
+      Effect   = "Allow"
+      Action   = "s3:GetObject"
+      Resource = ["${aws_s3_bucket.archive.arn}/packages/*", "${aws_s3_bucket.archive.arn}/settings/${daemon}.json"]
+    }
   }
 
   # A session with SSM, and no more: the managed policy AmazonSSMManagedInstanceCore would also let the hosts read each parameter
@@ -51,9 +56,9 @@ locals {
         Sid      = "Ring"
         Effect   = "Allow"
         Action   = "sqs:SendMessage"
-        Resource = aws_sqs_queue.bell.arn
+        Resource = local.queues
       },
-      local.read_packages,
+      local.read_package_and_settings.importer,
       local.be_reached_by_ssm,
     ]
     transformer = [
@@ -68,7 +73,7 @@ locals {
         Sid      = "Hear"
         Effect   = "Allow"
         Action   = ["sqs:ReceiveMessage", "sqs:DeleteMessage"]
-        Resource = aws_sqs_queue.bell.arn
+        Resource = local.queues
       },
       {
         Sid      = "ConnectAsTheRuntimeRole"
@@ -76,7 +81,7 @@ locals {
         Action   = "rds-db:connect"
         Resource = "arn:aws:rds-db:${var.region}:${data.aws_caller_identity.me.account_id}:dbuser:${aws_db_instance.main.resource_id}/${var.database_role}"
       },
-      local.read_packages,
+      local.read_package_and_settings.transformer,
       local.be_reached_by_ssm,
     ]
   }
@@ -85,8 +90,8 @@ locals {
 resource "aws_iam_role" "host" {
   for_each = local.permissions
 
-  name        = "${var.name}-${var.stream}-${each.key}"
-  description = "The ${each.key} of the stream ${var.stream}"
+  name        = "${var.name}-${each.key}"
+  description = "The ${each.key}s of all streams"
 
   assume_role_policy = jsonencode({
     Version = "2012-10-17"

@@ -1,4 +1,4 @@
-# What can be chosen. Required: source_url, package_key and package_sha256.
+# What can be chosen. Required: streams, package_key and package_sha256.
 
 variable "region" {
   description = "The region that everything is in."
@@ -23,71 +23,79 @@ variable "name" {
   }
 }
 
-# ---- The stream ----
+# ---- The streams ----
 
-variable "stream" {
-  description = "Name of the stream: prefix in the bucket, message group, instance of the units."
-  type        = string
-  default     = "posts"
+variable "streams" {
+  description = "The streams, by name, which is a stream's prefix in the bucket, its message group and the instance of its units: the https address that its importer polls, and more settings of either daemon, as `importer --help` and `transformer --help` explain them. DATABASE_SCHEMA is the name, with _ for -, unless transformer_settings says otherwise."
+  type = map(object({
+    source_url           = string
+    importer_settings    = optional(map(string), {})
+    transformer_settings = optional(map(string), {})
+  }))
+  nullable = false
 
-  # The programs take 63 characters, and an underscore; a role's name has less room, and other names have no underscore.
+  # The daemons of twenty streams fit into the memory of a t3.micro, and what they may do into the policy of a role.
   validation {
-    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?$", var.stream))
-    error_message = "stream is 1 to 30 characters of a-z, 0-9 and -, and neither begins nor ends with -."
+    condition     = length(var.streams) >= 1 && length(var.streams) <= 20
+    error_message = "streams has 1 to 20 streams."
   }
-}
 
-variable "source_url" {
-  description = "The collection that the importer polls: an https address that answers with JSON."
-  type        = string
-
-  # It becomes a line of a settings file, where these would end the value or mean something.
+  # The programs take 63 characters and an underscore; other names have less room. A letter comes first, since it names a schema.
   validation {
-    condition     = can(regex("^https://[^\\s\"'\\\\/]+(/[^\\s\"'\\\\]*)?$", var.source_url))
-    error_message = "source_url begins with https:// and has neither white space nor quotes nor backslashes."
+    condition     = alltrue([for stream in keys(var.streams) : can(regex("^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$", stream))])
+    error_message = "streams has names of 1 to 30 characters of a-z, 0-9 and -, which begin with a letter and do not end with -."
   }
-}
-
-variable "importer_settings" {
-  description = "More settings of the importer, as in { POLL_INTERVAL = \"5m\" }. `importer --help` explains each one."
-  type        = map(string)
-  default     = {}
 
   validation {
     condition = alltrue([
-      for name, value in var.importer_settings :
-      can(regex("^[A-Z][A-Z0-9_]*$", name)) && can(regex("^[^\\s\"'\\\\]*$", value))
+      for stream in var.streams : can(regex("^https://[^/[:space:][:cntrl:]]+(/[^[:space:][:cntrl:]]*)?$", stream.source_url))
     ])
-    error_message = "importer_settings has names of A-Z, 0-9 and _, and values without white space, quotes and backslashes."
+    error_message = "streams has a source_url that does not begin with https://, or has white space in it."
+  }
+
+  # systemd drops a value with any other control character.
+  validation {
+    condition = alltrue(flatten([
+      for stream in var.streams : [
+        for settings in [stream.importer_settings, stream.transformer_settings] : [
+          for name, value in settings : can(regex("^[A-Z][A-Z0-9_]*$", name)) && can(regex("^[\\t\\n[:^cntrl:]]*$", value))
+        ]
+      ]
+    ]))
+    error_message = "streams has settings with names of A-Z, 0-9 and _, and values without control characters other than tab and newline."
   }
 
   validation {
-    condition = length(setintersection(keys(var.importer_settings), [
+    condition = length(setintersection(flatten([for stream in var.streams : keys(stream.importer_settings)]), [
       "STREAM", "SOURCE_URL", "ARCHIVE_BUCKET", "QUEUE_URL", "AWS_REGION", "SPOOL_DIR",
     ])) == 0
-    error_message = "importer_settings sets what other variables, or the unit, already set."
-  }
-}
-
-variable "transformer_settings" {
-  description = "More settings of the transformer, as in { SKIP = \"17\" }. `transformer --help` explains each one."
-  type        = map(string)
-  default     = {}
-
-  validation {
-    condition = alltrue([
-      for name, value in var.transformer_settings :
-      can(regex("^[A-Z][A-Z0-9_]*$", name)) && can(regex("^[^\\s\"'\\\\]*$", value))
-    ])
-    error_message = "transformer_settings has names of A-Z, 0-9 and _, and values without white space, quotes and backslashes."
+    error_message = "streams has importer_settings that set what Terraform or the unit already sets."
   }
 
   validation {
-    condition = length(setintersection(keys(var.transformer_settings), [
+    condition = length(setintersection(flatten([for stream in var.streams : keys(stream.transformer_settings)]), [
       "STREAM", "ARCHIVE_BUCKET", "QUEUE_URL", "AWS_REGION", "DATABASE_URL", "DATABASE_URL_FILE", "DATABASE_AUTH",
       "ALLOW_PLAINTEXT",
     ])) == 0
-    error_message = "transformer_settings sets what other variables, or the unit, already set, or gives up the database's certificate."
+    error_message = "streams has transformer_settings that set what Terraform or the unit already sets, or give up the database's certificate."
+  }
+
+  validation {
+    condition = length(distinct([
+      for name, stream in var.streams : lookup(stream.transformer_settings, "DATABASE_SCHEMA", replace(name, "-", "_"))
+    ])) == length(var.streams)
+    error_message = "streams has two streams with one DATABASE_SCHEMA."
+  }
+
+  # The daemons of a kind are on one host.
+  validation {
+    condition = alltrue([
+      for addresses in [
+        [for stream in var.streams : stream.importer_settings.ADMIN_ADDR if contains(keys(stream.importer_settings), "ADMIN_ADDR")],
+        [for stream in var.streams : stream.transformer_settings.ADMIN_ADDR if contains(keys(stream.transformer_settings), "ADMIN_ADDR")],
+      ] : length(addresses) == length(distinct(addresses))
+    ])
+    error_message = "streams has two daemons on one host with one ADMIN_ADDR."
   }
 }
 
@@ -115,7 +123,7 @@ variable "package_sha256" {
 }
 
 variable "instance_type" {
-  description = "Type of both hosts. Each daemon is held to 256 MB by its unit."
+  description = "Type of both hosts. Each daemon is held to 256 MB by its unit, and takes about 16 MB while the answers of its API are small."
   type        = string
   default     = "t3.micro"
 

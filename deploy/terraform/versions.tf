@@ -17,7 +17,6 @@ provider "aws" {
   default_tags {
     tags = {
       Project = var.name
-      Stream  = var.stream
     }
   }
 }

@@ -1,21 +1,23 @@
-//! `deploy/terraform` is well formed and valid, keeps what its own tests say of it on a mocked provider, and tells the daemons what
-//! they want to be told.
+//! `deploy/terraform` is well formed and valid, keeps what its own tests say of it on a mocked provider, and tells the daemons of each
+//! stream what they want to be told.
 //!
 //! Nothing is asked of AWS. Without `terraform` on the machine there is nothing to run it with, and the test says that it is
 //! skipped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     path::Path,
     process::{Command, Output},
 };
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use support::{
     programs::path_of,
-    terraform::{Terraform, environment},
+    terraform::{NOT_IN_THE_FILE, Terraform, environments, settings},
 };
+
+type Environment = BTreeMap<String, String>;
 
 /// The SDK's own setting, which the help names in prose.
 const AWS_SETTING: &str = "AWS_REGION";
@@ -27,29 +29,33 @@ fn the_configuration_is_valid_and_tells_the_daemons_what_they_want() -> Result<(
     terraform.init()?;
     terraform.run(&["validate"])?;
 
-    let told = terraform.run(&["test", "-json", "-verbose"])?;
-    let states = states(&told)?;
+    let states = terraform.test(&[])?;
     let names: Vec<_> = states.iter().map(|(run, _)| run.as_str()).collect();
-    ensure!(names == ["everything", "what_can_be_chosen"], "the runs that make something are {names:?}");
+    ensure!(
+        names == ["everything", "what_can_be_chosen", "twenty_streams"],
+        "the runs that make something are {names:?}"
+    );
     let programs = path_of("")?;
-    for (run, outputs) in states {
-        for daemon in ["importer", "transformer"] {
-            let name = format!("{daemon}_environment");
-            let environment = environment(&outputs, &name).with_context(|| format!("{run}: the output {name}"))?;
-            the_daemon_takes(&programs.join(daemon), &environment)
-                .with_context(|| format!("{run}: the output {name}"))?;
+    for daemon in ["importer", "transformer"] {
+        let help = run(programs.join(daemon), &["--help"], &Environment::new())?;
+        let known = variables(&help.stdout);
+        for (run, state) in &states {
+            let settings = settings(state, daemon)?;
+            for (stream, mut environment) in environments(&state["outputs"], daemon)? {
+                let whose = || format!("{run}: the {daemon} of {stream}");
+                the_daemon_takes(&programs.join(daemon), &known, &environment).with_context(whose)?;
+                environment.retain(|name, _| !NOT_IN_THE_FILE.contains(&name.as_str()));
+                assert_eq!(read_by_a_shell(&settings[&stream]["env"])?, environment, "{}", whose());
+            }
         }
     }
     Ok(())
 }
 
 /// Every setting is one that the daemon has, none is missing, and no value is wrong.
-fn the_daemon_takes(daemon: &Path, environment: &BTreeMap<String, String>) -> Result<()> {
-    let help = run(daemon, &["--help"], &BTreeMap::new())?;
-    let help = String::from_utf8_lossy(&help.stdout);
-    let known = variables(&help);
+fn the_daemon_takes(daemon: &Path, known: &BTreeSet<String>, environment: &Environment) -> Result<()> {
     for name in environment.keys() {
-        ensure!(known.contains(name.as_str()) || name == AWS_SETTING, "the daemon does not know {name}");
+        ensure!(known.contains(name) || name == AWS_SETTING, "the daemon does not know {name}");
     }
     // With one setting that is wrong the daemon lists all that are, and starts nothing.
     let output = run(daemon, &["--log-format=poison"], environment)?;
@@ -61,29 +67,29 @@ fn the_daemon_takes(daemon: &Path, environment: &BTreeMap<String, String>) -> Re
     Ok(())
 }
 
-/// The runs of `terraform test -json -verbose` that made something, each with the outputs that it ended with.
-fn states(told: &str) -> Result<Vec<(String, Value)>> {
-    let mut states = Vec::new();
-    for line in told.lines().filter(|line| line.starts_with('{')) {
-        let event: Value = serde_json::from_str(line).with_context(|| format!("terraform says {line}"))?;
-        if event["type"] == "test_state" {
-            let run = event["@testrun"].as_str().context("a run has a name")?.to_owned();
-            states.push((run, event["test_state"]["outputs"].clone()));
-        }
-    }
-    Ok(states)
+/// What a shell makes of a settings file, as for `transformer check`. What systemd makes of it is seen in `deploy_streams`.
+fn read_by_a_shell(file: &str) -> Result<Environment> {
+    let script = format!("set -a\n{file}exec env --null");
+    let output = run("/bin/sh", &["-c", &script], &Environment::new())?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout)?;
+    let pairs = told.split_terminator('\0').filter_map(|pair| pair.split_once('='));
+    // The shell's own.
+    let pairs = pairs.filter(|(name, _)| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 // ---- The daemons ----
 
 /// Runs a program with these settings and none of this process'.
-fn run(program: &Path, arguments: &[&str], settings: &BTreeMap<String, String>) -> Result<Output> {
-    let output = Command::new(program).args(arguments).env_clear().envs(settings).output();
-    output.with_context(|| format!("cannot start {}", program.display()))
+fn run(program: impl AsRef<OsStr>, arguments: &[&str], settings: &Environment) -> Result<Output> {
+    let output = Command::new(&program).args(arguments).env_clear().envs(settings).output();
+    output.with_context(|| format!("cannot start {}", program.as_ref().display()))
 }
 
 /// The environment variables in a help: `[env: NAME=]`, or `[env: NAME]` where the value is a secret.
-fn variables(help: &str) -> BTreeSet<&str> {
+fn variables(help: &[u8]) -> BTreeSet<String> {
+    let help = String::from_utf8_lossy(help);
     let marks = help.split("[env: ").skip(1);
-    marks.filter_map(|rest| rest.split(['=', ']']).next()).collect()
+    marks.filter_map(|rest| rest.split(['=', ']']).next()).map(str::to_owned).collect()
 }

@@ -8,14 +8,14 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use sandbox::{Row, Sandbox, Settings, Setup};
-use support::{SOON, programs::path_of, retitle, start, systemd::Systemd};
+use support::{
+    SOON,
+    programs::path_of,
+    retitle, start,
+    systemd::{DAEMONS, Systemd, write_units},
+};
 use tempfile::TempDir;
 use tokio::{net::UnixDatagram, process::Command, time::timeout};
-
-const DAEMONS: [&str; 2] = ["importer", "transformer"];
-
-/// What the units name, empty here, because the host's units are none of the test's.
-const TARGETS: [&str; 5] = ["sysinit", "basic", "shutdown", "network-online", "multi-user"];
 
 /// For the test only: a watchdog that need not be waited for, and logs without a journal. The daemons feed it every second.
 const DROP_IN: &str = "[Service]\nWatchdogSec=5s\nStandardError=append:/run/test/%p.log\n";
@@ -73,26 +73,15 @@ async fn the_units_run_are_watched_and_drain() -> Result<()> {
 
 const UNITS: [&str; 2] = ["importer@posts.service", "transformer@posts.service"];
 
-/// `/etc` as an administrator writes it, with the units in the place of the package's.
+/// `/etc` as an administrator writes it.
 fn write_etc(etc: &Path, sandbox: &Sandbox) -> Result<()> {
-    let (units, settings) = (etc.join("systemd/system"), etc.join("posts-pipeline"));
-    fs::create_dir_all(&units)?;
-    fs::create_dir_all(&settings)?;
-    for target in TARGETS {
-        fs::write(units.join(format!("{target}.target")), "[Unit]\n")?;
-    }
-    let wanted = format!("[Unit]\nWants={} {}\n", UNITS[0], UNITS[1]);
-    fs::write(units.join("test.target"), wanted)?;
+    write_units(etc, DROP_IN, &format!("Wants={} {}\n", UNITS[0], UNITS[1]))?;
+    let settings = etc.join("posts-pipeline");
+    fs::create_dir(&settings)?;
     let told = sandbox.settings().iter().filter(|(name, _)| !NOT_IN_THE_FILE.contains(name));
     let mut file = Settings::new();
     file.set(&told.collect::<Vec<_>>());
     for daemon in DAEMONS {
-        let unit = format!("{daemon}@.service");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd").join(&unit);
-        fs::copy(source, units.join(&unit))?;
-        let drop_ins = units.join(format!("{unit}.d"));
-        fs::create_dir(&drop_ins)?;
-        fs::write(drop_ins.join("test.conf"), DROP_IN)?;
         fs::write(settings.join(format!("{daemon}-posts.env")), file.to_shell())?;
     }
     let credential = settings.join("transformer-posts.database-url");

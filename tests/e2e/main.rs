@@ -9,6 +9,7 @@ mod database;
 mod deploy_applied;
 mod deploy_is_true;
 mod deploy_package;
+mod deploy_streams;
 mod deploy_terraform;
 mod deploy_units;
 mod documents;

@@ -5,15 +5,18 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
-    process::Child,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
 use aws_credential_types::{Credentials, provider::ProvideCredentials};
 use sandbox::World;
+use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::terraform::Terraform;
@@ -29,6 +32,7 @@ const LISTENS: &str = " * Running on ";
 pub struct Moto {
     process: Child,
     url: String,
+    python: PathBuf,
 }
 
 impl Moto {
@@ -40,7 +44,7 @@ impl Moto {
         let mut server = world.program(&python, &sandbox::Settings::new());
         server.args(["-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]);
         let process = server.stdout(log.try_clone()?).stderr(log).spawn().context("cannot start moto")?;
-        let mut moto = Self { process, url: String::new() };
+        let mut moto = Self { process, url: String::new(), python };
         moto.url = moto.listens(&path).await?;
         Ok(moto)
     }
@@ -105,6 +109,62 @@ impl Drop for Moto {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
         let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a host's own program sees of EC2: the metadata with the keys of the host's role, and S3 by TLS. curl is led there by a file of
+/// settings, so that the program is the one that hosts have, unchanged.
+#[derive(Debug)]
+pub struct Host {
+    process: Child,
+    python: PathBuf,
+    /// Holds curl's settings.
+    folder: TempDir,
+    region: String,
+    bucket: String,
+}
+
+impl Host {
+    /// A host with the keys of its role, which reads this bucket.
+    pub fn start(moto: &Moto, credentials: &Credentials, region: &str, bucket: &str) -> Result<Self> {
+        let keys = json!({
+            "AccessKeyId": credentials.access_key_id(),
+            "SecretAccessKey": credentials.secret_access_key(),
+            "Token": credentials.session_token(),
+        });
+        let mut server = Command::new(&moto.python);
+        server.args(["-c", include_str!("moto/host.py"), &moto.url, &keys.to_string()]);
+        let mut process = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut ports = String::new();
+        BufReader::new(process.stdout.take().context("it is piped")?).read_line(&mut ports)?;
+        let (metadata, s3) = ports.trim().split_once(' ').context("the host has no ports")?;
+
+        let folder = TempDir::new()?;
+        let curl = format!(
+            "connect-to = \"169.254.169.254:80:127.0.0.1:{metadata}\"\n\
+             connect-to = \"{bucket}.s3.{region}.amazonaws.com:443:127.0.0.1:{s3}\"\n\
+             insecure\nnoproxy = \"*\"\n"
+        );
+        fs::write(folder.path().join(".curlrc"), curl)?;
+        Ok(Self { process, python: moto.python.clone(), folder, region: region.into(), bucket: bucket.into() })
+    }
+
+    /// What the host's program reads of the bucket.
+    pub fn fetch(&self, key: &str) -> Result<String> {
+        let mut program = Command::new(&self.python);
+        program.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/terraform/streams.py")).args(["fetch", key]);
+        program.env("AWS_REGION", &self.region).env("ARCHIVE_BUCKET", &self.bucket);
+        let output = program.env("CURL_HOME", self.folder.path()).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It ends with its standard input; both fail only if it has ended already.
+        drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
 }

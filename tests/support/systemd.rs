@@ -14,6 +14,12 @@ use tokio::time::{Duration, Instant, sleep};
 /// Where Debian and its like have it.
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 
+/// What has units.
+pub const DAEMONS: [&str; 2] = ["importer", "transformer"];
+
+/// What the units name, empty here, because the host's units are none of the test's.
+const TARGETS: [&str; 5] = ["sysinit", "basic", "shutdown", "network-online", "multi-user"];
+
 /// What is unshared. The first process dies with `unshare`, and everything in its namespace with it.
 const UNSHARE: [&str; 8] = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"];
 
@@ -117,6 +123,25 @@ impl Drop for Systemd {
         // It fails only if the guard is gone.
         let _ = self.guard.wait();
     }
+}
+
+/// The daemons' units below `etc`, with a drop-in for both, and what `test.target` says.
+pub fn write_units(etc: &Path, drop_in: &str, test_target: &str) -> Result<()> {
+    let units = etc.join("systemd/system");
+    fs::create_dir_all(&units)?;
+    for target in TARGETS {
+        fs::write(units.join(format!("{target}.target")), "[Unit]\n")?;
+    }
+    fs::write(units.join("test.target"), format!("[Unit]\n{test_target}"))?;
+    for daemon in DAEMONS {
+        let unit = format!("{daemon}@.service");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd").join(&unit);
+        fs::copy(source, units.join(&unit))?;
+        let drop_ins = units.join(format!("{unit}.d"));
+        fs::create_dir(&drop_ins)?;
+        fs::write(drop_ins.join("test.conf"), drop_in)?;
+    }
+    Ok(())
 }
 
 /// The name of a cgroup below this process' own, wherever the host mounts the second version.

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,6 +18,9 @@ const PLUGIN_FOLDER: &str = "TERRAFORM_PLUGIN_DIR";
 
 /// What the provider's file is called, before its version; packed, it has none of the `v`.
 const PROVIDER: &str = "terraform-provider-aws_v";
+
+/// What daemons are told otherwise than by their settings file: the unit gives it, or it is a credential of the unit.
+pub const NOT_IN_THE_FILE: [&str; 2] = ["STREAM", "DATABASE_URL"];
 
 /// `HOST/OWNER/NAME/VERSION/PLATFORM/FILE`: so many steps above the provider's file is the folder.
 const STEPS_TO_PROVIDER: usize = 6;
@@ -60,6 +63,20 @@ impl Terraform {
         self.run(&arguments).map(|_| ())
     }
 
+    /// Runs the configuration's own tests, and answers with the runs that made something, each with the state that it ended with.
+    pub fn test(&self, arguments: &[&str]) -> Result<Vec<(String, Value)>> {
+        let told = self.run(&[&["test", "-json", "-verbose"], arguments].concat())?;
+        let mut states = Vec::new();
+        for line in told.lines().filter(|line| line.starts_with('{')) {
+            let mut event: Value = serde_json::from_str(line).with_context(|| format!("terraform says {line}"))?;
+            if event["type"] == "test_state" {
+                let run = event["@testrun"].as_str().context("a run has a name")?.to_owned();
+                states.push((run, event["test_state"].take()));
+            }
+        }
+        Ok(states)
+    }
+
     /// What it says on its standard output.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("terraform");
@@ -79,11 +96,18 @@ impl Terraform {
     }
 }
 
-/// A daemon's settings, an output that is a map, in what `terraform test` and `terraform output` say of all outputs.
-pub fn environment(outputs: &Value, name: &str) -> Result<BTreeMap<String, String>> {
-    let Some(settings) = outputs[name]["value"].as_object() else { bail!("{name} is no map: {}", outputs[name]) };
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("a setting is a string");
-    settings.iter().map(|(name, value)| Ok((name.clone(), text(value)?))).collect()
+/// The settings of a daemon, by stream, in what `terraform test` and `terraform output` say of all outputs.
+pub fn environments(outputs: &Value, daemon: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+    let output = &outputs[format!("{daemon}_environment")]["value"];
+    serde_json::from_value(output.clone()).with_context(|| format!("what the {daemon}s are told is {output}"))
+}
+
+/// What the host of a daemon finds in the bucket, in a state: the streams, each with its files.
+pub fn settings(state: &Value, daemon: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+    let address = format!("aws_s3_object.settings[\"{daemon}\"]");
+    let resources = state["root_module"]["resources"].as_array().context("a state has resources")?;
+    let object = resources.iter().find(|resource| resource["address"] == *address).context("there are settings")?;
+    Ok(serde_json::from_str(object["values"]["content"].as_str().context("an object has a content")?)?)
 }
 
 /// Files that belong to the configuration, and not what somebody's Terraform left beside them.

@@ -5,7 +5,7 @@ mock_provider "aws" {
 }
 
 variables {
-  source_url     = "https://jsonplaceholder.typicode.com/posts"
+  streams        = { posts = { source_url = "https://jsonplaceholder.typicode.com/posts" } }
   package_key    = "packages/posts-pipeline_1.0.0_amd64.deb"
   package_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 }
@@ -30,64 +30,120 @@ run "name" {
   expect_failures = [var.name]
 }
 
+run "no_stream" {
+  command = plan
+
+  variables {
+    streams = {}
+  }
+
+  expect_failures = [var.streams]
+}
+
+run "too_many_streams" {
+  command = plan
+
+  variables {
+    streams = { for number in range(21) : "stream-${number}" => { source_url = "https://api.example.org/posts" } }
+  }
+
+  expect_failures = [var.streams]
+}
+
 run "stream" {
   command = plan
 
   variables {
-    stream = "my posts"
+    streams = { "my posts" = { source_url = "https://api.example.org/posts" } }
   }
 
-  expect_failures = [var.stream]
+  expect_failures = [var.streams]
 }
 
 run "source_over_http" {
   command = plan
 
   variables {
-    source_url = "http://api.example.org/posts"
+    streams = { posts = { source_url = "http://api.example.org/posts" } }
   }
 
-  expect_failures = [var.source_url]
+  expect_failures = [var.streams]
 }
 
-run "source_that_breaks_the_settings_file" {
+run "source_with_a_blank" {
   command = plan
 
   variables {
-    source_url = "https://api.example.org/posts?a=\"b\""
+    streams = { posts = { source_url = "https://api.example.org/posts?a=b c" } }
   }
 
-  expect_failures = [var.source_url]
+  expect_failures = [var.streams]
 }
 
-run "setting_that_breaks_the_settings_file" {
+run "setting_that_is_no_variable" {
   command = plan
 
   variables {
-    importer_settings = { MAX_BODY = "1\nSOURCE_URL=https://example.org" }
+    streams = { posts = { source_url = "https://api.example.org/posts", importer_settings = { "poll interval" = "5m" } } }
   }
 
-  expect_failures = [var.importer_settings]
+  expect_failures = [var.streams]
+}
+
+run "setting_that_systemd_would_drop" {
+  command = plan
+
+  variables {
+    streams = { posts = { source_url = "https://api.example.org/posts", transformer_settings = { RECORDS_AT = "/a\u0007" } } }
+  }
+
+  expect_failures = [var.streams]
 }
 
 run "setting_that_is_set_already" {
   command = plan
 
   variables {
-    importer_settings = { STREAM = "comments" }
+    streams = { posts = { source_url = "https://api.example.org/posts", importer_settings = { STREAM = "comments" } } }
   }
 
-  expect_failures = [var.importer_settings]
+  expect_failures = [var.streams]
 }
 
 run "transformer_without_a_checked_certificate" {
   command = plan
 
   variables {
-    transformer_settings = { ALLOW_PLAINTEXT = "true" }
+    streams = { posts = { source_url = "https://api.example.org/posts", transformer_settings = { ALLOW_PLAINTEXT = "true" } } }
   }
 
-  expect_failures = [var.transformer_settings]
+  expect_failures = [var.streams]
+}
+
+run "two_streams_in_one_schema" {
+  command = plan
+
+  variables {
+    streams = {
+      my-posts = { source_url = "https://api.example.org/posts" }
+      posts    = { source_url = "https://api.example.org/posts", transformer_settings = { DATABASE_SCHEMA = "my_posts" } }
+    }
+  }
+
+  expect_failures = [var.streams]
+}
+
+run "two_daemons_at_one_address" {
+  command = plan
+
+  variables {
+    streams = {
+      posts    = { source_url = "https://api.example.org/posts", importer_settings = { ADMIN_ADDR = "127.0.0.1:9101" } }
+      comments = { source_url = "https://api.example.org/comments", importer_settings = { ADMIN_ADDR = "127.0.0.1:9101" } }
+    }
+  }
+
+  expect_failures = [var.streams]
 }
 
 run "package_outside_its_prefix" {

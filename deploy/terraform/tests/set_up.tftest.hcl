@@ -5,7 +5,7 @@ mock_provider "aws" {
 }
 
 variables {
-  source_url     = "https://jsonplaceholder.typicode.com/posts"
+  streams        = { posts = { source_url = "https://jsonplaceholder.typicode.com/posts" } }
   package_key    = "packages/posts-pipeline_1.0.0_amd64.deb"
   package_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 }
@@ -14,12 +14,12 @@ run "everything" {
   # ---- Outputs ----
 
   assert {
-    condition     = output.transformer_environment.DATABASE_URL == "postgres://transformer@posts-pipeline.abc.eu-central-1.rds.amazonaws.com:5432/posts?sslmode=verify-full&sslrootcert=/etc/ssl/certs/rds-global-bundle.pem"
+    condition     = output.transformer_environment.posts.DATABASE_URL == "postgres://transformer@posts-pipeline.abc.eu-central-1.rds.amazonaws.com:5432/posts?sslmode=verify-full&sslrootcert=/etc/ssl/certs/rds-global-bundle.pem"
     error_message = "The transformer checks the database's certificate and has no password."
   }
 
   assert {
-    condition     = output.database_admin_url == replace(output.transformer_environment.DATABASE_URL, "transformer@", "posts_admin@")
+    condition     = output.database_admin_url == replace(output.transformer_environment.posts.DATABASE_URL, "transformer@", "posts_admin@")
     error_message = "Migrations take the same way under another name."
   }
 
@@ -71,8 +71,23 @@ run "everything" {
   # ---- Queue ----
 
   assert {
-    condition     = aws_sqs_queue.bell.fifo_queue && endswith(aws_sqs_queue.bell.name, ".fifo") && aws_sqs_queue.bell.sqs_managed_sse_enabled
+    condition     = alltrue([for queue in aws_sqs_queue.bell : queue.fifo_queue && endswith(queue.name, ".fifo") && queue.sqs_managed_sse_enabled])
     error_message = "The queue is FIFO and encrypted."
+  }
+
+  assert {
+    condition = alltrue([
+      for stream, queue in aws_sqs_queue.bell :
+      one(jsondecode(queue.policy).Statement) == {
+        Sid       = "OnlyTls"
+        Effect    = "Deny"
+        Principal = "*"
+        Action    = "sqs:*"
+        Resource  = "arn:aws:sqs:eu-central-1:123456789012:${queue.name}"
+        Condition = { Bool = { "aws:SecureTransport" = "false" } }
+      }
+    ])
+    error_message = "The queue is reached by TLS only."
   }
 
   # ---- Database ----
@@ -109,7 +124,7 @@ run "everything" {
     condition = alltrue(flatten([
       for policy in aws_iam_role_policy.host : [
         for statement in jsondecode(policy.policy).Statement :
-        statement.Sid == "BeReachedBySsm" || !endswith(statement.Resource, ":*") && statement.Resource != "*"
+        statement.Sid == "BeReachedBySsm" || alltrue([for resource in flatten([statement.Resource]) : !endswith(resource, ":*") && resource != "*"])
       ]
     ]))
     error_message = "Only SSM's actions, which know no resources, are for all of them."
@@ -118,9 +133,18 @@ run "everything" {
   assert {
     condition = alltrue([
       for policy in aws_iam_role_policy.host :
-      [for statement in jsondecode(policy.policy).Statement : statement.Condition if statement.Action == "s3:ListBucket"][0] == { StringLike = { "s3:prefix" = "raw/posts/*" } }
+      [for statement in jsondecode(policy.policy).Statement : statement.Condition if statement.Action == "s3:ListBucket"][0] == { StringLike = { "s3:prefix" = ["raw/posts/*"] } }
     ])
-    error_message = "Each daemon lists its own stream."
+    error_message = "The daemons list the streams that there are."
+  }
+
+  assert {
+    condition = alltrue([
+      for daemon, policy in aws_iam_role_policy.host :
+      [for statement in jsondecode(policy.policy).Statement : statement.Resource if statement.Sid == "ReadPackageAndSettings"][0]
+      == ["${aws_s3_bucket.archive.arn}/packages/*", "${aws_s3_bucket.archive.arn}/settings/${daemon}.json"]
+    ])
+    error_message = "Each host reads its own settings."
   }
 
   assert {
@@ -142,19 +166,41 @@ run "everything" {
   assert {
     condition = alltrue([
       for daemon, host in aws_instance.host :
-      strcontains(host.user_data, "/etc/posts-pipeline/${daemon}-posts.env <<'END'\n") && strcontains(host.user_data, "\nQUEUE_URL=https://sqs.")
-      && !strcontains(host.user_data, "\nSTREAM=") && !strcontains(host.user_data, "\nDATABASE_URL=")
-      && strcontains(host.user_data, "${var.package_sha256}  $package") && endswith(host.user_data, "systemctl enable --now ${daemon}@posts\n")
+      strcontains(host.user_data, "${var.package_sha256}  $package") && strcontains(host.user_data, "posts-pipeline-streams watch ${daemon}\n")
+      && strcontains(host.user_data, file("streams.py")) && length(host.user_data) < 16384
     ])
-    error_message = "User data writes the settings file that the unit reads, checks the package and starts the unit."
+    error_message = "User data checks the package, brings the program that reads the settings, and is no longer than EC2 takes."
+  }
+
+  # ---- Settings ----
+
+  assert {
+    condition = jsondecode(aws_s3_object.settings["importer"].content) == {
+      posts = {
+        env = <<-END
+          ARCHIVE_BUCKET="posts-pipeline-20250101"
+          AWS_REGION="eu-central-1"
+          QUEUE_URL="https://sqs.eu-central-1.amazonaws.com/123456789012/posts-pipeline-posts.fifo"
+          SOURCE_URL="https://jsonplaceholder.typicode.com/posts"
+        END
+      }
+    }
+    error_message = "The importer's host is told what its unit's settings file holds."
   }
 
   assert {
-    condition = (
-      strcontains(aws_instance.host["transformer"].user_data, "/etc/posts-pipeline/transformer-posts.database-url <<'END'\n${output.transformer_environment.DATABASE_URL}\nEND\n")
-      && strcontains(aws_instance.host["transformer"].user_data, "\nDATABASE_AUTH=iam\n")
-      && !strcontains(aws_instance.host["importer"].user_data, "database-url")
-    )
+    condition = jsondecode(aws_s3_object.settings["transformer"].content) == {
+      posts = {
+        env          = <<-END
+          ARCHIVE_BUCKET="posts-pipeline-20250101"
+          AWS_REGION="eu-central-1"
+          DATABASE_AUTH="iam"
+          DATABASE_SCHEMA="posts"
+          QUEUE_URL="https://sqs.eu-central-1.amazonaws.com/123456789012/posts-pipeline-posts.fifo"
+        END
+        database-url = "${output.transformer_environment.posts.DATABASE_URL}\n"
+      }
+    }
     error_message = "Only the transformer is told where the database is, by the unit's credential."
   }
 
@@ -164,9 +210,10 @@ run "everything" {
     condition = alltrue([
       for alarm in concat(
         values(aws_cloudwatch_metric_alarm.host_status),
-        [aws_cloudwatch_metric_alarm.queue_age, aws_cloudwatch_metric_alarm.database_storage, aws_cloudwatch_metric_alarm.database_cpu],
+        values(aws_cloudwatch_metric_alarm.queue_age),
+        [aws_cloudwatch_metric_alarm.database_storage, aws_cloudwatch_metric_alarm.database_cpu],
       ) : alarm.alarm_actions == toset([aws_sns_topic.alarms.arn])
-    ]) && length(aws_cloudwatch_metric_alarm.host_status) == 2
+    ]) && length(aws_cloudwatch_metric_alarm.host_status) == 2 && length(aws_cloudwatch_metric_alarm.queue_age) == 1
     error_message = "All five alarms tell the topic."
   }
 }
@@ -176,9 +223,18 @@ run "what_can_be_chosen" {
   state_key = "chosen"
 
   variables {
-    source_url                   = "https://api.example.org:8443/posts"
-    importer_settings            = { POLL_INTERVAL = "5m" }
-    transformer_settings         = { CATCH_UP_INTERVAL = "30s" }
+    streams = {
+      posts = {
+        source_url           = "https://api.example.org:8443/posts?filter=\"a\"&price=$5"
+        importer_settings    = { POLL_INTERVAL = "5m" }
+        transformer_settings = { CATCH_UP_INTERVAL = "30s", DATABASE_SCHEMA = "public" }
+      }
+      my-comments = {
+        source_url           = "https://api.example.org:9443/comments"
+        importer_settings    = { CURSOR_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/next " }
+        transformer_settings = { RECORDS_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/data " }
+      }
+    }
     ami_id                       = "ami-0fedcba9876543210"
     archive_cold_after_days      = null
     noncurrent_expire_after_days = 365
@@ -189,18 +245,46 @@ run "what_can_be_chosen" {
   }
 
   assert {
-    condition     = output.importer_environment.POLL_INTERVAL == "5m" && strcontains(aws_instance.host["importer"].user_data, "\nPOLL_INTERVAL=5m\n")
+    condition     = output.importer_environment.posts.POLL_INTERVAL == "5m" && strcontains(jsondecode(aws_s3_object.settings["importer"].content).posts.env, "\nPOLL_INTERVAL=\"5m\"\n")
     error_message = "More settings reach the output and the host."
   }
 
   assert {
-    condition     = output.transformer_environment.CATCH_UP_INTERVAL == "30s" && strcontains(aws_instance.host["transformer"].user_data, "\nCATCH_UP_INTERVAL=30s\n")
+    condition     = output.transformer_environment.posts.CATCH_UP_INTERVAL == "30s" && strcontains(jsondecode(aws_s3_object.settings["transformer"].content).posts.env, "\nCATCH_UP_INTERVAL=\"30s\"\n")
     error_message = "More settings reach the output and the host."
   }
 
   assert {
-    condition     = aws_vpc_security_group_egress_rule.out["importer-8443"].from_port == 8443
-    error_message = "The API is reached at its own port."
+    condition     = strcontains(jsondecode(aws_s3_object.settings["importer"].content).posts.env, "\nSOURCE_URL=\"https://api.example.org:8443/posts?filter=\\\"a\\\"&price=\\$5\"\n")
+    error_message = "Values are quoted."
+  }
+
+  assert {
+    condition     = output.transformer_environment.posts.DATABASE_SCHEMA == "public" && output.transformer_environment.my-comments.DATABASE_SCHEMA == "my_comments"
+    error_message = "A schema is chosen, or named after its stream."
+  }
+
+  assert {
+    condition     = aws_vpc_security_group_egress_rule.out["importer-8443"].from_port == 8443 && aws_vpc_security_group_egress_rule.out["importer-9443"].from_port == 9443
+    error_message = "Each API is reached at its own port."
+  }
+
+  assert {
+    condition     = alltrue([for host in aws_instance.host : !strcontains(host.user_data, "comments")])
+    error_message = "User data knows nothing of streams, so another one replaces no host."
+  }
+
+  assert {
+    condition     = [for alarm in aws_cloudwatch_metric_alarm.queue_age : alarm.alarm_name] == ["posts-pipeline-my-comments-nobody-answers-the-bell", "posts-pipeline-posts-nobody-answers-the-bell"]
+    error_message = "Each queue has an alarm."
+  }
+
+  assert {
+    condition = alltrue([
+      for policy in aws_iam_role_policy.host :
+      [for statement in jsondecode(policy.policy).Statement : statement.Condition if statement.Action == "s3:ListBucket"][0] == { StringLike = { "s3:prefix" = ["raw/my-comments/*", "raw/posts/*"] } }
+    ])
+    error_message = "The daemons list the streams that there are."
   }
 
   assert {

@@ -9,7 +9,7 @@ resource "aws_iam_role_policy" "batches" {
 
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = [{ Effect = "Allow", Action = each.value, Resource = aws_sqs_queue.bell.arn }]
+    Statement = [{ Effect = "Allow", Action = each.value, Resource = local.queues }]
   })
 }
 

@@ -15,3 +15,8 @@ provider "aws" {
 data "aws_ssm_parameter" "ubuntu" {
   name = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"
 }
+
+# moto ignores the policy's conditions, and would take no settings after it.
+resource "aws_s3_bucket_policy" "archive" {
+  bucket = one(distinct(values(aws_s3_object.settings)[*].bucket))
+}
