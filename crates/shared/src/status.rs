@@ -362,20 +362,35 @@ mod tests {
     }
 
     #[test]
-    fn each_dependency_has_its_last_outcome_with_its_age() {
+    fn the_last_outcome_of_a_dependency_is_its_own() {
         let status = Status::new(&[Dependency::Archive, Dependency::Queue, Dependency::Database]);
+        let outcomes = || {
+            let outcome = |last: Option<(&'static str, Instant)>| last.map(|(outcome, _)| outcome);
+            status.lock().dependencies.iter().map(|(_, last)| outcome(*last)).collect::<Vec<_>>()
+        };
         status.worked(&[Dependency::Archive, Dependency::Database]);
+        assert_eq!(outcomes(), [Some(WORKED), None, Some(WORKED)]);
         for _ in 0..2 {
             status.set(State::Waiting(Dependency::Database, "cut".into()));
+            assert_eq!(outcomes(), [Some(WORKED), None, Some(FAILED)]);
         }
-        let later = Instant::now() + Duration::from_secs(61);
-        let report = "waiting: cut\narchive   worked 61 s ago\nqueue     not asked yet\ndatabase  failed 61 s ago\n";
-        assert_eq!(status.readiness(later), (false, report.to_owned()));
-
-        status.worked(&[Dependency::Database]);
+        // The state is the loop's word; of the database only its own answer tells.
         status.set(State::Ready);
-        let report = "ready\narchive   worked 61 s ago\nqueue     not asked yet\ndatabase  worked 61 s ago\n";
-        assert_eq!(status.readiness(later), (true, report.to_owned()));
+        assert_eq!(outcomes(), [Some(WORKED), None, Some(FAILED)]);
+        status.worked(&[Dependency::Database]);
+        assert_eq!(outcomes(), [Some(WORKED), None, Some(WORKED)]);
+    }
+
+    #[test]
+    fn a_report_has_the_age_of_what_is_known() {
+        let (status, begun) = (Status::default(), Instant::now());
+        status.lock().dependencies = vec![
+            (Dependency::Archive, Some((WORKED, begun))),
+            (Dependency::Queue, None),
+            (Dependency::Database, Some((FAILED, begun + Duration::from_secs(58)))),
+        ];
+        let report = "starting\narchive   worked 61 s ago\nqueue     not asked yet\ndatabase  failed 3 s ago\n";
+        assert_eq!(status.readiness(begun + Duration::from_secs(61)), (false, report.to_owned()));
     }
 
     #[test]
