@@ -221,7 +221,8 @@ fn each_image_holds_the_program_that_it_is_named_after() -> Result<()> {
 #[test]
 fn what_an_image_copies_gets_into_the_builder() -> Result<()> {
     let ignore = read(".dockerignore")?;
-    let allowed: BTreeSet<String> = ignore.lines().filter_map(|line| line.strip_prefix('!')).map(str::to_owned).collect();
+    let allowed: BTreeSet<String> =
+        ignore.lines().filter_map(|line| line.strip_prefix('!')).map(str::to_owned).collect();
     ensure!(ignore.lines().any(|line| line == "*"), "everything else stays out");
     assert_eq!(Dockerfile::read()?.copied(), allowed);
     Ok(())
@@ -248,7 +249,11 @@ fn what_an_image_copies_is_a_workspace_with_all_that_its_programs_are_made_of() 
         ensure!(sources.len() > 20, "{program} is made of {sources:?}");
         for source in sources.into_iter().filter(|source| !source.starts_with(&target)) {
             let Ok(path) = source.strip_prefix(&root) else { continue };
-            ensure!(copied.iter().any(|copied| path.starts_with(copied)), "{program}: {} is not copied", path.display());
+            ensure!(
+                copied.iter().any(|copied| path.starts_with(copied)),
+                "{program}: {} is not copied",
+                path.display()
+            );
         }
     }
     Ok(())

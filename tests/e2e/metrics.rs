@@ -79,7 +79,8 @@ async fn a_daemon_names_the_dependency_that_fails() -> Result<()> {
     sandbox.settled(SOON).await?;
     let is_well = async || {
         let (status, report) = admin(&sandbox.transformer, "/readyz").await?;
-        let known: Vec<_> = report.lines().map(|line| line.trim_end_matches(" s ago").trim_end_matches(char::is_numeric)).collect();
+        let known: Vec<_> =
+            report.lines().map(|line| line.trim_end_matches(" s ago").trim_end_matches(char::is_numeric)).collect();
         Ok(status == 200 && known == ["ready", "archive   worked ", "queue     worked ", "database  worked "])
     };
     sandbox.wait_until("the transformer is ready", SOON, is_well).await?;
