@@ -57,6 +57,8 @@ resource "aws_s3_object" "settings" {
   key          = "settings/${each.key}.json"
   content_type = "application/json"
   content      = jsonencode(each.value)
+  # What somebody wrote there by hand is put right by the next apply.
+  etag = md5(jsonencode(each.value))
 
   # A daemon that starts may do what it does.
   depends_on = [aws_iam_role_policy.host]

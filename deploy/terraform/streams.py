@@ -42,39 +42,46 @@ def curl(url, *options):
 # ---- Apply ----
 
 def apply(daemon, settings):
-    """A stream's mark is there before its files, and has their digest only when its unit was told to start: whoever is killed
-    in between is completed by the next one."""
-    streams = json.loads(settings)
-    for stream, files in streams.items():
-        # They become paths.
-        if not re.fullmatch("[a-z0-9-]+", stream) or not set(files) <= set(SUFFIXES):
-            raise ValueError(f"{stream!r} with {list(files)} is no stream")
-    for mark in list(FOLDER.glob(f"{daemon}-*.applied")):
-        stream = mark.stem.removeprefix(f"{daemon}-")
-        if stream not in streams:
-            remove(daemon, stream)
-            mark.unlink()
-    for stream, files in streams.items():
-        mark, digest = path(daemon, stream, "applied"), hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        if not mark.exists() or mark.read_text() != digest:
-            write(mark, "")
-            start(daemon, stream, files)
-            write(mark, digest)
+    """Starts before it removes, since a removal waits for its daemon to drain. A stream that fails keeps no other one waiting."""
+    streams, failures = json.loads(settings), []
+    marked = [mark.stem.removeprefix(f"{daemon}-") for mark in FOLDER.glob(f"{daemon}-*.applied")]
+    for stream in [*streams, *(stream for stream in marked if stream not in streams)]:
+        try:
+            if stream in streams:
+                start(daemon, stream, streams[stream])
+            else:
+                remove(daemon, stream)
+        except Exception as failure:
+            failures.append(f"{stream}: {failure!r}")
+    if failures:
+        raise OSError("; ".join(failures))
 
 
 def start(daemon, stream, files):
+    """The mark is there before the files, and has their digest only when the unit was told to start: if this is killed in between,
+    the next run does the rest."""
+    # They become paths.
+    if not re.fullmatch("[a-z0-9-]+", stream) or not set(files) <= set(SUFFIXES):
+        raise ValueError(f"{list(files)} are no files of a stream")
+    mark, digest = path(daemon, stream, "applied"), hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    if mark.exists() and mark.read_text() == digest:
+        return
+    write(mark, "")
     for suffix, text in files.items():
         write(path(daemon, stream, suffix), text)
     systemctl("enable", "--quiet", f"{daemon}@{stream}")
     # Nobody waits for one stream's daemon to drain.
     systemctl("restart", "--no-block", f"{daemon}@{stream}")
+    write(mark, digest)
     tell(f"{daemon}@{stream} starts with new settings")
 
 
 def remove(daemon, stream):
     systemctl("disable", "--quiet", "--now", f"{daemon}@{stream}")
-    for suffix in SUFFIXES:
-        path(daemon, stream, suffix).unlink(missing_ok=True)
+    # The mark comes last, so that a removal that is cut short goes on.
+    for suffix in (*SUFFIXES, "applied"):
+        for file in (path(daemon, stream, suffix), path(daemon, stream, suffix + ".new")):
+            file.unlink(missing_ok=True)
     tell(f"{daemon}@{stream} is removed")
 
 

@@ -90,12 +90,12 @@ variable "streams" {
   # The daemons of a kind are on one host.
   validation {
     condition = alltrue([
-      for addresses in [
-        [for stream in var.streams : stream.importer_settings.ADMIN_ADDR if contains(keys(stream.importer_settings), "ADMIN_ADDR")],
-        [for stream in var.streams : stream.transformer_settings.ADMIN_ADDR if contains(keys(stream.transformer_settings), "ADMIN_ADDR")],
-      ] : length(addresses) == length(distinct(addresses))
+      for settings in [[for stream in var.streams : stream.importer_settings], [for stream in var.streams : stream.transformer_settings]] : (
+        length([for each in settings : each if contains(keys(each), "ADMIN_ADDR")])
+        == length(distinct([for each in settings : reverse(split(":", each.ADMIN_ADDR))[0] if contains(keys(each), "ADMIN_ADDR")]))
+      )
     ])
-    error_message = "streams has two daemons on one host with one ADMIN_ADDR."
+    error_message = "streams has two daemons on one host with the same port in ADMIN_ADDR."
   }
 }
 

@@ -60,6 +60,7 @@ async fn the_daemons_run_on_what_is_applied_and_may_do_nothing_else() -> Result<
     // Without looking at all that is there, most of which is as it was a minute ago.
     let outputs = apply(&terraform, &STREAMS, &["-refresh=false"])?;
     assert_eq!(first["instance_ids"], outputs["instance_ids"], "another stream replaces no host");
+    taking_a_stream_out_takes_nothing_else(&terraform)?;
     let [importer, transformer, administrator] = roles(&moto, &outputs).await?;
     let photos = administrator.create_queue("photos.fifo").await?;
     moto.enforce().await?;
@@ -103,10 +104,26 @@ async fn the_daemons_run_on_what_is_applied_and_may_do_nothing_else() -> Result<
 
 /// The outputs. Nothing else runs on this thread meanwhile; most of two minutes is Terraform's own waiting for the database.
 fn apply(terraform: &Terraform, streams: &[&str], arguments: &[&str]) -> Result<Value> {
-    let streams: Vec<_> = streams.iter().map(|stream| format!("{stream} = {STREAM}\n")).collect();
-    terraform.write("terraform.tfvars", &format!("{VARIABLES}\nstreams = {{\n{}}}\n", streams.concat()))?;
+    choose(terraform, streams)?;
     terraform.run(&[&["apply", "-auto-approve", "-input=false", "-parallelism=30"], arguments].concat())?;
     Ok(serde_json::from_str(&terraform.run(&["output", "-json"])?)?)
+}
+
+fn choose(terraform: &Terraform, streams: &[&str]) -> Result<()> {
+    let streams: Vec<_> = streams.iter().map(|stream| format!("{stream} = {STREAM}\n")).collect();
+    terraform.write("terraform.tfvars", &format!("{VARIABLES}\nstreams = {{\n{}}}\n", streams.concat()))
+}
+
+/// As Terraform plans it.
+fn taking_a_stream_out_takes_nothing_else(terraform: &Terraform) -> Result<()> {
+    choose(terraform, &STREAMS[1..])?;
+    let plan = terraform.run(&["plan", "-refresh=false", "-input=false"])?;
+    let mut destroyed: Vec<_> =
+        plan.lines().filter_map(|line| line.trim().strip_prefix("# ")?.strip_suffix(" will be destroyed")).collect();
+    destroyed.sort_unstable();
+    assert_eq!(destroyed, ["aws_cloudwatch_metric_alarm.queue_age[\"posts\"]", "aws_sqs_queue.bell[\"posts\"]"]);
+    ensure!(!plan.contains("must be replaced"), "{plan}");
+    Ok(())
 }
 
 async fn roles(moto: &Moto, outputs: &Value) -> Result<[Role; 3]> {

@@ -245,10 +245,10 @@ fn what_an_image_copies_is_a_workspace_with_all_that_its_programs_are_made_of() 
     for program in ["importer", "transformer", "sandbox"] {
         let list = fs::read_to_string(path_of(program)?.with_extension("d"))?;
         let (_, sources) = list.split_once(": ").context("PROGRAM: FILE FILE …")?;
-        let sources: Vec<_> = sources.trim().split(' ').map(Path::new).collect();
-        ensure!(sources.len() > 20, "{program} is made of {sources:?}");
-        for source in sources.into_iter().filter(|source| !source.starts_with(&target)) {
-            let Ok(path) = source.strip_prefix(&root) else { continue };
+        let sources = sources.trim().split(' ').map(Path::new).filter(|source| !source.starts_with(&target));
+        let sources: Vec<_> = sources.filter_map(|source| source.strip_prefix(&root).ok()).collect();
+        ensure!(sources.len() > 20, "of this folder {program} is made of {sources:?}");
+        for path in sources {
             ensure!(
                 copied.iter().any(|copied| path.starts_with(copied)),
                 "{program}: {} is not copied",

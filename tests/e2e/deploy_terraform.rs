@@ -7,14 +7,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use anyhow::{Context, Result, ensure};
 use support::{
     programs::path_of,
-    terraform::{NOT_IN_THE_FILE, Terraform, environments, settings},
+    terraform::{NOT_IN_THE_FILE, Terraform, environments, settings, user_data},
 };
 
 type Environment = BTreeMap<String, String>;
@@ -37,6 +38,7 @@ fn the_configuration_is_valid_and_tells_the_daemons_what_they_want() -> Result<(
     );
     let programs = path_of("")?;
     for daemon in ["importer", "transformer"] {
+        can_be_run(&user_data(&states[0].1, daemon)?).with_context(|| format!("user data of the {daemon}s' host"))?;
         let help = run(programs.join(daemon), &["--help"], &Environment::new())?;
         let known = variables(&help.stdout);
         for (run, state) in &states {
@@ -48,6 +50,38 @@ fn the_configuration_is_valid_and_tells_the_daemons_what_they_want() -> Result<(
                 assert_eq!(read_by_a_shell(&settings[&stream]["env"])?, environment, "{}", whose());
             }
         }
+    }
+    Ok(())
+}
+
+/// The script is one to bash, the program in it to Python, and the unit in it to systemd, where there is one.
+fn can_be_run(user_data: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let document = |name: &str, begin: &str| -> Result<PathBuf> {
+        let (_, rest) = user_data.split_once(begin).with_context(|| format!("no {begin:?}"))?;
+        let (text, _) = rest.split_once("\nEND\n").context("an end")?;
+        let path = folder.path().join(name);
+        // As the shell fills it in.
+        fs::write(&path, text.replace("$AWS_REGION", "eu-central-1").replace("$ARCHIVE_BUCKET", "archive"))?;
+        Ok(path)
+    };
+    let program = document("streams.py", "posts-pipeline-streams <<'END'\n")?;
+    let unit = document("streams.service", "posts-pipeline-streams.service <<END\n")?;
+    let script = folder.path().join("user-data");
+    fs::write(&script, user_data)?;
+    let judge = |program: &str, arguments: &[&str], path: &Path| -> Result<()> {
+        let output =
+            Command::new(program).args(arguments).arg(path).output().with_context(|| format!("no {program}"))?;
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    judge("bash", &["-n"], &script)?;
+    judge("python3", &["-m", "py_compile"], &program)?;
+    if Command::new("systemd-analyze").arg("--version").output().is_ok() {
+        // Where the unit says that the program is, it is only on the host.
+        let text = fs::read_to_string(&unit)?.replace("/usr/local/sbin/posts-pipeline-streams", "/bin/true");
+        fs::write(&unit, text)?;
+        judge("systemd-analyze", &["verify"], &unit)?;
     }
     Ok(())
 }

@@ -71,6 +71,18 @@ async fn the_numbers_of_both_daemons_agree_with_the_ledger() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_dependency_that_answers_is_told_from_one_that_fails() -> Result<()> {
+    // Nobody listens there.
+    let settings = vec![("SOURCE_URL", "http://127.0.0.1:1/posts")];
+    let sandbox = start(Setup { transformer: false, settings, ..Setup::default() }).await?;
+    let tells = async || {
+        let (status, report) = admin(&sandbox.importer, "/readyz").await?;
+        Ok(status == 503 && report.contains("\napi       failed ") && report.contains("\narchive   worked "))
+    };
+    sandbox.wait_until("the API fails and the archive works", SOON, tells).await
+}
+
+#[tokio::test]
 async fn a_daemon_names_the_dependency_that_fails() -> Result<()> {
     let sandbox = start(Setup::default()).await?;
     let database = Proxy::start(sandbox.database_url()).await?;

@@ -104,10 +104,19 @@ pub fn environments(outputs: &Value, daemon: &str) -> Result<BTreeMap<String, BT
 
 /// What the host of a daemon finds in the bucket, in a state: the streams, each with its files.
 pub fn settings(state: &Value, daemon: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
-    let address = format!("aws_s3_object.settings[\"{daemon}\"]");
+    Ok(serde_json::from_str(text_of(state, &format!("aws_s3_object.settings[\"{daemon}\"]"), "content")?)?)
+}
+
+/// What the host of a daemon runs at its first boot, in a state.
+pub fn user_data(state: &Value, daemon: &str) -> Result<String> {
+    text_of(state, &format!("aws_instance.host[\"{daemon}\"]"), "user_data").map(str::to_owned)
+}
+
+fn text_of<'a>(state: &'a Value, address: &str, attribute: &str) -> Result<&'a str> {
     let resources = state["root_module"]["resources"].as_array().context("a state has resources")?;
-    let object = resources.iter().find(|resource| resource["address"] == *address).context("there are settings")?;
-    Ok(serde_json::from_str(object["values"]["content"].as_str().context("an object has a content")?)?)
+    let found = resources.iter().find(|resource| resource["address"] == *address);
+    let resource = found.with_context(|| format!("there is no {address}"))?;
+    resource["values"][attribute].as_str().with_context(|| format!("{address} has no {attribute}"))
 }
 
 /// Files that belong to the configuration, and not what somebody's Terraform left beside them.

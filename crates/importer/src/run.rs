@@ -161,6 +161,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     async fn archive_a_snapshot(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         self.find_end().await?;
+        self.status.worked(&[Dependency::Archive]);
         crash_point!("end-found");
         let is_whole = again || self.believed >= BELIEVED_POLLS;
         if is_whole {
@@ -171,7 +172,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let Some(pages) = shutdown.race(self.source.poll(last)).await.transpose()? else { return Ok(Outcome::Drained) };
         crash_point!("fetched");
-        self.status.worked(&[Dependency::Archive, Dependency::Api]);
+        self.status.worked(&[Dependency::Api]);
         if pages.is_some() {
             self.status.worked(&[Dependency::Disk]);
         }

@@ -17,8 +17,9 @@ use sandbox::{
 };
 use sqlx::{Connection, PgConnection};
 
-/// How long a comparison waits for what is on its way: a change at the API takes a poll to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a comparison waits for what is on its way: a change at the API takes a poll to arrive, and a daemon that waits for a dependency
+/// asks again every 15 seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two comparisons.
 const COMPARE_EVERY: Duration = Duration::from_millis(200);
@@ -56,7 +57,7 @@ enum Command {
         #[arg(long, value_name = "NUMBER", default_value_t = 100)]
         posts: u64,
     },
-    /// Say whether a table equals a posts API that both run elsewhere; waits 10 seconds for what is on its way
+    /// Say whether a table equals a posts API that both run elsewhere; waits 30 seconds for what is on its way
     Compare {
         /// The API's collection, all of it in one answer
         #[arg(long, env, value_name = "URL")]

@@ -104,6 +104,14 @@ mod tests {
 
     use super::*;
 
+    /// A database that has a migration with another digest refuses all that follow.
+    #[test]
+    fn a_migration_keeps_the_digest_that_databases_have_of_it() {
+        let begins = |file| migration(file).checksum[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        // As `sha384sum` says them.
+        assert_eq!(MIGRATIONS.map(begins), ["18e0e4bc9115099f", "fc6d15181ea26895"]);
+    }
+
     #[test]
     fn every_file_is_a_migration() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");

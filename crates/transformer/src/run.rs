@@ -76,6 +76,10 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
                 Ok(Followed::ToTheGoal) => continue,
                 Ok(Followed::Busy) => STAND_BY_PAUSE.min(pace.catch_up_interval),
                 Err(fault) => {
+                    // A look begins with the position: whatever comes after it, the database has answered.
+                    if matches!(fault, FollowError::Archive(_) | FollowError::Hold(_)) {
+                        self.status.worked(&[Dependency::Database]);
+                    }
                     let state = state_after(&fault);
                     let is_held = matches!(state, State::Holding(..));
                     self.status.set(state);

@@ -133,13 +133,13 @@ run "two_streams_in_one_schema" {
   expect_failures = [var.streams]
 }
 
-run "two_daemons_at_one_address" {
+run "two_daemons_at_one_port" {
   command = plan
 
   variables {
     streams = {
       posts    = { source_url = "https://api.example.org/posts", importer_settings = { ADMIN_ADDR = "127.0.0.1:9101" } }
-      comments = { source_url = "https://api.example.org/comments", importer_settings = { ADMIN_ADDR = "127.0.0.1:9101" } }
+      comments = { source_url = "https://api.example.org/comments", importer_settings = { ADMIN_ADDR = "0.0.0.0:9101" } }
     }
   }
 
