@@ -9,14 +9,14 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use sandbox::Place;
 use serde_json::{Value, json};
-use support::programs::path_of;
+use support::programs::{help_of, path_of, run, takes, variables};
 
 /// The SDK's own settings that something may give to a daemon; the help names them in prose.
 const AWS_SETTINGS: [&str; 4] = ["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
@@ -89,15 +89,7 @@ fn what_is_commented_out_in_an_example_is_a_setting_too() -> Result<()> {
 #[test]
 fn nothing_is_missing_or_wrong_in_the_settings() -> Result<()> {
     for Start { program, arguments, settings, by } in starts()? {
-        // With one setting that is wrong the program lists all that are, and starts nothing.
-        for wrong in ["--log-format=poison", "--admin-addr=poison"] {
-            let output = run(&program, arguments.iter().map(String::as_str).chain([wrong]), &settings)?;
-            let told = String::from_utf8_lossy(&output.stderr);
-            ensure!(
-                output.status.code() == Some(2) && told.contains(": 1 setting is wrong, nothing was started"),
-                "{by}, of which only {wrong} should be wrong:\n{told}"
-            );
-        }
+        takes(&program, &arguments, &settings).context(by)?;
     }
     Ok(())
 }
@@ -401,33 +393,6 @@ fn the_readme_names_settings_that_are_there_and_all_that_are_required() -> Resul
         }
     }
     Ok(())
-}
-
-// ---- Asking the programs ----
-
-/// Runs a program with these settings and none of this process'.
-fn run<'a>(
-    program: &str,
-    arguments: impl IntoIterator<Item = &'a str>,
-    settings: &BTreeMap<String, String>,
-) -> Result<Output> {
-    let output = Command::new(path_of(program)?).args(arguments).env_clear().envs(settings).output();
-    output.with_context(|| format!("cannot start {program}"))
-}
-
-/// The help of the command that the arguments begin with.
-fn help_of(program: &str, arguments: &[String]) -> Result<String> {
-    let command = arguments.first().map(String::as_str).filter(|word| !word.starts_with('-'));
-    let output = run(program, command.into_iter().chain(["--help"]), &BTreeMap::new())?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "`{program} {}` is no command", command.unwrap_or_default());
-    Ok(said)
-}
-
-/// The environment variables in a help: `[env: NAME=]`, or `[env: NAME]` where the value is a secret.
-fn variables(help: &str) -> BTreeSet<String> {
-    let marks = help.split("[env: ").skip(1);
-    marks.filter_map(|rest| rest.split(['=', ']']).next()).map(str::to_owned).collect()
 }
 
 /// The flags in a help.

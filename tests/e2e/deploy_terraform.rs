@@ -5,16 +5,15 @@
 //! skipped.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
 use support::{
-    programs::path_of,
+    programs::{help_of, takes, variables},
     terraform::{NOT_IN_THE_FILE, Terraform, environments, settings, user_data},
 };
 
@@ -36,16 +35,17 @@ fn the_configuration_is_valid_and_tells_the_daemons_what_they_want() -> Result<(
         names == ["everything", "what_can_be_chosen", "twenty_streams"],
         "the runs that make something are {names:?}"
     );
-    let programs = path_of("")?;
     for daemon in ["importer", "transformer"] {
         can_be_run(&user_data(&states[0].1, daemon)?).with_context(|| format!("user data of the {daemon}s' host"))?;
-        let help = run(programs.join(daemon), &["--help"], &Environment::new())?;
-        let known = variables(&help.stdout);
+        let known = variables(&help_of(daemon, &[])?);
         for (run, state) in &states {
             let settings = settings(state, daemon)?;
             for (stream, mut environment) in environments(&state["outputs"], daemon)? {
                 let whose = || format!("{run}: the {daemon} of {stream}");
-                the_daemon_takes(&programs.join(daemon), &known, &environment).with_context(whose)?;
+                for name in environment.keys() {
+                    ensure!(known.contains(name) || name == AWS_SETTING, "{} does not know {name}", whose());
+                }
+                takes(daemon, &[], &environment).with_context(whose)?;
                 environment.retain(|name, _| !NOT_IN_THE_FILE.contains(&name.as_str()));
                 assert_eq!(read_by_a_shell(&settings[&stream]["env"])?, environment, "{}", whose());
             }
@@ -86,44 +86,14 @@ fn can_be_run(user_data: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every setting is one that the daemon has, none is missing, and no value is wrong.
-fn the_daemon_takes(daemon: &Path, known: &BTreeSet<String>, environment: &Environment) -> Result<()> {
-    for name in environment.keys() {
-        ensure!(known.contains(name) || name == AWS_SETTING, "the daemon does not know {name}");
-    }
-    // With one setting that is wrong the daemon lists all that are, and starts nothing.
-    let output = run(daemon, &["--log-format=poison"], environment)?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.code() == Some(2) && told.contains(": 1 setting is wrong, nothing was started"),
-        "only --log-format should be wrong:\n{told}"
-    );
-    Ok(())
-}
-
 /// What a shell makes of a settings file, as for `transformer check`. What systemd makes of it is seen in `deploy_streams`.
 fn read_by_a_shell(file: &str) -> Result<Environment> {
     let script = format!("set -a\n{file}exec env --null");
-    let output = run("/bin/sh", &["-c", &script], &Environment::new())?;
+    let output = Command::new("/bin/sh").args(["-c", &script]).env_clear().output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8(output.stdout)?;
     let pairs = told.split_terminator('\0').filter_map(|pair| pair.split_once('='));
     // The shell's own.
     let pairs = pairs.filter(|(name, _)| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
-}
-
-// ---- The daemons ----
-
-/// Runs a program with these settings and none of this process'.
-fn run(program: impl AsRef<OsStr>, arguments: &[&str], settings: &Environment) -> Result<Output> {
-    let output = Command::new(&program).args(arguments).env_clear().envs(settings).output();
-    output.with_context(|| format!("cannot start {}", program.as_ref().display()))
-}
-
-/// The environment variables in a help: `[env: NAME=]`, or `[env: NAME]` where the value is a secret.
-fn variables(help: &[u8]) -> BTreeSet<String> {
-    let help = String::from_utf8_lossy(help);
-    let marks = help.split("[env: ").skip(1);
-    marks.filter_map(|rest| rest.split(['=', ']']).next()).map(str::to_owned).collect()
 }
