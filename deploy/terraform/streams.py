@@ -44,6 +44,9 @@ def curl(url, *options):
 def apply(daemon, settings):
     """Starts before it removes, since a removal waits for its daemon to drain. A stream that fails keeps no other one waiting."""
     streams, failures = json.loads(settings), []
+    # What is no settings at all must not remove what runs.
+    if not isinstance(streams, dict) or not all(isinstance(files, dict) and files for files in streams.values()):
+        raise ValueError("the settings are not streams with files")
     marked = [mark.stem.removeprefix(f"{daemon}-") for mark in FOLDER.glob(f"{daemon}-*.applied")]
     for stream in [*streams, *(stream for stream in marked if stream not in streams)]:
         try:
@@ -62,11 +65,13 @@ def start(daemon, stream, files):
     the next run does the rest."""
     # They become paths.
     if not re.fullmatch("[a-z0-9-]+", stream) or not set(files) <= set(SUFFIXES):
-        raise ValueError(f"{list(files)} are no files of a stream")
+        raise ValueError(f"it is no name, or {list(files)} are no files of a stream")
     mark, digest = path(daemon, stream, "applied"), hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    if mark.exists() and mark.read_text() == digest:
+    if mark.exists() and mark.read_bytes() == digest.encode():
         return
     write(mark, "")
+    for suffix in set(SUFFIXES) - set(files):
+        path(daemon, stream, suffix).unlink(missing_ok=True)
     for suffix, text in files.items():
         write(path(daemon, stream, suffix), text)
     systemctl("enable", "--quiet", f"{daemon}@{stream}")
@@ -77,8 +82,10 @@ def start(daemon, stream, files):
 
 
 def remove(daemon, stream):
+    """The mark is emptied first, so that a stream that comes back in the middle is started, and goes last, so that a removal that is
+    cut short goes on."""
+    write(path(daemon, stream, "applied"), "")
     systemctl("disable", "--quiet", "--now", f"{daemon}@{stream}")
-    # The mark comes last, so that a removal that is cut short goes on.
     for suffix in (*SUFFIXES, "applied"):
         for file in (path(daemon, stream, suffix), path(daemon, stream, suffix + ".new")):
             file.unlink(missing_ok=True)
@@ -92,6 +99,8 @@ def path(daemon, stream, suffix):
 def write(path, text):
     """Whoever reads it finds the old text or the new one, also after the power failed."""
     aside = path.with_name(path.name + ".new")
+    # What is left of a run that was killed, perhaps with other rights.
+    aside.unlink(missing_ok=True)
     with open(aside, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

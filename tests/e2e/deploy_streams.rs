@@ -103,6 +103,13 @@ impl Host<'_> {
             assert_eq!(self.environment(&posts)?["KILLED_AT"], verb);
         }
 
+        // It is taken out by mistake, whoever applies that is killed on the way, and it is put back.
+        let files = both.remove("posts").context("there are posts")?;
+        self.apply_killed_at(&both, "disable")?;
+        both.insert("posts".into(), files);
+        self.apply(&both).await?;
+        self.runs_anew("posts", &posts).await?;
+
         // It goes.
         both.remove("posts");
         self.apply_killed_at(&both, "disable")?;
