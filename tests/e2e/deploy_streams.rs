@@ -131,13 +131,10 @@ impl Host<'_> {
     /// Waits for what systemd was asked for, so that whoever was restarted has another process by then.
     async fn apply(&self, settings: &Settings) -> Result<()> {
         self.apply_with(settings, "")?;
-        let deadline = Instant::now() + SOON;
-        while !self.systemd.systemctl(&["list-jobs", "--no-legend"])?.replace("No jobs running.", "").trim().is_empty()
-        {
-            ensure!(Instant::now() < deadline, "systemd is not done:\n{}", self.log());
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        let is_done = || {
+            Ok(self.systemd.systemctl(&["list-jobs", "--no-legend"])?.replace("No jobs running.", "").trim().is_empty())
+        };
+        self.wait("systemd has done what it was asked for", is_done).await
     }
 
     fn apply_killed_at(&self, settings: &Settings, verb: &str) -> Result<()> {
@@ -166,15 +163,20 @@ impl Host<'_> {
     }
 
     async fn runs_anew(&self, stream: &str, old: &str) -> Result<String> {
+        let unit = self.unit(stream);
+        let is_new = || Ok(self.process(stream)? != old && self.systemd.show(&unit, "SubState")? == "running");
+        self.wait(&format!("{unit} runs as another process than {old}"), is_new).await?;
+        self.process(stream)
+    }
+
+    /// Waits until something is so. Nobody out here is told what systemd does in there, so it is asked again and again.
+    async fn wait(&self, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + SOON;
-        loop {
-            let process = self.process(stream)?;
-            if process != old && self.systemd.show(&self.unit(stream), "SubState")? == "running" {
-                return Ok(process);
-            }
-            ensure!(Instant::now() < deadline, "{} does not run:\n{}", self.unit(stream), self.log());
+        while !is_so()? {
+            ensure!(Instant::now() < deadline, "not within {SOON:?}: {what}\n{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
     }
 
     /// Of a process, as the kernel has it.
