@@ -33,7 +33,8 @@ async fn main() -> Result<()> {
         let answer = Answer::posts(bytes);
         peak_kib = peak_kib.max(peak_memory(&Sandbox::start(&world, setup.clone()).await?, bytes, answer, &[]).await?);
         println!("the same in an object, behind a cursor:");
-        let (answer, settings) = (Answer::wrapped_posts(bytes), [("CURSOR_AT", "/meta/next"), ("RECORDS_AT", "/data")]);
+        let (answer, settings) =
+            (Answer::wrapped_posts(bytes), [("NEXT_PAGE", "cursor=/meta/next"), ("RECORDS_AT", "/data")]);
         let sandbox = Sandbox::start(&world, setup.clone()).await?;
         peak_kib = peak_kib.max(peak_memory(&sandbox, bytes, answer, &settings).await?);
     }

@@ -7,11 +7,10 @@ use divan::{
 use jiff::Timestamp;
 use sandbox::Posts;
 use sha2::{Digest, Sha256};
-use shared::document::JsonPointer;
+use shared::records::{Record, RecordsAt, read_records};
 use transformer::{
     copy::encode_rows,
     document, post,
-    record::{Record, read_records},
     record_type::RecordType,
     row::{Fields, Row},
 };
@@ -35,8 +34,7 @@ fn hash(bencher: Bencher) {
 #[divan::bench]
 fn cut_into_records(bencher: Bencher) {
     let document = document();
-    let cut =
-        || read_records(black_box(&*document), &JsonPointer::default(), |record| !black_box(record).raw.is_empty());
+    let cut = || read_records(black_box(&*document), &RecordsAt::default(), |record| !black_box(record).raw.is_empty());
     bencher.counter(BytesCount::of_slice(&document)).bench(|| cut().expect("it is a document"));
 }
 
@@ -56,7 +54,7 @@ fn cut_and_read(bencher: Bencher, records: &dyn RecordType) {
     bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
         rows.clear();
         let read = |record: Record<'_>| records.read(black_box(record.raw), &mut Fields(&mut rows)).is_ok();
-        read_records(black_box(&*document), &JsonPointer::default(), read).expect("it is a document");
+        read_records(black_box(&*document), &RecordsAt::default(), read).expect("it is a document");
     });
 }
 

@@ -195,10 +195,14 @@ fn no_crash_point_is_left_out() -> Result<()> {
     for (folders, listed) in [(&["importer", "shared"][..], &IMPORTER[..]), (&["transformer"], &TRANSFORMER)] {
         let mut found = Vec::new();
         for folder in folders {
-            for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(folder).join("src"))?
-            {
-                let path = file?.path();
-                let text = if path.is_file() { fs::read_to_string(path)? } else { continue };
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(folder).join("src");
+            let mut paths = vec![source];
+            while let Some(path) = paths.pop() {
+                if path.is_dir() {
+                    paths.extend(fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
+                    continue;
+                }
+                let text = fs::read_to_string(path)?;
                 let points = text.split("crash_point!(\"").skip(1).filter_map(|rest| rest.split('"').next());
                 found.extend(points.map(str::to_owned));
             }

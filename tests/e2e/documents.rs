@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use sandbox::{Sandbox, Setup};
 use serde_json::{Value, json};
-use shared::document::JsonPointer;
+use shared::json_pointer::JsonPointer;
 use support::{SOON, applied, author::Author, execute, hold_of, select, start, transformer};
 use transformer::{
     document,

@@ -20,6 +20,7 @@ mod importer_errors;
 mod importer_protocol;
 mod json_test_suite;
 mod killable;
+mod list_apis;
 mod kind_to_the_api;
 mod metrics;
 mod nothing_is_lost;

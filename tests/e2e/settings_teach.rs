@@ -32,8 +32,16 @@ async fn all_wrong_settings_are_told_at_once() -> Result<()> {
     let wrong =
         [("POLL_INTERVAL", "2x"), ("STREAM", "Posts"), ("QUEUE_URL", "http://localhost/posts"), ("MAX_BODY", "0")];
     insta::assert_snapshot!("importer_wrong_settings", told(&run("importer", &wrong, &[]).await?));
-    let wrong = [("PAGE_PARAMETER", "page"), ("CURSOR_AT", "/data/0/next"), ("CURSOR_PARAMETER", "")];
+    let wrong = [
+        ("PAGE_PARAMETER", "page"),
+        ("CURSOR_AT", "/meta/next"),
+        ("NEXT_PAGE", "next"),
+        ("TOTALS", "no"),
+        ("RECORDS_AT", "data"),
+    ];
     insta::assert_snapshot!("importer_wrong_paging", told(&run("importer", &wrong, &[]).await?));
+    let wrong = [("SOURCE_URL", "https://example.org/posts"), ("NEXT_PAGE", "page+1")];
+    insta::assert_snapshot!("importer_no_first_page", told(&run("importer", &wrong, &[]).await?));
     let wrong = [
         ("CATCH_UP_INTERVAL", "0s"),
         ("DATABASE_URL", "mysql://me:secret@host/db"),

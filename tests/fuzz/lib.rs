@@ -4,12 +4,16 @@
 // What these files call `shared` is here.
 extern crate self as shared;
 
-#[path = "../../crates/shared/src/document.rs"]
-pub mod document;
+#[path = "../../crates/shared/src/json_pointer.rs"]
+pub mod json_pointer;
+#[path = "../../crates/shared/src/json_scan.rs"]
+pub mod json_scan;
 #[path = "../../crates/shared/src/object.rs"]
 pub mod object;
 #[path = "../../crates/shared/src/pointer.rs"]
 pub mod pointer;
+#[path = "../../crates/shared/src/records.rs"]
+pub mod records;
 #[path = "../../crates/transformer/src/document.rs"]
 pub mod documents;
 #[path = "../../crates/transformer/src/jsonb.rs"]
@@ -18,8 +22,6 @@ pub mod jsonb;
 pub mod members;
 #[path = "../../crates/transformer/src/post.rs"]
 pub mod post;
-#[path = "../../crates/transformer/src/record.rs"]
-pub mod record;
 #[path = "../../crates/transformer/src/record_type.rs"]
 pub mod record_type;
 #[path = "../../crates/transformer/src/row.rs"]
@@ -27,4 +29,4 @@ pub mod row;
 
 pub mod messages;
 pub mod metadata;
-pub mod records;
+pub mod reading;

@@ -6,21 +6,21 @@
 
 mod messages;
 mod metadata;
-mod records;
+mod reading;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use shared::{document, object, pointer};
-use transformer::{document as documents, post, record, record_type, row};
+use shared::{object, pointer, records};
+use transformer::{document as documents, post, record_type, row};
 
 const CORPORA: [&str; 3] = ["records", "messages", "metadata"];
 
 #[test]
 fn documents_become_records_and_posts_as_serde_json_reads_them() {
-    hold_of_corpus("records", records::hold);
+    hold_of_corpus("records", reading::hold);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     metadata::Bytes,
     object::{Sequence, Sha256, StreamName},
     pointer::{Pointer, PointerError},
-    records::{fields, single},
+    reading::{fields, single},
 };
 
 /// Whatever the bytes are.

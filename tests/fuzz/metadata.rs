@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::object::{Metadata, MetadataError, Sequence, Sha256, StreamName, VERSION};
+use crate::object::{Metadata, MetadataError, Sequence, Sha256, SnapshotFacts, StreamName, VERSION};
 
 /// What S3 stores, what a validator may take of it, and from which length on a URL goes without its query.
 const METADATA_LIMIT_BYTES: usize = 2048;
@@ -120,6 +120,13 @@ impl<'a> Bytes<'a> {
             page: u32::from_le_bytes(self.take()),
             last_page: has(2),
             snapshot_sha256: Sha256(self.take()),
+            facts: SnapshotFacts {
+                records_sha256: has(16).then(|| Sha256(self.take())),
+                request: has(32).then(|| u16::from_le_bytes(self.take())),
+                // Not each text is a place.
+                records_at: has(64).then(|| format!("/{}", self.text()).parse().unwrap_or_default()),
+                torn: has(128),
+            },
             source_url: self.text(),
             etag: has(4).then(|| self.text()),
             last_modified: has(8).then(|| self.text()),

@@ -11,10 +11,10 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use importer::{
-    bell::BellError as ImporterBellError,
-    decide::validators,
-    poll::{Answer, PollError, Source, Validators},
-    spool::Spooled,
+    paging::PageError,
+    queue::{Queue, QueueError},
+    snapshot::{Observation, Snapshot, Validators, validators},
+    source::{PollError, Source},
 };
 use jiff::Timestamp;
 use sha2::Digest;
@@ -22,6 +22,7 @@ use shared::{
     archive::{Append, Archive, ArchiveError, Head, Object, Upload},
     object::{Metadata, Sequence, Sha256},
     pointer::Pointer,
+    records::RecordsAt,
 };
 use tokio::{
     task::spawn_local,
@@ -69,10 +70,10 @@ impl Door {
 }
 
 impl Source for Door {
-    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Vec<Answer>>, PollError> {
+    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
         latency(&self.world).await;
         if self.fails(10) {
-            return Err(PollError::Unsettled { url: URL.to_owned() });
+            return Err(PollError::Page(PageError::Endless));
         }
         let answer = self.world.borrow_mut().answer(last);
         latency(&self.world).await;
@@ -82,7 +83,8 @@ impl Source for Door {
 
 impl World {
     /// What the API says now: pages of three posts; only a single one has a validator.
-    fn answer(&mut self, last: Option<&Metadata>) -> Option<Vec<Answer>> {
+    fn answer(&mut self, last: Option<&Metadata>) -> Option<Snapshot> {
+        const REQUEST: u16 = 1;
         let mut first = self.api.posts.clone();
         let second = first.keys().nth(3).copied().map(|id| first.split_off(&id));
         let pages = [first].into_iter().chain(second);
@@ -92,23 +94,28 @@ impl World {
             pages.map(|posts| serde_json::to_string(&posts).expect("it is JSON")).collect()
         };
         let etag = (pages.len() == 1).then(|| pages[0].clone());
-        if etag.is_some() && validators(last, URL).etag == etag {
+        if etag.is_some() && validators(last, REQUEST).etag == etag {
             return None;
         }
         let page = |body: String| {
             let upload = Upload { file: NO_FILE.clone(), offset: self.bodies.len() as u64, bytes: body.len() as u64 };
             let sha256 = Sha256(sha2::Sha256::digest(&body).into());
             self.bodies.push(body.into());
-            Answer {
-                observation: self.uuid(),
+            Observation {
+                id: self.uuid(),
                 // The order of observation, for the check.
                 fetched_at: Timestamp::from_second(self.api.version).expect("there are not many"),
                 source_url: URL.to_owned(),
-                validators: Validators { etag: etag.clone(), last_modified: None },
-                spooled: Spooled { upload, sha256, beginning: Vec::new(), ending: None },
+                upload,
+                sha256,
             }
         };
-        Some(pages.into_iter().map(page).collect())
+        // The records of all pages, whichever page has them.
+        let records_sha256 = Sha256(sha2::Sha256::digest(pages.join(",").replace("],[", ",")).into());
+        let pages = pages.into_iter().map(page).collect();
+        let validators = Validators { etag, last_modified: None };
+        let (records, records_at, is_torn) = (self.api.posts.len() as u64, RecordsAt::default(), false);
+        Some(Snapshot { pages, validators, records, records_sha256, request: REQUEST, records_at, is_torn })
     }
 }
 
@@ -196,12 +203,10 @@ impl Archive for Door {
     }
 }
 
-impl importer::bell::Bell for Door {
-    async fn ring(&self, pointers: &[Pointer]) -> Result<(), ImporterBellError> {
-        let failed = || ImporterBellError::Failed {
-            queue_url: QUEUE_URL.parse().expect("an address"),
-            source: "no answer".into(),
-        };
+impl Queue for Door {
+    async fn announce(&self, pointers: &[Pointer]) -> Result<(), QueueError> {
+        let failed =
+            || QueueError::Failed { queue_url: QUEUE_URL.parse().expect("an address"), source: "no answer".into() };
         latency(&self.world).await;
         let mut world = self.world.borrow_mut();
         if world.fails(5) {

@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::Digest;
 use shared::{
     archive::Archive,
-    object::{Metadata, Sequence, Sha256},
+    object::{Metadata, Sequence, Sha256, SnapshotFacts},
     pointer::Pointer,
 };
 use uuid::Uuid;
@@ -91,6 +91,7 @@ impl<'a> Author<'a> {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256::of_pages(&[sha256]),
+            facts: SnapshotFacts::default(),
         };
         change(&mut metadata);
         Ok(metadata)

@@ -14,26 +14,37 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinHandle,
     time::sleep,
 };
+use url::form_urlencoded;
 
 /// What a request came with.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// When its head was read.
     pub at: Instant,
+    /// `GET`
+    pub method: String,
     /// `/posts`
     pub path: String,
     /// `page=2`, or nothing.
     pub query: String,
+    /// What was sent with it.
+    pub body: String,
     headers: Vec<(String, String)>,
 }
 
 impl Request {
+    /// What a parameter of the query says.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+    }
+
     /// A header, by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -255,18 +266,25 @@ async fn converse(mut stream: BufReader<TcpStream>, shared: &Shared) -> io::Resu
     Ok(())
 }
 
-/// The head of a request; none of ours has a body.
+/// A request with its body, of which it has said how long it is.
 async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     let (mut line, mut lines) = (String::new(), Vec::new());
     while stream.read_line(&mut line).await? > 2 {
         lines.push(line.trim_end().to_owned());
         line.clear();
     }
-    let Some(target) = lines.first().and_then(|first| first.split(' ').nth(1)) else { return Ok(None) };
+    let mut words = lines.first().map(|first| first.split(' ')).into_iter().flatten();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else { return Ok(None) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers = lines.iter().skip(1).filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
-    Ok(Some(Request { at: Instant::now(), path: path.to_owned(), query: query.to_owned(), headers }))
+    let (method, path, query) = (method.to_owned(), path.to_owned(), query.to_owned());
+    let mut request = Request { at: Instant::now(), method, path, query, body: String::new(), headers };
+    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    request.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(request))
 }
 
 async fn write(stream: &mut TcpStream, Answer { status, headers, body, .. }: &Answer) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use importer::command::{contradictions, execute};
+use importer::commands::cli::{contradictions, execute};
 use shared::{settings::parse_or_exit, shutdown::block_on};
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 //! The order is the protocol: the end of the archive is known *before* the fetch begins, so the archive's order is the
 //! order of observation, without clocks or leases; whoever loses a number throws its answer away and asks again.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use clap::Args;
 use shared::{
@@ -15,16 +15,16 @@ use shared::{
     shutdown::Shutdown,
     status::{self, Dependency, State, Status},
 };
-use thiserror::Error;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
-    bell::{Bell, BellError},
-    decide::{End, next_objects, state_after},
-    notes,
-    poll::{PollError, Source},
-    retry::{LONGEST_PAUSE, jittered, next_poll},
+    events,
+    fault::{ImportError, Outcome, next_poll, result, state_after},
+    queue::Queue,
+    retry::{LONGEST_PAUSE, jittered},
+    snapshot::{End, next_objects},
+    source::Source,
 };
 
 /// An append whose outcome is unknown is tried again after these pauses. Together they stay below the drain deadline;
@@ -51,41 +51,12 @@ pub struct PaceSettings {
     pub poll_interval: Duration,
 }
 
-/// What a poll came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the variant says what its fields are")]
-pub enum Outcome {
-    /// Something new is archived, of so many bytes.
-    Appended { bytes: u64 },
-    /// The archive ends with what the API says.
-    Unchanged,
-    /// The daemon was told to end while it asked.
-    Drained,
-}
-
-/// Why a poll came to nothing.
-#[derive(Debug, Error)]
-pub enum ImportError {
-    /// The archive's side.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// The API's side.
-    #[error(transparent)]
-    Poll(#[from] PollError),
-    /// The queue's side. What was fetched is archived all the same.
-    #[error(transparent)]
-    Bell(#[from] BellError),
-    /// Another importer appended, or somebody deleted. The answer is thrown away and the API asked again, one interval later.
-    #[error("the archive no longer ends where it did when the fetch began")]
-    EndMoved,
-}
-
 /// One stream's importer.
 #[derive(Debug)]
-pub struct Importer<S, A, B> {
+pub struct Importer<S, A, Q> {
     source: S,
     archive: A,
-    bell: B,
+    queue: Q,
     stream: StreamName,
     status: Status,
     /// The archive's end, as far as this process knows it. It is only ever learnt from the archive, never from an own answer.
@@ -98,10 +69,10 @@ pub struct Importer<S, A, B> {
     news: Vec<Pointer>,
 }
 
-impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
+impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
     /// An importer that knows nothing yet.
-    pub fn new(source: S, archive: A, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { source, archive, bell, stream, status, end: None, believed: 0, announced: None, news: Vec::new() }
+    pub fn new(source: S, archive: A, queue: Q, stream: StreamName, status: Status) -> Self {
+        Self { source, archive, queue, stream, status, end: None, believed: 0, announced: None, news: Vec::new() }
     }
 
     /// Polls until the daemon drains.
@@ -112,7 +83,9 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
             let started = Instant::now();
             let regular = started + jittered(pace.poll_interval, &mut dice);
             let polled = self.poll(false, &mut shutdown).await;
-            notes::polled(&polled);
+            if let Some((result, succeeded)) = result(&polled) {
+                events::polled(result, succeeded);
+            }
             let next = match &polled {
                 Ok(Outcome::Drained) => return,
                 Ok(outcome) => {
@@ -137,7 +110,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
                     return;
                 }
                 if is_owing && Instant::now() < next {
-                    let is_all = self.announce().await.is_ok() && matches!(polled, Err(ImportError::Bell(_)));
+                    let is_all = self.announce().await.is_ok() && matches!(polled, Err(ImportError::Queue(_)));
                     if is_all {
                         self.status.set(State::Ready);
                     }
@@ -153,7 +126,7 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     pub async fn poll(&mut self, again: bool, shutdown: &mut Shutdown) -> Result<Outcome, ImportError> {
         let archived = self.archive_a_snapshot(again, shutdown).await;
         crash_point!("not-announced");
-        // The bell rings even when the API is down: there may be news from before.
+        // The queue is told even when the API is down: there may be news from before.
         let announced = self.announce().await;
         let outcome = archived?;
         announced.map(|()| outcome)
@@ -170,28 +143,30 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
         let started = Instant::now();
         let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
         // Nothing is in hand: a fetch that is dropped leaves no trace.
-        let Some(pages) = shutdown.race(self.source.poll(last)).await.transpose()? else { return Ok(Outcome::Drained) };
+        let Some(snapshot) = shutdown.race(self.source.poll(last)).await.transpose()? else {
+            return Ok(Outcome::Drained);
+        };
         crash_point!("fetched");
         self.status.worked(&[Dependency::Api]);
-        if pages.is_some() {
+        if snapshot.is_some() {
             self.status.worked(&[Dependency::Disk]);
         }
         self.believed = if is_whole { 0 } else { self.believed + 1 };
-        let objects = pages.as_ref().and_then(|pages| next_objects(self.end.as_deref(), pages, again));
-        let (Some(pages), Some(objects)) = (pages, objects) else {
-            notes::unchanged(started.elapsed());
+        let objects = snapshot.as_ref().and_then(|snapshot| next_objects(self.end.as_deref(), snapshot, again));
+        let (Some(snapshot), Some(objects)) = (snapshot, objects) else {
+            events::unchanged(started.elapsed());
             return Ok(Outcome::Unchanged);
         };
         let (fetch, mut bytes) = (started.elapsed(), 0);
-        notes::fetched(fetch);
+        events::fetched(fetch);
         self.check_end().await?;
         crash_point!("end-checked");
-        for ((sequence, metadata), page) in objects.iter().zip(&pages) {
-            let upload = &page.spooled.upload;
+        for ((sequence, metadata), page) in objects.iter().zip(&snapshot.pages) {
+            let upload = &page.upload;
             let begun = Instant::now();
             self.append(*sequence, metadata, upload).await?;
             bytes += upload.bytes;
-            notes::appended(&self.stream, *sequence, metadata, upload.bytes, (fetch, begun.elapsed()));
+            events::appended(&self.stream, *sequence, metadata, upload.bytes, (fetch, begun.elapsed()));
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
             crash_point!("between-pages");
         }
@@ -227,12 +202,12 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
 
     fn adopt(&mut self, end: End) {
         if self.announced < Some(end.sequence) {
-            notes::adopted(end.sequence, &end.metadata);
+            events::adopted(end.sequence, &end.metadata);
             // The newest one says all.
             self.news = vec![Pointer::new(&self.stream, end.sequence, &end.metadata)];
             crash_point!("adopted");
         }
-        notes::ends_with(end.sequence, &end.metadata);
+        events::ends_with(end.sequence, &end.metadata);
         self.end = Some(Box::new(end));
     }
 
@@ -281,9 +256,9 @@ impl<S: Source, A: Archive, B: Bell> Importer<S, A, B> {
     async fn announce(&mut self) -> Result<(), ImportError> {
         let Some(newest) = self.news.last().cloned() else { return Ok(()) };
         let started = Instant::now();
-        let rung = self.bell.ring(&self.news).await;
-        notes::announced(&newest, started.elapsed(), rung.as_ref().copied());
-        if let Err(error) = rung {
+        let told = self.queue.announce(&self.news).await;
+        events::announced(&newest, started.elapsed(), told.as_ref().copied().map_err(|error| error as &dyn Error));
+        if let Err(error) = told {
             self.news = vec![newest];
             return Err(error.into());
         }

@@ -48,7 +48,6 @@ mod settings;
 pub mod bench;
 pub mod drills;
 mod env_file;
-mod first_page;
 mod own_api;
 pub mod page;
 pub mod run;

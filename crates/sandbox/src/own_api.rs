@@ -1,31 +1,26 @@
-//! Somebody's own API in place of the posts: its settings, and one look at its first page before anything is started.
+//! Somebody's own API in place of the posts: its settings, and what the importer says of it before anything is started.
 
-use std::{convert::Infallible, env, fmt::Display, fs, path, str::FromStr, time::Duration};
+use std::{convert::Infallible, env, fmt::Display, path, process::Stdio, str::FromStr};
 
+use anyhow::Context;
 use clap::Args;
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_ENCODING, LINK, LOCATION},
-    redirect,
-};
+use serde_json::Value;
 use shared::{
-    document::JsonPointer,
+    json_pointer::JsonPointer,
+    records::RecordsAt,
     settings::{SecretUrl, public_url},
-    telemetry::chain,
 };
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
-use crate::{
-    first_page::{LIMIT_BYTES, Pointers, judge},
-    settings::Settings,
-};
+use crate::{guard::Guard, programs, programs::Place, progress::Progress, settings::Settings, world::guarded};
 
 /// What of the environment goes on to the importer: how the API is asked, and what stands between it and this machine.
 const PASSED_ON: [&str; 11] = [
     "POLL_INTERVAL",
-    "PAGE_PARAMETER",
-    "CURSOR_AT",
-    "CURSOR_PARAMETER",
+    "NEXT_PAGE",
+    "TOTALS",
     "SOURCE_HEADER_FILE",
+    "SOURCE_BODY_FILE",
     "HTTPS_PROXY",
     "https_proxy",
     "NO_PROXY",
@@ -34,28 +29,33 @@ const PASSED_ON: [&str; 11] = [
     "SSL_CERT_DIR",
 ];
 
-/// An API that sends nothing for so long has stopped; the importer thinks so too.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const TOTAL_TIMEOUT: Duration = Duration::from_mins(2);
+/// Other places of ids that are named beside the best.
+const SHOWN_IDS: usize = 3;
 
-/// As many as the importer follows, on the same origin.
-const REDIRECTS: usize = 5;
-
-/// How much of an answer is shown that is not the data.
-const SHOWN_CHARS: usize = 80;
+/// What the importer is told of archive and queue, which nobody asks: they are not started yet.
+const NOWHERE: [(&str, &str); 7] = [
+    ("ARCHIVE_BUCKET", "none"),
+    ("QUEUE_URL", "http://127.0.0.1:9/none.fifo"),
+    ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+    ("AWS_REGION", "us-east-1"),
+    ("AWS_ACCESS_KEY_ID", "none"),
+    ("AWS_SECRET_ACCESS_KEY", "none"),
+    ("RUST_LOG", "off"),
+];
 
 /// Another API, and where its answers have what.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OwnApiSettings {
     /// Your own API in place of the posts: an address that answers with JSON. Its records become rows of `documents`. What the importer has
-    /// to know besides, it takes from the environment: CURSOR_AT and CURSOR_PARAMETER, or PAGE_PARAMETER, for an API in pages;
-    /// SOURCE_HEADER_FILE, a file with a header or a bearer token to send; POLL_INTERVAL [1m]. An address with a secret in it goes into
+    /// to know besides, it takes from the environment: NEXT_PAGE, how pages follow; SOURCE_HEADER_FILE, a file with headers or a bearer token
+    /// to send; SOURCE_BODY_FILE, a file with a JSON body to post; TOTALS; POLL_INTERVAL [1m]. An address with a secret in it goes into
     /// SANDBOX_SOURCE instead
     #[arg(long, env = "SANDBOX_SOURCE", value_name = "URL", hide_env_values = true, value_parser = take::<SecretUrl>)]
     source: Option<Given<SecretUrl>>,
-    /// Where the records are in an answer of that API, as a JSON pointer, as in /data for `{"data":[…]}` [default: the answer itself]
-    #[arg(long, value_name = "POINTER", value_parser = take::<JsonPointer>)]
-    records_at: Option<Given<JsonPointer>>,
+    /// Where the records are in an answer of that API, as a JSON pointer, as in /data for `{"data":[…]}`; a dot if the answer is one record
+    /// [default: the answer itself]
+    #[arg(long, value_name = "POINTER", value_parser = take::<RecordsAt>)]
+    records_at: Option<Given<RecordsAt>>,
     /// Where a record of that API has its id, a text or a number, as a JSON pointer [default: /id]
     #[arg(long, value_name = "POINTER", value_parser = take::<JsonPointer>)]
     id_at: Option<Given<JsonPointer>>,
@@ -74,8 +74,8 @@ impl OwnApiSettings {
     pub(crate) fn resolve(&self, has_posts: bool) -> Result<Option<OwnApi>, Vec<String>> {
         let mut problems = Vec::new();
         let Some(source) = &self.source else {
-            let given = [("--records-at", &self.records_at), ("--id-at", &self.id_at)].into_iter();
-            problems.extend(given.filter(|(_, given)| given.is_some()).map(|(flag, _)| {
+            let given = [("--records-at", self.records_at.is_some()), ("--id-at", self.id_at.is_some())].into_iter();
+            problems.extend(given.filter(|(_, is_given)| *is_given).map(|(flag, _)| {
                 format!("{flag} is of use with --source alone\nit says where your own API has something: name its address too")
             }));
             return if problems.is_empty() { Ok(None) } else { Err(problems) };
@@ -93,20 +93,16 @@ impl OwnApiSettings {
                 SANDBOX_SOURCE";
             problems.push(format!("--source {why}"));
         }
-        let mut pointer = |name, given: &Option<_>| given.as_ref().and_then(|given| sift(name, given, &mut problems));
-        let passed_on: Vec<_> = PASSED_ON.iter().filter_map(|name| Some((*name, passed_on(name)?))).collect();
-        let cursor = passed_on.iter().find(|(name, _)| *name == "CURSOR_AT").and_then(|(_, text)| take(text).ok());
-        let at = Pointers {
-            records: pointer("--records-at", &self.records_at).unwrap_or_default(),
-            id: pointer("--id-at", &self.id_at).unwrap_or_else(|| "/id".parse().expect("it begins with a slash")),
-            cursor: pointer("CURSOR_AT", &cursor),
-            is_paged: passed_on.iter().any(|(name, _)| *name == "PAGE_PARAMETER"),
-        };
-        if at.id.is_root() {
+        let records_at =
+            self.records_at.as_ref().and_then(|at| sift("--records-at", at, &mut problems)).unwrap_or_default();
+        let id_at = self.id_at.as_ref().and_then(|at| sift("--id-at", at, &mut problems));
+        let id_at = id_at.unwrap_or_else(|| "/id".parse().expect("it begins with a slash"));
+        let passed_on = PASSED_ON.iter().filter_map(|name| Some((*name, passed_on(name)?))).collect();
+        if id_at.is_root() {
             problems.push("--id-at leads to the record itself\nname a member, as in /id".to_owned());
         }
         let url = url.filter(|_| problems.is_empty()).ok_or(problems)?;
-        Ok(Some(OwnApi { url, at, passed_on }))
+        Ok(Some(OwnApi { url, records_at, id_at, passed_on }))
     }
 }
 
@@ -118,7 +114,7 @@ fn sift<T: Clone>(name: &str, given: &Given<T>, problems: &mut Vec<String>) -> O
 /// A variable of ours, if it says anything. The importer runs in another folder.
 fn passed_on(name: &str) -> Option<String> {
     let value = env::var(name).ok().filter(|value| !value.is_empty())?;
-    let path = (name == "SOURCE_HEADER_FILE").then(|| path::absolute(&value).ok()).flatten();
+    let path = name.ends_with("_FILE").then(|| path::absolute(&value).ok()).flatten();
     Some(path.map_or(value, |path| path.to_string_lossy().into_owned()))
 }
 
@@ -126,7 +122,8 @@ fn passed_on(name: &str) -> Option<String> {
 #[derive(Debug)]
 pub(crate) struct OwnApi {
     url: SecretUrl,
-    at: Pointers,
+    records_at: RecordsAt,
+    id_at: JsonPointer,
     passed_on: Vec<(&'static str, String)>,
 }
 
@@ -140,10 +137,11 @@ impl OwnApi {
             // It is somebody's: no oftener than the importer would.
             ("POLL_INTERVAL", "1m"),
             ("RECORD_TYPE", "document"),
-            ("ID_AT", &self.at.id.to_string()),
+            ("ID_AT", &self.id_at.to_string()),
         ]);
-        if !self.at.records.is_root() {
-            settings.set(&[("RECORDS_AT", &self.at.records.to_string())]);
+        let records_at = self.records_at.to_string();
+        if !records_at.is_empty() {
+            settings.set(&[("RECORDS_AT", &records_at)]);
         }
         for (name, value) in &self.passed_on {
             settings.set(&[(name, value)]);
@@ -151,58 +149,74 @@ impl OwnApi {
         settings
     }
 
-    /// Asks for the first page, once. What a person should know of it; or why nothing can come of it.
-    pub(crate) async fn look(&self) -> Result<Vec<String>, Unusable> {
-        let url = public_url(&self.url);
-        let page = self.fetch().await.map_err(|why| match why {
-            Unusable::Settings(why) => Unusable::Settings(format!("GET {url} {why}")),
-            Unusable::Now(why) => Unusable::Now(format!("GET {url} {why}")),
-        })?;
-        let Some((page, has_link)) = page else {
-            return Ok(vec!["the first page is packed, or longer than 16 MiB, and was not looked into".to_owned()]);
-        };
-        let at = Pointers { is_paged: self.at.is_paged || has_link, ..self.at.clone() };
-        judge(&page, &at)
-            .map_err(|why| Unusable::Settings(format!("GET {url} was answered with {}\n{why}", beginning(&page))))
+    /// Asks the importer whether the collection comes whole. What a person should know of it; or why nothing can come of it.
+    pub(crate) async fn look(&self, progress: &Progress) -> anyhow::Result<Result<Vec<String>, Unusable>> {
+        let place = Place::find()?;
+        let folder = tempfile::Builder::new().prefix("sandbox-").tempdir().context("no temporary folder")?.keep();
+        let guard = Guard::start(&folder).context("cannot start the guard, which is a shell")?;
+        let importer = programs::build(&place, &guard, progress).await?.importer;
+        let _step = progress.step("asking your API");
+        let mut settings = self.settings();
+        settings.set(&NOWHERE);
+        let mut check = guarded(&guard, &importer, &settings, &folder);
+        check.args(["check", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut check =
+            tokio::process::Command::from(check).kill_on_drop(true).spawn().context("cannot start the importer")?;
+        let mut lines = BufReader::new(check.stdout.take().context("stdout is piped")?).lines();
+        let mut findings = Vec::new();
+        while let Some(line) = lines.next_line().await? {
+            let finding: Value = serde_json::from_str(&line).context("the importer writes JSON")?;
+            // Archive and queue come behind what is asked here.
+            if finding["what"] == "archive" {
+                break;
+            }
+            findings.push(finding);
+        }
+        let _ = check.start_kill();
+        let mut complaint = String::new();
+        check.stderr.take().context("stderr is piped")?.read_to_string(&mut complaint).await?;
+        guard.release();
+        if findings.is_empty() {
+            return Ok(Err(Unusable::Settings(complaint.trim().to_owned())));
+        }
+        Ok(self.judge(&findings))
     }
 
-    /// The page, unless it is too long or packed, and whether a header names the next one.
-    async fn fetch(&self) -> Result<Option<(Vec<u8>, bool)>, Unusable> {
-        let failed = |error: reqwest::Error| {
-            let why = chain(&error.without_url());
-            Unusable::Now(format!("failed: {why}\nis the address right, and may this machine reach it?"))
+    fn judge(&self, findings: &[Value]) -> Result<Vec<String>, Unusable> {
+        let says = |finding: &Value| {
+            // As it is said here.
+            finding["says"]
+                .as_str()
+                .unwrap_or_default()
+                .replace("RECORDS_AT=", "--records-at ")
+                .replace("; try", "\ntry")
         };
-        let client = Client::builder()
-            .user_agent(concat!("posts-sandbox/", env!("CARGO_PKG_VERSION")))
-            .read_timeout(IDLE_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .redirect(redirect::Policy::custom(stay_on_the_origin));
-        let mut request = client.build().map_err(failed)?.get((*self.url).clone());
-        if let Some((_, file)) = self.passed_on.iter().find(|(name, _)| *name == "SOURCE_HEADER_FILE") {
-            let text = fs::read_to_string(file)
-                .map_err(|error| Unusable::Settings(format!("was not sent: SOURCE_HEADER_FILE {file}: {error}")))?;
-            request = match text.trim().split_once(':') {
-                Some((name, value)) => request.header(name.trim(), value.trim()),
-                None => request.header(AUTHORIZATION, format!("Bearer {}", text.trim())),
-            };
+        if let Some(problem) = findings.iter().find(|finding| finding["is_well"] == false) {
+            let may_pass = problem["may_pass"] == true;
+            return Err(if may_pass { Unusable::Now(says(problem)) } else { Unusable::Settings(says(problem)) });
         }
-        let mut response = request.send().await.map_err(failed)?;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(response).await);
-        }
-        if response.headers().contains_key(CONTENT_ENCODING) {
-            return Ok(None);
-        }
-        let links = response.headers().get_all(LINK).iter();
-        let has_link = links.filter_map(|link| link.to_str().ok()).any(|link| link.contains("next"));
-        let mut page = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            page.extend_from_slice(&chunk);
-            if page.len() > LIMIT_BYTES {
-                return Ok(None);
+        let Some(api) = findings.iter().find(|finding| finding["what"] == "api") else { return Ok(Vec::new()) };
+        let (id_at, record) = (self.id_at.to_string(), &api["record"]);
+        let ids: Vec<_> = api["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let others = match ids.as_slice() {
+            [] => "no text or number differs from record to record".to_owned(),
+            [best, others @ ..] => {
+                let others = others.iter().take(SHOWN_IDS).map(|other| format!(" or {other}"));
+                format!("try --id-at {best}{}", others.collect::<String>())
             }
+        };
+        if record.is_null() {
+            return Ok(vec!["there are no records yet".to_owned()]);
         }
-        Ok(Some((page, has_link)))
+        if !record.pointer(&id_at).is_some_and(|id| id.is_string() || id.is_number()) {
+            return Err(Unusable::Settings(format!("the first record has no text or number at {id_at}\n{others}")));
+        }
+        if ids.contains(&id_at.as_str()) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![format!(
+            "{id_at} does not tell all records of the first page apart, and of those with the same id the last one stays: {others}"
+        )])
     }
 }
 
@@ -213,47 +227,4 @@ pub(crate) enum Unusable {
     Settings(String),
     /// It fails, and may not later.
     Now(String),
-}
-
-/// Another status than 200, and what it usually asks for.
-async fn refusal(mut response: Response) -> Unusable {
-    let status = response.status();
-    let to =
-        response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| response.url().join(to).ok());
-    let hint = match (status, to) {
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
-            "put a header or a bearer token that it takes into a file, and the file's name into SOURCE_HEADER_FILE"
-                .to_owned()
-        }
-        (_, Some(to)) if status.is_redirection() => {
-            format!("it is redirected to {}: try that address", public_url(&to))
-        }
-        (StatusCode::TOO_MANY_REQUESTS, _) => "try again later".to_owned(),
-        _ if status.is_server_error() => "try again later, or another address".to_owned(),
-        _ => "name the address that answers with the data".to_owned(),
-    };
-    let body = response.chunk().await.ok().flatten().unwrap_or_default();
-    let why = format!("was answered with {status}: {}\n{hint}", beginning(&body));
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        Unusable::Now(why)
-    } else {
-        Unusable::Settings(why)
-    }
-}
-
-/// The first words of a body.
-fn beginning(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]);
-    let text = text.replace(char::is_control, " ");
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(SHOWN_CHARS) {
-        Some((end, _)) => format!("`{}…`", &words[..end]),
-        None if words.is_empty() => "nothing".to_owned(),
-        None => format!("`{words}`"),
-    }
-}
-
-fn stay_on_the_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let is_home = attempt.previous().first().is_none_or(|first| first.origin() == attempt.url().origin());
-    if !is_home || attempt.previous().len() > REDIRECTS { attempt.stop() } else { attempt.follow() }
 }

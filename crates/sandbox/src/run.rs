@@ -63,8 +63,9 @@ pub struct RunSettings {
 
 /// Runs until it is done or told to end, and leaves nothing behind.
 pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
-    // Before anything is installed or started: a wrong address is told within a second.
-    let (own_api, notes) = match own_api(settings).await? {
+    let progress = Progress::default();
+    // Before anything is installed or started: a wrong address is told at once.
+    let (own_api, notes) = match own_api(settings, &progress).await? {
         Ok(own_api) => own_api.unzip(),
         Err(problems) => {
             eprintln!("{}", Problems::new("sandbox", problems));
@@ -72,7 +73,6 @@ pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
         }
     };
     let mut signals = Signals::listen()?;
-    let progress = Progress::default();
     let world = tokio::select! {
         // Dropping the start kills what it has started; the guard sees to the rest.
         () = signals.next() => return Ok(ExitCode::from(130)),
@@ -86,13 +86,16 @@ pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
 }
 
 /// The daemons' settings for an API that is not the posts, and what a person should know of it; or what is wrong with the settings.
-async fn own_api(settings: &RunSettings) -> Result<Result<Option<(Settings, Vec<String>)>, Vec<String>>> {
+async fn own_api(
+    settings: &RunSettings,
+    progress: &Progress,
+) -> Result<Result<Option<(Settings, Vec<String>)>, Vec<String>>> {
     let api = match settings.own_api.resolve(settings.posts.is_some()) {
         Ok(Some(api)) => api,
         Ok(None) => return Ok(Ok(None)),
         Err(problems) => return Ok(Err(problems)),
     };
-    match api.look().await {
+    match api.look(progress).await? {
         Ok(notes) => Ok(Ok(Some((api.settings(), notes)))),
         Err(Unusable::Settings(why)) => Ok(Err(vec![format!("--source cannot be loaded as it is\n{why}")])),
         Err(Unusable::Now(why)) => bail!("nothing was started: {why}"),

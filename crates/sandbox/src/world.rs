@@ -165,10 +165,7 @@ impl World {
 
     /// A guarded command with these settings and nothing else of the host's.
     pub fn program(&self, program: &Path, settings: &Settings) -> Command {
-        let mut command = self.guard.command(program);
-        command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
-        command.envs(settings.iter()).current_dir(&self.folder);
-        command
+        guarded(&self.guard, program, settings, &self.folder)
     }
 
     /// The Python of an environment in the target folder that holds exactly these packages, `NAME==VERSION` lines; it is installed
@@ -192,4 +189,12 @@ impl World {
     pub(crate) fn next_stream(&self) -> u32 {
         self.streams.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// A program that ends with the guard, and sees these settings and what little a program needs besides.
+pub(crate) fn guarded(guard: &Guard, program: &Path, settings: &Settings, folder: &Path) -> Command {
+    let mut command = guard.command(program);
+    command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, env::var_os(name)?))));
+    command.envs(settings.iter()).current_dir(folder);
+    command
 }

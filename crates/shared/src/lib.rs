@@ -8,7 +8,9 @@ pub mod object;
 pub mod archive;
 mod download;
 pub mod pointer;
-pub mod document;
+pub mod json_pointer;
+pub mod json_scan;
+pub mod records;
 pub mod settings;
 pub mod aws;
 pub mod telemetry;
@@ -18,3 +20,5 @@ pub mod admin;
 pub mod systemd;
 pub mod shutdown;
 pub mod crash;
+#[cfg(test)]
+mod any_document;

@@ -12,6 +12,8 @@ use sha2::Digest;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::records::RecordsAt;
+
 /// The highest metadata version that this build can read and the one that it writes.
 pub const VERSION: u32 = 1;
 
@@ -228,6 +230,22 @@ pub struct Metadata {
     pub last_page: bool,
     /// See [`Sha256::of_pages`].
     pub snapshot_sha256: Sha256,
+    /// What the importer knows of the snapshot besides.
+    pub facts: SnapshotFacts,
+}
+
+/// What an importer says of a snapshot, on each of its objects. Objects that an older release has appended lack all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotFacts {
+    /// The digest over the records of all pages in their order, each with its length before it as eight bytes, the highest first. Equal ones
+    /// are the same records, whatever stands around them.
+    pub records_sha256: Option<Sha256>,
+    /// 16 bits of a digest over what was asked: two snapshots with another one cannot be compared.
+    pub request: Option<u16>,
+    /// Where the records are. For S3, which may drop an empty value, `#` stands for the document itself.
+    pub records_at: Option<RecordsAt>,
+    /// Whether the collection did not hold still: records may be missing or doubled.
+    pub torn: bool,
 }
 
 /// Why metadata cannot be used.
@@ -274,6 +292,19 @@ impl Metadata {
         put("page", self.page.to_string());
         put("last-page", self.last_page.to_string());
         put("snapshot-sha256", self.snapshot_sha256.to_string());
+        let SnapshotFacts { records_sha256, request, records_at, torn } = &self.facts;
+        if let Some(records_sha256) = records_sha256 {
+            put("records-sha256", records_sha256.to_string());
+        }
+        if let Some(request) = request {
+            put("request", format!("{request:04x}"));
+        }
+        if let Some(at) = records_at.as_ref().map(ToString::to_string) {
+            put("records-at", if at.is_empty() { ROOT.to_owned() } else { encode_foreign(&at) });
+        }
+        if *torn {
+            put("torn", torn.to_string());
+        }
 
         let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
         if bytes > METADATA_LIMIT_BYTES { Err(MetadataError::TooLong { bytes }) } else { Ok(fields) }
@@ -303,6 +334,12 @@ impl Metadata {
             page: fields.required("page")?,
             last_page: fields.required("last-page")?,
             snapshot_sha256: fields.required("snapshot-sha256")?,
+            facts: SnapshotFacts {
+                records_sha256: fields.optional("records-sha256")?,
+                request: fields.request()?,
+                records_at: fields.records_at()?,
+                torn: fields.optional("torn")?.unwrap_or(false),
+            },
         })
     }
 }
@@ -314,6 +351,9 @@ fn encode_foreign(value: &str) -> String {
 fn fitting_url(url: &str) -> &str {
     if url.len() > SOURCE_URL_LIMIT_BYTES { url.split('?').next().unwrap_or(url) } else { url }
 }
+
+/// Where records are that are the document itself.
+const ROOT: &str = "#";
 
 /// Typed access to metadata as S3 gives it back.
 struct Fields<'a>(&'a HashMap<String, String>);
@@ -330,6 +370,17 @@ impl Fields<'_> {
     fn foreign(&self, field: &'static str) -> Result<Option<String>, MetadataError> {
         let decode = |value: &String| percent_decode_str(value).decode_utf8().map(String::from);
         self.0.get(field).map(decode).transpose().map_err(|_| MetadataError::Unreadable { field })
+    }
+
+    fn request(&self) -> Result<Option<u16>, MetadataError> {
+        let read = self.0.get("request").map(|digits| u16::from_str_radix(digits, 16)).transpose();
+        read.map_err(|_| MetadataError::Unreadable { field: "request" })
+    }
+
+    fn records_at(&self) -> Result<Option<RecordsAt>, MetadataError> {
+        let at = self.foreign("records-at")?;
+        let read = at.map(|at| if at == ROOT { Ok(RecordsAt::default()) } else { at.parse() }).transpose();
+        read.map_err(|_| MetadataError::Unreadable { field: "records-at" })
     }
 }
 
@@ -355,6 +406,12 @@ mod tests {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256::of_pages(&[Sha256([7; 32])]),
+            facts: SnapshotFacts {
+                records_sha256: Some(Sha256([8; 32])),
+                request: Some(0x00ff),
+                records_at: Some(RecordsAt::default()),
+                torn: true,
+            },
         }
     }
 
@@ -426,6 +483,26 @@ mod tests {
         assert_eq!(came_back(&path(20 + room)), Ok((path(20 + room), METADATA_LIMIT_BYTES)));
         let bytes = METADATA_LIMIT_BYTES + 1;
         assert_eq!(came_back(&path(21 + room)), Err(MetadataError::TooLong { bytes }));
+    }
+
+    #[test]
+    fn the_longest_of_all_fields_leave_room_for_a_hundred_bytes_more() {
+        let text = |bytes: usize| "a".repeat(bytes);
+        let mut longest = Metadata {
+            fetched_at: "2026-01-02T03:04:05.678901234Z".parse().unwrap(),
+            // The longest that a walk follows.
+            source_url: text(700),
+            etag: Some(text(VALIDATOR_LIMIT_BYTES)),
+            last_modified: Some(text(VALIDATOR_LIMIT_BYTES)),
+            snapshot: Sequence::LAST,
+            page: u32::MAX,
+            last_page: false,
+            ..metadata()
+        };
+        longest.facts.records_at = Some(format!("/{}", text(199)).parse().unwrap());
+        let fields = longest.encode().unwrap();
+        let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
+        assert!(bytes <= METADATA_LIMIT_BYTES - 100, "{bytes}");
     }
 
     #[test]

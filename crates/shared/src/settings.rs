@@ -19,7 +19,10 @@ use clap::{
 use jiff::SignedDuration;
 use url::Url;
 
-use crate::object::{Sequence, StreamName};
+use crate::{
+    object::{Sequence, StreamName},
+    records::RecordsAt,
+};
 
 /// What both daemons must know.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +34,17 @@ pub struct ArchiveSettings {
     /// AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL
     #[arg(long, env = "ARCHIVE_BUCKET", value_name = "BUCKET", required = true, value_parser = NonEmptyStringValueParser::new())]
     pub archive_bucket: String,
+}
+
+/// What both daemons must know of an answer.
+#[derive(Args, Clone, Debug)]
+pub struct RecordsSettings {
+    /// Where the records are in each answer of the API: a JSON pointer through members of objects to an array, as in /data for
+    /// `{"data":[…],"next":…}`; or a dot, if the answer is one record. Give it to both daemons: the importer archives no answer that
+    /// has no array there, and the transformer follows what the importer has noted with each object. The setting counts for objects
+    /// without such a note [default: the answer itself is the array]
+    #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
+    pub records_at: RecordsAt,
 }
 
 /// Everything that is wrong with the command line and the environment.

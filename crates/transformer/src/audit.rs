@@ -256,7 +256,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use shared::object::Metadata;
+    use shared::object::{Metadata, SnapshotFacts};
 
     use super::*;
 
@@ -274,6 +274,7 @@ mod tests {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256([7; 32]),
+            facts: SnapshotFacts::default(),
         };
         Head { metadata, bytes: 1 }
     }

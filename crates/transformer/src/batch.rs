@@ -14,15 +14,15 @@ use sha2::Digest;
 use shared::{
     archive::Body,
     crash_point,
-    document::{DocumentError, JsonPointer},
-    object::Sha256,
+    json_scan::DocumentError,
+    object::{Metadata, Sha256},
+    records::{RecordsAt, RecordsError, read_records},
     telemetry::chain,
 };
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    record::{RecordsError, read_records},
     record_type::{NoRow, RecordType, WrongRecord},
     row::{ColumnType, Fields, Id, Row},
 };
@@ -108,6 +108,11 @@ impl Batch {
         Some(self.row(self.rows.first()?).id..=self.row(self.rows.last()?).id)
     }
 
+    /// How many records are no rows because their id comes again.
+    pub fn repeated(&self) -> u64 {
+        self.superseded.len() as u64
+    }
+
     /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
     pub fn rows(&self) -> Vec<Row<'_>> {
         self.rows.iter().map(|place| self.row(place)).collect()
@@ -155,10 +160,17 @@ pub enum End {
 /// Which records a document has, and what they become.
 #[derive(Clone, Debug)]
 pub struct Records {
-    /// Where they are.
-    pub at: JsonPointer,
+    /// Where they are, unless the object says it.
+    pub at: RecordsAt,
     /// Their type.
     pub of: Arc<dyn RecordType>,
+}
+
+impl Records {
+    /// The same where they are in this object: what the importer has noted counts.
+    pub fn of_object(&self, metadata: &Metadata) -> Self {
+        Self { at: metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone(), of: self.of.clone() }
+    }
 }
 
 /// Starts to read, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
@@ -259,7 +271,7 @@ fn read_body(
         is_row
     });
     let broken = match document {
-        Ok(()) => None,
+        Ok(_) => None,
         Err(RecordsError::Document(DocumentError::Read(error))) => {
             return send(Piece::End(End::BrokeOff(error)));
         }

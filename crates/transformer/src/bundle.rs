@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use shared::{
     archive::{ArchiveError, Object},
     crash_point,
-    object::{Metadata, Sequence, Sha256},
+    object::{Metadata, Sequence},
 };
 use sqlx::{Connection, PgConnection, Row as _, ValueRef};
 use tokio::{task::spawn_blocking, time::Instant};
@@ -110,11 +110,11 @@ pub async fn apply_bundle(
 
 /// Those before the first that is not as usual, on another thread.
 async fn read(objects: &[Small], records: Records) -> Vec<Whole> {
-    let bodies: Vec<(Bytes, Sha256)> =
-        objects.iter().map(|object| (object.body.clone(), object.metadata.sha256)).collect();
+    let of = |Small { body, metadata, .. }: &Small| (body.clone(), records.of_object(metadata), metadata.sha256);
+    let bodies: Vec<_> = objects.iter().map(of).collect();
     let read = move || {
         let mut number = 0;
-        let wholes = bodies.iter().map_while(|(body, sha256)| read_whole(body, &records, *sha256));
+        let wholes = bodies.iter().map_while(|(body, records, sha256)| read_whole(body, records, *sha256));
         let is_within = |whole: &Whole| {
             number += whole.records;
             number <= MOST_RECORDS
@@ -138,7 +138,8 @@ async fn write(
     let (mut unwritten, mut all) = (Unwritten::default(), Vec::new());
     for (object, whole) in objects.iter().zip(wholes) {
         let source = RowSource::new(statements, object.sequence, &object.metadata);
-        let mut counts = Counts { records: whole.records, with_extra: whole.with_extra, ..Counts::default() };
+        let repeated = whole.batches.iter().map(Batch::repeated).sum();
+        let mut counts = Counts { records: whole.records, with_extra: whole.with_extra, repeated, ..Counts::default() };
         for row in whole.batches.iter().flat_map(Batch::rows) {
             let before = known.get(&row.id).copied();
             if before == Some(row.fields) {

@@ -158,6 +158,7 @@ pub fn state_after(fault: &FollowError) -> State {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use shared::object::SnapshotFacts;
 
     use super::*;
 
@@ -179,6 +180,7 @@ mod tests {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256([7; 32]),
+            facts: SnapshotFacts::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use shared::document::JsonPointer;
+use shared::json_pointer::JsonPointer;
 
 use crate::{
     jsonb,

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::types::tables;
 
-const UNDEFINED_TABLE: &str = "42P01";
+/// No such table, and no such column: a release before this one made the tables.
+const UNDEFINED: [&str; 2] = ["42P01", "42703"];
 const QUERY_CANCELED: &str = "57014";
 
 /// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
@@ -49,7 +50,7 @@ impl TableError {
     /// What the error means of a statement that names our tables alone.
     #[must_use]
     pub fn of_our_tables(self) -> Self {
-        if self.sqlstate().as_deref() == Some(UNDEFINED_TABLE) { Self::NoStream } else { self }
+        if self.sqlstate().is_some_and(|code| UNDEFINED.contains(&&*code)) { Self::NoStream } else { self }
     }
 
     /// The code that Postgres gave, if it was Postgres.

@@ -41,6 +41,8 @@ pub struct Counts {
     pub quarantined: u64,
     /// Records with members that no column is there for.
     pub with_extra: u64,
+    /// Records whose id came again within what was applied together: the last of each id is the row.
+    pub repeated: u64,
 }
 
 /// What a session means by the names in its statements, so that nothing is written into another stream's tables.
@@ -156,8 +158,9 @@ pub async fn advance(
         .bind(written_before.inserted)
         .bind(written_before.updated)
         .bind(line.archive_id)
-        .bind(home.table);
-    let row = within(DOING, advance.fetch_one(&mut **transaction)).await?;
+        .bind(home.table)
+        .bind(to_bigint(counts.repeated));
+    let row = within(DOING, advance.fetch_one(&mut **transaction)).await.map_err(TableError::of_our_tables)?;
     let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;
     crash_point!("position-advanced");
     Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
@@ -187,8 +190,10 @@ pub async fn advance_over(
         .bind(each(counts, |counts| to_bigint(counts.updated)))
         .bind(last.metadata.archive_id)
         .bind(to_bigint(last.sequence.get()))
-        .bind(last.metadata.observation);
-    within("write the ledger and the position of", advance.execute(&mut **transaction)).await?;
+        .bind(last.metadata.observation)
+        .bind(each(counts, |counts| to_bigint(counts.repeated)));
+    let advanced = within("write the ledger and the position of", advance.execute(&mut **transaction)).await;
+    advanced.map_err(TableError::of_our_tables)?;
     crash_point!("bundle-advanced");
     Ok(())
 }

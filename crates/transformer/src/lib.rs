@@ -49,7 +49,6 @@ pub mod skip;
 pub mod together;
 pub mod prefetch;
 pub mod batch;
-pub mod record;
 pub mod record_type;
 pub mod post;
 pub mod document;
@@ -58,6 +57,7 @@ pub mod members;
 pub mod jsonb;
 pub mod types;
 #[cfg(test)]
+#[path = "../../shared/src/any_document.rs"]
 mod any_document;
 pub mod table;
 pub mod bundle;

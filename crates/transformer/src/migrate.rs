@@ -19,9 +19,10 @@ use crate::{
 };
 
 /// Number, name and text of each file of `migrations/`, in their order.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "create stream", include_str!("../migrations/0001_create_stream.sql")),
     (2, "create documents", include_str!("../migrations/0002_create_documents.sql")),
+    (3, "count repeated records", include_str!("../migrations/0003_count_repeated_records.sql")),
 ];
 
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
@@ -109,7 +110,7 @@ mod tests {
     fn a_migration_keeps_the_digest_that_databases_have_of_it() {
         // As `sha384sum` says them.
         let begins = |file| u64::from_be_bytes(migration(file).checksum[..8].try_into().unwrap());
-        assert_eq!(MIGRATIONS.map(begins), [0x18e0_e4bc_9115_099f, 0xfc6d_1518_1ea2_6895]);
+        assert_eq!(MIGRATIONS.map(begins), [0x18e0_e4bc_9115_099f, 0xfc6d_1518_1ea2_6895, 0x7536_f936_4b19_2de6]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         LazyLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,9 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
 /// When the fetch of the newest applied object began, in seconds since 1970; 0 while that is unknown.
 static APPLIED_FETCHED: AtomicI64 = AtomicI64::new(0);
 
+/// A wrong ID_AT repeats ids in each object.
+static HAS_WARNED_OF_REPEATED: AtomicBool = AtomicBool::new(false);
+
 /// Has all numbers there before the first event.
 #[allow(clippy::cast_precision_loss, reason = "sequences and times are below 2^53")]
 pub fn register() {
@@ -124,7 +127,7 @@ pub fn took(stage: &'static str, time: Duration) {
 
 /// An object's records are in the table.
 pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
-    let Counts { records, inserted, updated, quarantined, with_extra } = counts;
+    let Counts { records, inserted, updated, quarantined, with_extra, repeated } = counts;
     let unchanged = records.saturating_sub(inserted + updated + quarantined);
     NUMBERS.objects.with_label_values(&["loaded"]).inc();
     for (outcome, number) in [("loaded", records - quarantined.min(records)), ("quarantined", quarantined)] {
@@ -138,9 +141,16 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
     }
     took("apply", elapsed);
     stands_at(metadata);
+    if repeated > 0 && !HAS_WARNED_OF_REPEATED.swap(true, Ordering::Relaxed) {
+        warn!(
+            %sequence, records, repeated,
+            "records of one answer have the same id, and of each id the last alone becomes a row: is ID_AT where the id is? The column \
+             `repeated` of the table `objects` counts them; this is said once"
+        );
+    }
     info!(
         %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
-        with_extra, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
+        with_extra, repeated, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
     );
 }
 

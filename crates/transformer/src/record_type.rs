@@ -2,10 +2,9 @@
 
 use std::fmt::Debug;
 
-use crate::{
-    record::Record,
-    row::{ColumnType, Fields},
-};
+use shared::records::Record;
+
+use crate::row::{ColumnType, Fields};
 
 /// How much of a wrong record is kept beside its reason; the object holds it whole.
 const RAW_LIMIT_BYTES: usize = 64 * 1024;

@@ -200,7 +200,7 @@ async fn apply(
 ) -> Result<Outcome, TableError> {
     let is_careful = care != Care::None;
     let statements = records.of.statements();
-    let mut pieces = batch::read(body, records, is_careful);
+    let mut pieces = batch::read(body, records.of_object(&metadata), is_careful);
     // The transaction opens when there is something to write: a small object is wholly read before it.
     let mut piece = pieces.next().await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
@@ -221,6 +221,7 @@ async fn apply(
     let (sha256, bytes, broken) = loop {
         match piece {
             Piece::Batch(mut batch) => {
+                counts.repeated += batch.repeated();
                 let wrong = if is_careful {
                     write_carefully(&mut transaction, &mut batch, source, &mut written_before).await?;
                     batch.wrong

@@ -102,7 +102,7 @@ mod tests {
     use jiff::Timestamp;
     use shared::{
         archive::{Append, ArchiveError, Head, Upload},
-        object::{Metadata, Sha256},
+        object::{Metadata, Sha256, SnapshotFacts},
     };
     use uuid::Uuid;
 
@@ -136,6 +136,7 @@ mod tests {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256([0; 32]),
+            facts: SnapshotFacts::default(),
         }
     }
 

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use shared::document::{JsonPointer, JsonPointerError};
+use shared::{
+    json_pointer::{JsonPointer, JsonPointerError},
+    records::RecordsAt,
+    settings::RecordsSettings,
+};
 
 use crate::{
     batch::Records,
@@ -19,17 +23,14 @@ pub fn tables() -> Vec<&'static str> {
 /// Where the records are, and what they become.
 #[derive(Args, Clone, Debug)]
 pub struct RecordSettings {
-    /// Where the records are in each document, as a JSON pointer through members of objects, as in /data for `{"data":[…],"next":…}`. Like
-    /// SKIP it decides what the rows are: one that is changed counts from the next object on, and for all of them after a rebuild
-    /// [default: the document itself]
-    #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
-    records_at: JsonPointer,
+    #[command(flatten)]
+    records: RecordsSettings,
     /// What each record becomes: post, a row of `posts`; or document, a row of `documents`, which takes any JSON object whole, by its id at
-    /// ID_AT. It decides like RECORDS_AT
+    /// ID_AT. Like SKIP it decides what the rows are: a change counts from the next object on, and for all of them after a rebuild
     #[arg(long, env = "RECORD_TYPE", value_name = "TYPE", value_enum, default_value_t)]
     record_type: Name,
     /// Where each document has its id, a text or a number, as a JSON pointer through members of objects; 7 and "7" are one id. It decides
-    /// like RECORDS_AT
+    /// like RECORD_TYPE
     #[arg(long, env = "ID_AT", value_name = "POINTER", default_value = ID_AT, value_parser = parse_id_at)]
     id_at: JsonPointer,
 }
@@ -82,13 +83,13 @@ impl RecordSettings {
 
 impl From<RecordSettings> for Records {
     fn from(settings: RecordSettings) -> Self {
-        Self { of: settings.record_type(), at: settings.records_at }
+        Self { of: settings.record_type(), at: settings.records.records_at }
     }
 }
 
 impl Default for Records {
     /// Posts, and the document is an array of them.
     fn default() -> Self {
-        Self { of: Arc::new(post::Type), at: JsonPointer::default() }
+        Self { of: Arc::new(post::Type), at: RecordsAt::default() }
     }
 }

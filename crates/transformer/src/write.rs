@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use shared::{
     crash_point,
     object::{Metadata, Sequence},
+    records::Record,
 };
 use sqlx::{
     Executor, PgConnection, Postgres, Row as _, ValueRef,
@@ -24,7 +25,6 @@ use crate::{
     fault::{Fault, TableError},
     ledger::to_bigint,
     parameter::{Column, Time},
-    record::Record,
     record_type::{NoRow, Statements, WrongRecord},
     row::{Id, Row},
 };

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::records::hold(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::reading::hold(bytes));

@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use jiff::Timestamp;
 use sha2::Digest;
 use shared::{
-    object::{Metadata, Sequence, Sha256, StreamName},
+    object::{Metadata, Sequence, Sha256, SnapshotFacts, StreamName},
     pointer::Pointer,
 };
 use uuid::Uuid;
@@ -53,6 +53,7 @@ impl Store {
                 page: 1,
                 last_page: true,
                 snapshot_sha256: Sha256::of_pages(&[sha256]),
+                facts: SnapshotFacts::default(),
             };
             self.server.insert(sequence.key(&stream), metadata.encode()?, body)?;
             pointers.push(Pointer::new(&stream, sequence, &metadata));

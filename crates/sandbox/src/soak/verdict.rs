@@ -234,7 +234,7 @@ fn brief(row: Option<&Row>) -> String {
 mod tests {
     use jiff::Timestamp;
     use serde_json::json;
-    use shared::object::Sha256;
+    use shared::object::{Sha256, SnapshotFacts};
 
     use super::*;
 
@@ -252,6 +252,7 @@ mod tests {
             page: 1,
             last_page: true,
             snapshot_sha256: Sha256([digest; 32]),
+            facts: SnapshotFacts::default(),
         }
     }
 

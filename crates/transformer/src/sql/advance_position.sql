@@ -2,10 +2,10 @@
 -- not before.
 WITH line AS (
     INSERT INTO objects (
-        sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, with_extra, inserted, updated
+        sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, with_extra, repeated, inserted, updated
     )
     VALUES (
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $16,
         pg_stat_get_xact_tuples_inserted($15::text::regclass) - $12,
         pg_stat_get_xact_tuples_updated($15::text::regclass) - $13
     )

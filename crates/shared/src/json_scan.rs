@@ -1,19 +1,19 @@
-//! A JSON document, of which a part is in memory: where its elements end, and the way to one of its members. Pure, but for the reader it
-//! is given.
+//! A JSON document of which a part is in memory: where its elements end, and the way to one of its members. Pure, but for the reader that
+//! it is given.
 //!
-//! Only where an element ends is found here, by brackets and quotes; that it is JSON is known from whoever understands it, so that each
-//! byte is parsed once.
+//! Only where an element ends is found here, by brackets and quotes. Whoever understands the element finds out whether it is JSON, so that
+//! each byte is parsed once.
 
 use std::{
-    fmt,
     io::{self, Read},
     ops::Range,
-    str::FromStr,
 };
 
 use memchr::memchr2;
 use serde::de::IgnoredAny;
 use thiserror::Error;
+
+use crate::json_pointer::JsonPointer;
 
 /// How much of an element that is too long is held.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -23,6 +23,12 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Brackets in brackets beyond this are no JSON to us: each costs a byte.
 const DEPTH_LIMIT: usize = 16 << 20;
+
+/// What stands around the value that was looked for is kept member by member, but for longer ones: no cursor and no count is so long.
+const AROUND_MEMBER_BYTES: usize = 64 * 1024;
+
+/// All members that are kept together. No answer of an API comes near it.
+const AROUND_BYTES: usize = 1 << 20;
 
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
@@ -45,89 +51,6 @@ pub enum DocumentError {
     Empty,
 }
 
-/// A JSON pointer (RFC 6901) through members of objects, as in `/meta/next`. The empty one leads to the document itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JsonPointer(Vec<String>);
-
-/// The text is no pointer, or one that is not followed here.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum JsonPointerError {
-    /// Without its first character.
-    #[error("a JSON pointer begins with `/`, as in /data or /meta/next")]
-    NoSlash,
-    /// An escape that is none.
-    #[error("in a JSON pointer `~0` stands for `~` and `~1` for `/`, and `~` alone for nothing")]
-    Escape,
-    /// A place in an array.
-    #[error("`{0}` would be a place in an array, and only members of objects are followed")]
-    Index(String),
-}
-
-impl JsonPointer {
-    /// Whether it leads to the document itself.
-    pub fn is_root(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The names of the members on the way.
-    pub fn names(&self) -> &[String] {
-        &self.0
-    }
-
-    /// For a person: what there is, where it leads to after all its members, judged by its first byte.
-    pub fn found_there(&self, first: u8) -> String {
-        self.found(self.0.len(), first)
-    }
-
-    fn found(&self, depth: usize, first: u8) -> String {
-        let kind = match first {
-            b'{' => "an object",
-            b'[' => "an array",
-            b'"' => "a text",
-            b't' | b'f' => "true or false",
-            b'n' => "null",
-            b'-' | b'0'..=b'9' => "a number",
-            _ => "no JSON",
-        };
-        format!("{} is {kind}", self.place(depth))
-    }
-
-    /// For a person: where it has come to after so many members.
-    fn place(&self, depth: usize) -> String {
-        if depth == 0 { "the document".to_owned() } else { format!("`{}`", Self(self.0[..depth].to_vec())) }
-    }
-}
-
-impl FromStr for JsonPointer {
-    type Err = JsonPointerError;
-
-    fn from_str(text: &str) -> Result<Self, JsonPointerError> {
-        if text.is_empty() {
-            return Ok(Self::default());
-        }
-        let names = text.strip_prefix('/').ok_or(JsonPointerError::NoSlash)?.split('/');
-        names.map(member_name).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-fn member_name(token: &str) -> Result<String, JsonPointerError> {
-    let is_number = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number && (token == "0" || !token.starts_with('0')) {
-        return Err(JsonPointerError::Index(token.to_owned()));
-    }
-    if token.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
-        return Err(JsonPointerError::Escape);
-    }
-    // In this order, so that `~01` is `~1`.
-    Ok(token.replace("~1", "/").replace("~0", "~"))
-}
-
-impl fmt::Display for JsonPointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|name| write!(f, "/{}", name.replace('~', "~0").replace('/', "~1")))
-    }
-}
-
 /// Where a pointer leads in a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -137,6 +60,8 @@ pub enum Place {
     Absent {
         /// For a person, as in "`/data` has no member `items`".
         found: String,
+        /// Whether the document is `{}`.
+        is_bare: bool,
     },
     /// Astray: what should have the member is no object.
     Astray {
@@ -158,6 +83,8 @@ pub struct Document<R> {
     limit_bytes: usize,
     /// Kept, so that not each element needs memory for it.
     scan: Scan,
+    /// The document with `null` for the value that was looked for, if it is wanted.
+    around: Option<Vec<u8>>,
 }
 
 /// An element that begins where the unread bytes do.
@@ -185,7 +112,20 @@ impl<R: Read> Document<R> {
     /// are held. That takes a buffer of twice the limit, or of 256 KiB if that is more, and a byte for each bracket that is open.
     pub fn new(reader: R, limit_bytes: usize) -> Self {
         let buffer = vec![0; BUFFER_BYTES];
-        Self { reader, buffer, unread: 0..0, passed: 0, limit_bytes, scan: Scan::default() }
+        Self { reader, buffer, unread: 0..0, passed: 0, limit_bytes, scan: Scan::default(), around: None }
+    }
+
+    /// Keeps what [`Document::descend`] and [`Document::ascend`] pass, for [`Document::into_around`].
+    #[must_use]
+    pub fn keeping_around(mut self) -> Self {
+        self.around = Some(Vec::new());
+        self
+    }
+
+    /// The document with `null` for the value to which the pointer has led, without members longer than 64 KiB. Nothing is in it unless it
+    /// was asked for.
+    pub fn into_around(self) -> String {
+        String::from_utf8_lossy(&self.around.unwrap_or_default()).into_owned()
     }
 
     /// Skips a byte order mark and white space, and answers with the byte after them. Part of a mark is none.
@@ -270,31 +210,35 @@ impl<R: Read> Document<R> {
     /// this is the first.
     pub fn descend(&mut self, to: &JsonPointer) -> Result<Place, DocumentError> {
         let mut first = self.skip_to_content()?.ok_or(DocumentError::Empty)?;
-        for (depth, name) in to.0.iter().enumerate() {
+        for (depth, name) in to.names().iter().enumerate() {
             match first {
                 b'{' => self.consume(1),
                 b'n' => {
                     let null = self.find_element::<b'}'>()?;
                     self.check(&null)?;
-                    return Ok(Place::Absent { found: format!("{} is null", to.place(depth)) });
+                    return Ok(Place::Absent { found: format!("{} is null", to.place(depth)), is_bare: false });
                 }
                 _ => return Ok(Place::Astray { found: to.found(depth, first) }),
             }
+            self.keep(b"{");
+            let is_bare = depth == 0 && self.skip_white_space()? == Some(b'}');
             if !self.find_member(name, false)? {
-                return Ok(Place::Absent { found: format!("{} has no member `{name}`", to.place(depth)) });
+                return Ok(Place::Absent { found: format!("{} has no member `{name}`", to.place(depth)), is_bare });
             }
             first = self.skip_white_space()?.ok_or_else(|| self.ends_inside())?;
         }
+        self.keep(b"null");
         Ok(Place::Value(first))
     }
 
-    /// Goes on from behind the value to which the pointer has led to the end. A member on its way that is there once more is refused: which
-    /// one counts is anybody's guess.
+    /// Goes on from behind the value to which the pointer has led to the end. A member on its way that is there once more is refused: nobody
+    /// can say which one counts.
     pub fn ascend(&mut self, from: &JsonPointer) -> Result<(), DocumentError> {
-        for (depth, name) in from.0.iter().enumerate().rev() {
+        for (depth, name) in from.names().iter().enumerate().rev() {
             if self.find_member(name, true)? {
                 return Err(broken(self.passed, &format!("{} stands there twice", from.place(depth + 1))));
             }
+            self.keep(b"}");
         }
         if self.skip_white_space()?.is_some() { Err(broken(self.passed, "more follows it")) } else { Ok(()) }
     }
@@ -326,9 +270,11 @@ impl<R: Read> Document<R> {
                 return Err(broken(key.at, "a member has no value"));
             }
             // A name that is no text is not the one that is looked for.
-            let is_found = serde_json::from_slice::<String>(self.raw(&key)).is_ok_and(|found| found == name);
+            let key_text = serde_json::from_slice::<String>(self.raw(&key)).ok();
+            let is_found = key_text.as_deref() == Some(name);
             self.consume(key.bytes + 1);
             if is_found {
+                self.keep_name(name);
                 return Ok(true);
             }
             self.skip_white_space()?;
@@ -337,9 +283,41 @@ impl<R: Read> Document<R> {
                 return Err(self.ends_inside());
             }
             self.check(&value)?;
+            if let Some(name) = key_text {
+                self.keep_member(&name, &value)?;
+            }
             self.consume(value.bytes);
             is_behind_value = true;
         }
+    }
+
+    fn keep(&mut self, text: &[u8]) {
+        if let Some(around) = &mut self.around {
+            around.extend_from_slice(text);
+        }
+    }
+
+    fn keep_name(&mut self, name: &str) {
+        let Some(around) = &mut self.around else { return };
+        if around.last() != Some(&b'{') {
+            around.push(b',');
+        }
+        around.extend(serde_json::to_vec(name).expect("a text is JSON"));
+        around.push(b':');
+    }
+
+    fn keep_member(&mut self, name: &str, value: &Element) -> Result<(), DocumentError> {
+        let Some(kept) = self.around.as_ref().map(Vec::len) else { return Ok(()) };
+        let raw = self.raw(value).to_owned();
+        if !value.is_whole() || raw.len() > AROUND_MEMBER_BYTES {
+            return Ok(());
+        }
+        if kept + name.len() + raw.len() > AROUND_BYTES {
+            return Err(broken(value.at, "more than 1 MiB stands around its records"));
+        }
+        self.keep_name(name);
+        self.keep(&raw);
+        Ok(())
     }
 
     fn ends_inside(&self) -> DocumentError {
@@ -456,39 +434,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn pointers_are_those_of_the_rfc_through_objects_alone() {
-        for (text, names) in [
-            ("", &[][..]),
-            ("/", &[""]),
-            ("/data", &["data"]),
-            ("/a~1b/m~0n/ /~01", &["a/b", "m~n", " ", "~1"]),
-            ("/-/01/1a//\u{e9}", &["-", "01", "1a", "", "\u{e9}"]),
-        ] {
-            let parsed = pointer(text);
-            assert_eq!(
-                (parsed.0.as_slice(), parsed.to_string().as_str()),
-                (&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], text)
-            );
-        }
-        for (text, error) in [
-            ("data", JsonPointerError::NoSlash),
-            ("#/data", JsonPointerError::NoSlash),
-            ("/a~", JsonPointerError::Escape),
-            ("/a~2", JsonPointerError::Escape),
-            ("/data/0/id", JsonPointerError::Index("0".into())),
-            ("/data/12", JsonPointerError::Index("12".into())),
-        ] {
-            assert_eq!(text.parse::<JsonPointer>(), Err(error), "{text}");
-        }
-    }
-
     /// Where the pointer leads, and how much is left there; or what is wrong.
     fn descend(document: &str, to: &str) -> Result<String, String> {
         let mut read = Document::new(document.as_bytes(), HEAD_BYTES);
         match read.descend(&pointer(to)) {
             Ok(Place::Value(_)) => Ok(document[usize::try_from(read.passed).unwrap()..].to_owned()),
-            Ok(Place::Absent { found }) => Err(format!("absent: {found}")),
+            Ok(Place::Absent { found, .. }) => Err(format!("absent: {found}")),
             Ok(Place::Astray { found }) => Err(format!("astray: {found}")),
             Err(error) => Err(error.to_string()),
         }
@@ -547,5 +498,29 @@ mod tests {
         let mut read = Document::new(long.as_bytes(), HEAD_BYTES);
         assert_eq!(read.descend(&pointer("/next")).unwrap(), Place::Value(b'"'));
         assert_eq!(read.buffer.len(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn what_stands_around_a_value_is_kept_but_for_long_members() {
+        for (document, at, around) in [
+            (r#"[1]"#, "", "null"),
+            (r#"{"a":[1]}"#, "/a", r#"{"a":null}"#),
+            (
+                r#" { "x" : {"y": [2]} , "a" : { "b" : [1] , "n":null} , "z\u0041" : 1.50 }"#,
+                "/a/b",
+                r#"{"x":{"y": [2]},"a":{"b":null,"n":null},"zA":1.50}"#,
+            ),
+            (&format!(r#"{{"long":"{}","a":[],"b":1}}"#, "x".repeat(AROUND_MEMBER_BYTES)), "/a", r#"{"a":null,"b":1}"#),
+        ] {
+            let mut read = Document::new(document.as_bytes(), HEAD_BYTES).keeping_around();
+            assert!(matches!(read.descend(&pointer(at)), Ok(Place::Value(b'['))), "{document}");
+            let value = read.find_element::<b'}'>().unwrap();
+            read.consume(value.bytes);
+            read.ascend(&pointer(at)).unwrap();
+            assert_eq!(read.into_around(), around, "{document}");
+        }
+        let many = format!("{{{}\"a\":[]}}", format!("\"m\":\"{}\",", "x".repeat(60_000)).repeat(20));
+        let refused = Document::new(many.as_bytes(), HEAD_BYTES).keeping_around().descend(&pointer("/a")).unwrap_err();
+        assert!(refused.to_string().ends_with("more than 1 MiB stands around its records"), "{refused}");
     }
 }

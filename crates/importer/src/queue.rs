@@ -1,6 +1,6 @@
-//! The bell: pointers on their way to the queue, and the only file here that talks to SQS.
+//! Announces pointers to the queue. The only file here that talks to SQS.
 //!
-//! A ring that is lost costs time and no data, so a failed one stops nothing: the newest pointer is sent with the next poll.
+//! A message that is lost costs time and no data, so a failure stops nothing: the newest pointer is sent with the next poll.
 
 use aws_sdk_sqs::{Client, types::SendMessageBatchRequestEntry};
 use clap::Args;
@@ -16,7 +16,7 @@ const TRIES: u32 = 3;
 
 /// Which queue.
 #[derive(Args, Clone, Debug)]
-pub struct BellSettings {
+pub struct QueueSettings {
     /// URL of the SQS FIFO queue that says what was appended; its name ends in `.fifo`
     #[arg(long, env = "QUEUE_URL", value_name = "URL", required = true, value_parser = parse_fifo_url)]
     pub queue_url: Url,
@@ -24,15 +24,15 @@ pub struct BellSettings {
 
 /// How the loop sees the queue: the second door to the world. Safe to drop at any await.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
-pub trait Bell {
+pub trait Queue {
     /// Says that the pointers' objects are in the archive. Said twice within five minutes it is one message.
-    async fn ring(&self, pointers: &[Pointer]) -> Result<(), BellError>;
+    async fn announce(&self, pointers: &[Pointer]) -> Result<(), QueueError>;
 }
 
 /// The queue did not take a pointer.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message says what each field is")]
-pub enum BellError {
+pub enum QueueError {
     /// The request failed.
     #[error("SendMessageBatch to {queue_url}, which the role must be allowed to sqs:SendMessage, failed")]
     Failed { queue_url: Url, source: Box<dyn std::error::Error + Send + Sync> },
@@ -43,26 +43,26 @@ pub enum BellError {
 
 /// An SQS FIFO queue.
 #[derive(Clone, Debug)]
-pub struct SqsBell {
+pub struct SqsQueue {
     client: Client,
     queue_url: Url,
 }
 
-impl SqsBell {
+impl SqsQueue {
     /// The queue of the settings. Nothing is asked of SQS yet.
-    pub fn new(client: Client, settings: BellSettings) -> Self {
+    pub fn new(client: Client, settings: QueueSettings) -> Self {
         Self { client, queue_url: settings.queue_url }
     }
 }
 
-impl Bell for SqsBell {
-    async fn ring(&self, pointers: &[Pointer]) -> Result<(), BellError> {
+impl Queue for SqsQueue {
+    async fn announce(&self, pointers: &[Pointer]) -> Result<(), QueueError> {
         for batch in pointers.chunks(BATCH) {
             // A 200 can hold failures. Sent again, those that were taken are repetitions, which SQS drops.
             let mut tries = 0;
             while let Err(error) = self.send(batch).await {
                 tries += 1;
-                if tries == TRIES || matches!(error, BellError::Failed { .. }) {
+                if tries == TRIES || matches!(error, QueueError::Failed { .. }) {
                     return Err(error);
                 }
             }
@@ -72,8 +72,8 @@ impl Bell for SqsBell {
     }
 }
 
-impl SqsBell {
-    async fn send(&self, pointers: &[Pointer]) -> Result<(), BellError> {
+impl SqsQueue {
+    async fn send(&self, pointers: &[Pointer]) -> Result<(), QueueError> {
         let entry = |(id, pointer): (usize, &Pointer)| {
             let entry = SendMessageBatchRequestEntry::builder()
                 .id(id.to_string())
@@ -89,10 +89,10 @@ impl SqsBell {
             Ok(sent) => match sent.failed() {
                 [] => Ok(()),
                 [first, ..] => {
-                    Err(BellError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
+                    Err(QueueError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
                 }
             },
-            Err(source) => Err(BellError::Failed { queue_url, source: aws::reason(&source) }),
+            Err(source) => Err(QueueError::Failed { queue_url, source: aws::reason(&source) }),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What happened, each fact as a log line and as numbers from one function, so that they cannot disagree.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{error::Error, sync::LazyLock, time::Duration};
 
 use jiff::Timestamp;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
@@ -11,14 +11,7 @@ use shared::{
     status::{Dependency, note_end, note_retry},
     telemetry::chain,
 };
-use tracing::{debug, info};
-
-use crate::{
-    bell::BellError,
-    exchange::ExchangeError,
-    poll::PollError,
-    run::{ImportError, Outcome},
-};
+use tracing::{debug, info, warn};
 
 struct Numbers {
     polls: IntCounterVec,
@@ -59,25 +52,16 @@ pub fn register() {
     NUMBERS.last_poll.set(Timestamp::now().as_second());
 }
 
-/// A poll is over.
-pub fn polled(outcome: &Result<Outcome, ImportError>) {
-    let result = match outcome {
-        Ok(Outcome::Drained) => return,
-        Ok(Outcome::Appended { .. }) => "appended",
-        Ok(Outcome::Unchanged) => "unchanged",
-        Err(ImportError::EndMoved) => "overtaken",
-        Err(ImportError::Poll(PollError::Exchange(ExchangeError::NotTheData { .. }))) => "rejected",
-        Err(ImportError::Poll(_) | ImportError::Archive(_) | ImportError::Bell(_)) => "failed",
-    };
+/// A poll is over. It `succeeded` if the API's answer is in the archive, new or not.
+pub fn polled(result: &'static str, succeeded: bool) {
     NUMBERS.polls.with_label_values(&[result]).inc();
-    // That the queue was not told is another matter.
-    if matches!(outcome, Ok(_) | Err(ImportError::Bell(_))) {
+    if succeeded {
         NUMBERS.last_poll.set(Timestamp::now().as_second());
     }
 }
 
 /// A request to the API failed, and is made again after the pause.
-pub fn asking_again(error: &ExchangeError, tries: u32, pause: Duration) {
+pub fn asking_again(error: &dyn Error, tries: u32, pause: Duration) {
     note_retry(Dependency::Api);
     debug!(why = chain(error), tries, pause_ms = millis(pause), "asking again");
 }
@@ -91,6 +75,22 @@ pub fn unchanged(fetch: Duration) {
 /// All pages of a snapshot are on disk.
 pub fn fetched(fetch: Duration) {
     NUMBERS.stages.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
+}
+
+/// The collection changed while it was walked.
+pub fn torn(walk: u32, walks: u32) {
+    warn!(walk, walks, "the collection changed while it was paged");
+}
+
+/// The API's own total is larger than what came to an end that the API has shown.
+pub fn total_is_larger(at: &str, total: u64, records: u64) {
+    warn!(
+        at,
+        total,
+        records,
+        "the API names a larger total than the records that came, and shows an end; this is said once, and TOTALS=ignore says that the total \
+         counts something else"
+    );
 }
 
 /// An object is in the archive.
@@ -124,10 +124,10 @@ pub fn adopted(sequence: Sequence, metadata: &Metadata) {
 }
 
 /// The queue was told of some objects, this the newest, or not.
-pub fn announced(newest: &Pointer, elapsed: Duration, rung: Result<(), &BellError>) {
-    NUMBERS.announcements.with_label_values(&[if rung.is_ok() { "sent" } else { "failed" }]).inc();
+pub fn announced(newest: &Pointer, elapsed: Duration, result: Result<(), &dyn Error>) {
+    NUMBERS.announcements.with_label_values(&[if result.is_ok() { "sent" } else { "failed" }]).inc();
     NUMBERS.stages.with_label_values(&["announce"]).observe(elapsed.as_secs_f64());
-    if rung.is_ok() {
+    if result.is_ok() {
         info!(sequence = %newest.sequence, observation = %newest.observation, announce_ms = millis(elapsed), "announced");
     }
 }

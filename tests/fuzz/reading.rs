@@ -15,11 +15,10 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    document::JsonPointer,
     documents,
     post::Post,
-    record::read_records,
     record_type::{NoRow, RecordType as _},
+    records::{RecordsAt, read_records},
     row::{Fields, Row},
 };
 
@@ -40,7 +39,7 @@ pub fn hold(document: &[u8]) {
 
 /// What serde_json finds there is what is read, and where it finds nothing, or no document, it is refused.
 fn hold_at(document: &[u8], at: &str) {
-    let pointer: JsonPointer = at.parse().expect("a pointer");
+    let pointer: RecordsAt = at.parse().expect("a pointer");
     let (records, broken) = read(document, &pointer);
     match whole_at(&legible(document), at) {
         Some(expected) => {
@@ -58,6 +57,9 @@ fn hold_at(document: &[u8], at: &str) {
 fn whole_at(document: &str, at: &str) -> Option<Vec<Box<RawValue>>> {
     let text = document.strip_prefix('\u{feff}').unwrap_or(document);
     let mut value: Box<RawValue> = serde_json::from_str(text).ok()?;
+    if !at.is_empty() && members(value.get()).is_some_and(|members| members.is_empty()) {
+        return Some(Vec::new());
+    }
     for name in at.split('/').skip(1) {
         let mut named = members(value.get())?.into_iter().filter(|(known, _)| known.as_deref() == Some(name));
         let (_, inner) = named.next()?;
@@ -80,7 +82,7 @@ fn members(json: &str) -> Option<Vec<(Option<String>, Box<RawValue>)>> {
 }
 
 fn hold_of_root(document: &[u8]) {
-    let root = JsonPointer::default();
+    let root = RecordsAt::default();
     let (records, broken) = read(document, &root);
     let text = legible(document);
     match whole(&text) {
@@ -101,7 +103,7 @@ fn hold_of_root(document: &[u8]) {
     }
 }
 
-fn read(reader: impl Read, at: &JsonPointer) -> (Vec<Vec<u8>>, Option<String>) {
+fn read(reader: impl Read, at: &RecordsAt) -> (Vec<Vec<u8>>, Option<String>) {
     let mut records = Vec::new();
     let read = read_records(reader, at, |record| {
         assert!(record.is_whole && record.index == records.len() as u64);

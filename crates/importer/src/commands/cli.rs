@@ -1,10 +1,7 @@
 //! The command line: which command, its settings, and the exit code (0 done, 1 failed, 2 wrong settings, 3 nothing new, or a problem
 //! found).
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{env, io, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use shared::{
@@ -19,13 +16,16 @@ use shared::{
 };
 use tracing::{error, info};
 
-use crate::{
-    bell::{BellSettings, SqsBell},
-    check::check,
+use super::{
+    check::{Surroundings, check},
     list::{ListSettings, is_closed_pipe, list},
-    notes,
-    poll::{Api, PollSettings, aimlessness, ambiguity, exposure},
-    run::{Importer, Outcome, PaceSettings},
+};
+use crate::{
+    events,
+    fault::Outcome,
+    queue::{QueueSettings, SqsQueue},
+    run::{Importer, PaceSettings},
+    source::{Api, SourceSettings, exposure, obstacle},
 };
 
 /// Ends the help.
@@ -36,7 +36,7 @@ Example:
 
 Other commands, which take the same settings: once, list, check. See `importer help`.";
 
-/// Polls an API, archives what it answers in S3 and rings the bell
+/// Polls an API, archives what it answers in S3 and announces it to an SQS queue
 #[derive(Debug, Parser)]
 #[command(name = "importer", version = VERSION)]
 pub struct CommandLine {
@@ -46,10 +46,10 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Polls an API, archives what it answers in S3 and rings the bell.
+    /// Polls an API, archives what it answers in S3 and announces it to an SQS queue.
     ///
-    /// Each answer that brings something new becomes the next numbered object of the archive, byte for byte, and an SQS
-    /// FIFO message says where it is. The importer keeps no state: kill it, run two, move it; it goes on from where the
+    /// Each answer that brings new records becomes the next numbered object of the archive, byte for byte, and an SQS
+    /// FIFO message says where it is. A collection that is not known to be whole is not archived. The importer keeps no state: kill it, run two, move it; it goes on from where the
     /// archive ends.
     ///
     /// Every setting is a flag and an environment variable. SIGTERM drains: what is in hand is finished or left for the
@@ -60,9 +60,9 @@ enum Command {
     Once(OnceSettings),
     /// Lists the archive: sequence, time, bytes, page, observation and etag of each object
     List(ListCommand),
-    /// Looks whether API, archive and queue are reachable and permitted, and says what to do: exit code 3 when something is
-    /// wrong. It writes no object
-    Check(Settings),
+    /// Looks whether the API's collection comes whole, and whether API, archive and queue are reachable and permitted, and says what to
+    /// do: exit code 3 when something is wrong. It writes no object
+    Check(CheckSettings),
 }
 
 #[derive(Args, Debug)]
@@ -73,6 +73,15 @@ struct Settings {
     pace: PaceSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
+struct CheckSettings {
+    /// Writes a JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Args, Debug)]
@@ -100,26 +109,36 @@ struct ListCommand {
 #[derive(Args, Debug)]
 struct Wires {
     #[command(flatten)]
-    poll: PollSettings,
+    source: SourceSettings,
     #[command(flatten)]
     archive: ArchiveSettings,
     #[command(flatten)]
-    bell: BellSettings,
+    queue: QueueSettings,
 }
 
 /// What is wrong with settings that are each right by themselves.
 pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_http = given("allow_http").is_some_and(|value| value == "true");
     let exposure = given("source_url").and_then(|url| exposure(&url, allow_http));
-    let ambiguity = ambiguity(given("page_parameter").as_deref(), given("cursor_at").as_deref());
-    let aimlessness = aimlessness(given("cursor_parameter").as_deref(), given("cursor_at").as_deref());
-    exposure.into_iter().chain(ambiguity).chain(aimlessness).collect()
+    let next_page = given("next_page").unwrap_or_default();
+    let body_file = given("source_body_file");
+    let obstacle = given("source_url").and_then(|url| obstacle(&url, body_file.as_deref(), &next_page));
+    let gone = GONE.iter().filter(|(name, _)| env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let gone = gone.map(|(name, instead)| format!("{name} is no setting any more\n{instead}"));
+    exposure.into_iter().chain(obstacle).chain(gone).collect()
 }
+
+/// Settings of older releases, and what replaces them.
+const GONE: [(&str, &str); 3] = [
+    ("PAGE_PARAMETER", "set NEXT_PAGE=page+1 with the parameter's name, and its first number in SOURCE_URL"),
+    ("CURSOR_AT", "set NEXT_PAGE=cursor=/meta/next, with the parameter's name on the left and the place on the right"),
+    ("CURSOR_PARAMETER", "its name stands in NEXT_PAGE, left of the place, as in NEXT_PAGE=cursor=/meta/next"),
+];
 
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
     let (Command::Run(Settings { telemetry, .. })
-    | Command::Check(Settings { telemetry, .. })
+    | Command::Check(CheckSettings { settings: Settings { telemetry, .. }, .. })
     | Command::Once(OnceSettings { telemetry, .. })
     | Command::List(ListCommand { telemetry, .. })) = &command;
     telemetry::log_to_stderr(telemetry);
@@ -141,11 +160,11 @@ const FOUND: u8 = 3;
 async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let status = Status::new(&[Dependency::Api, Dependency::Disk, Dependency::Archive, Dependency::Queue]);
     metrics::name_the_program("importer");
-    notes::register();
+    events::register();
     admin::serve(&settings.telemetry, &status).await?;
-    let Wires { poll, archive, .. } = &settings.wires;
+    let Wires { source, archive, .. } = &settings.wires;
     let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
-    info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&poll.source_url), "importer starts");
+    info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&source.source_url), "importer starts");
     let importer = importer(settings.wires, status.clone()).await?;
     run_until_drained(|shutdown| {
         systemd::serve(&status);
@@ -169,18 +188,18 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn importer(wires: Wires, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsBell>> {
+async fn importer(wires: Wires, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsQueue>> {
     let stream = wires.archive.stream.clone();
-    let (api, archive, bell) = connect(wires).await?;
-    Ok(Importer::new(api, archive, bell, stream, status))
+    let (api, archive, queue) = connect(wires).await?;
+    Ok(Importer::new(api, archive, queue, stream, status))
 }
 
 /// Nothing is asked of anybody yet.
-async fn connect(Wires { poll, archive, bell }: Wires) -> anyhow::Result<(Api, S3Archive, SqsBell)> {
+async fn connect(Wires { source, archive, queue }: Wires) -> anyhow::Result<(Api, S3Archive, SqsQueue)> {
     let config = aws::config().await;
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream);
-    Ok((Api::new(poll)?, archive, SqsBell::new(aws::sqs(&config), bell)))
+    Ok((Api::new(source)?, archive, SqsQueue::new(aws::sqs(&config), queue)))
 }
 
 async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
@@ -193,12 +212,13 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn check_wires(settings: Settings) -> anyhow::Result<ExitCode> {
+async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow::Result<ExitCode> {
     let stream = settings.wires.archive.stream.clone();
-    let spool_dir = settings.wires.poll.spool_dir();
-    let (api, archive, bell) = connect(settings.wires).await?;
+    let spool_dir = settings.wires.source.spool.dir();
+    let (api, archive, queue) = connect(settings.wires).await?;
+    let poll_interval = settings.pace.poll_interval;
+    let surroundings = Surroundings { stream: &stream, poll_interval, spool_dir: &spool_dir };
     let mut out = io::stdout().lock();
-    let is_well = check(&api, &archive, &bell, &stream, settings.pace.poll_interval, &spool_dir, &mut out).await?;
-    out.flush()?;
+    let is_well = check(&api, &archive, &queue, surroundings, json, &mut out).await?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }

@@ -98,6 +98,7 @@ fn as_json(sequence: Sequence, stream: &StreamName, head: Result<Head, String>) 
             "page": metadata.page,
             "last_page": metadata.last_page,
             "snapshot": metadata.snapshot,
+            "torn": metadata.facts.torn,
             "etag": metadata.etag,
             "sha256": metadata.sha256,
             "observation": metadata.observation,

@@ -1,15 +1,84 @@
-//! Bytes become records: each element of the document as a raw slice with its index. Pure, but for the reader it is given.
+//! Bytes become records: each element of a document as a raw slice with its index. Pure, but for the reader that it is given.
 //!
 //! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. It may have them
 //! in a member of an object: then all of it must be JSON, and what is not on the way is passed.
 
-use std::io::{self, Read};
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+};
 
-use shared::document::{Document, DocumentError, Element, JsonPointer, Place, broken};
 use thiserror::Error;
+
+use crate::{
+    json_pointer::{JsonPointer, JsonPointerError},
+    json_scan::{Document, DocumentError, Element, Place, broken},
+};
 
 /// A longer record is not held in memory.
 const RECORD_LIMIT_BYTES: usize = 16 << 20;
+
+/// A longer RECORDS_AT would not fit into an object's metadata beside everything else.
+const RECORDS_AT_LIMIT_BYTES: usize = 200;
+
+/// Where the records are in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordsAt {
+    /// In the array to which this leads. A single object there is one record.
+    Array(JsonPointer),
+    /// The document is one record.
+    Document,
+}
+
+/// The text does not say where records are.
+#[derive(Debug, Error)]
+pub enum RecordsAtError {
+    /// It is neither a dot nor a pointer.
+    #[error(transparent)]
+    Pointer(#[from] JsonPointerError),
+    /// It is too long.
+    #[error(
+        "RECORDS_AT may have {RECORDS_AT_LIMIT_BYTES} bytes, where a letter outside ASCII counts three for each of its bytes"
+    )]
+    TooLong,
+}
+
+impl Default for RecordsAt {
+    fn default() -> Self {
+        Self::Array(JsonPointer::default())
+    }
+}
+
+impl FromStr for RecordsAt {
+    type Err = RecordsAtError;
+
+    fn from_str(text: &str) -> Result<Self, RecordsAtError> {
+        // As it is encoded in metadata.
+        let bytes = text.bytes().map(|byte| if byte.is_ascii_graphic() && byte != b'%' { 1 } else { 3 });
+        match text {
+            _ if bytes.sum::<usize>() > RECORDS_AT_LIMIT_BYTES => Err(RecordsAtError::TooLong),
+            "." => Ok(Self::Document),
+            pointer => Ok(Self::Array(pointer.parse()?)),
+        }
+    }
+}
+
+impl RecordsAt {
+    /// For a person.
+    fn shown(&self) -> String {
+        if *self == Self::default() { "not set".to_owned() } else { self.to_string() }
+    }
+}
+
+impl fmt::Display for RecordsAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Array(pointer) => pointer.fmt(f),
+            Self::Document => f.write_str("."),
+        }
+    }
+}
 
 /// One element of a document.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +91,20 @@ pub struct Record<'a> {
     pub is_whole: bool,
 }
 
+/// What stood where the records should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An array.
+    Array,
+    /// One object.
+    Object,
+    /// `null`, or the document is `{}`.
+    Nothing,
+}
+
 /// Why a document gives no further records.
 #[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
 pub enum RecordsError {
     /// It cannot be read further.
     #[error(transparent)]
@@ -33,10 +114,11 @@ pub enum RecordsError {
     NoCollection(char),
     /// They are not where they should be.
     #[error(
-        "{found}, and RECORDS_AT, which is {at}, must lead to an array of records, one record or null: set it to where they are"
+        "{found}, and RECORDS_AT, which is {}, must lead to an array of records: set it to where they are, or to a dot if the answer is one \
+         record",
+        at.shown()
     )]
-    #[allow(missing_docs, reason = "the message says what each field is")]
-    Elsewhere { at: JsonPointer, found: String },
+    Elsewhere { at: RecordsAt, found: String },
 }
 
 impl From<io::Error> for RecordsError {
@@ -45,24 +127,59 @@ impl From<io::Error> for RecordsError {
     }
 }
 
-/// Hands each record of those `at` that place to `take` as it is read, which says whether it understood it: one that it did not must at
-/// least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at twice the largest single record, or
-/// member beside them, and below 32 MiB but for a byte for each bracket that is open.
+/// Hands each record of those `at` that place to `take` as it is read. `take` says whether it understood the record: one that it did not
+/// understand must at least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at twice the largest
+/// single record, or member beside them, and below 32 MiB but for a byte for each bracket that is open.
 pub fn read_records(
     reader: impl Read,
-    at: &JsonPointer,
+    at: &RecordsAt,
+    take: impl FnMut(Record<'_>) -> bool,
+) -> Result<Found, RecordsError> {
+    read(&mut Document::new(reader, RECORD_LIMIT_BYTES), at, take)
+}
+
+/// The same. It also answers with the document around the records: `null` stands for them, and members longer than 64 KiB are left out. More
+/// than 1 MiB around them is refused.
+pub fn read_page(
+    reader: impl Read,
+    at: &RecordsAt,
+    take: impl FnMut(Record<'_>) -> bool,
+) -> Result<(Found, String), RecordsError> {
+    let mut document = Document::new(reader, RECORD_LIMIT_BYTES).keeping_around();
+    let found = read(&mut document, at, take)?;
+    Ok((found, document.into_around()))
+}
+
+fn read(
+    document: &mut Document<impl Read>,
+    at: &RecordsAt,
     mut take: impl FnMut(Record<'_>) -> bool,
-) -> Result<(), RecordsError> {
+) -> Result<Found, RecordsError> {
     let elsewhere = |found| RecordsError::Elsewhere { at: at.clone(), found };
-    let mut document = Document::new(reader, RECORD_LIMIT_BYTES);
-    match document.descend(at)? {
-        Place::Value(b'[') => read_array(&mut document, &mut take)?,
-        Place::Value(b'{' | b'n') => read_single(&mut document, &mut take)?,
-        Place::Value(other) if at.is_root() => return Err(RecordsError::NoCollection(char::from(other))),
-        Place::Value(other) => return Err(elsewhere(at.found_there(other))),
-        Place::Absent { found } | Place::Astray { found } => return Err(elsewhere(found)),
-    }
-    Ok(document.ascend(at)?)
+    let root = JsonPointer::default();
+    let (pointer, is_array) = match at {
+        RecordsAt::Array(pointer) => (pointer, true),
+        RecordsAt::Document => (&root, false),
+    };
+    let found = match document.descend(pointer)? {
+        Place::Value(b'[') if is_array => {
+            read_array(document, &mut take)?;
+            Found::Array
+        }
+        Place::Value(b'{' | b'n') => read_single(document, &mut take)?,
+        Place::Value(other) if pointer.is_root() && other != b'[' => {
+            return Err(RecordsError::NoCollection(char::from(other)));
+        }
+        Place::Value(other) => return Err(elsewhere(pointer.found_there(other))),
+        // Many servers leave out what would be empty.
+        Place::Absent { is_bare: true, .. } => {
+            document.ascend(&root)?;
+            return Ok(Found::Nothing);
+        }
+        Place::Absent { found, .. } | Place::Astray { found } => return Err(elsewhere(found)),
+    };
+    document.ascend(pointer)?;
+    Ok(found)
 }
 
 fn read_array(
@@ -91,13 +208,14 @@ fn read_array(
 fn read_single(
     document: &mut Document<impl Read>,
     take: &mut impl FnMut(Record<'_>) -> bool,
-) -> Result<(), DocumentError> {
+) -> Result<Found, DocumentError> {
     let element = document.find_element::<b'}'>()?;
-    if document.raw(&element) != b"null" {
+    let is_null = document.raw(&element) == b"null";
+    if !is_null {
         hand_over(document, &element, 0, take)?;
     }
     document.consume(element.bytes);
-    Ok(())
+    Ok(if is_null { Found::Nothing } else { Found::Object })
 }
 
 fn hand_over(
@@ -115,13 +233,11 @@ fn hand_over(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde::de::IgnoredAny;
     use serde_json::Value;
 
     use super::*;
-    use crate::{
-        any_document::{Chunks, any_chunking, any_document, any_value},
-        post::Post,
-    };
+    use crate::any_document::{Chunks, any_chunking, any_document, any_value};
 
     fn records(document: &str) -> Result<Vec<String>, String> {
         let (records, broken) = read(document.as_bytes());
@@ -174,6 +290,9 @@ mod tests {
             ("/data", r#" { "next" : "]}" , "data" : [ 1 , 2 ] , "x":{"data":[3]} } "#, vec!["1", "2"]),
             ("/data", "\u{feff}{\"data\":[]}", vec![]),
             ("/data", r#"{"data":null,"next":null}"#, vec![]),
+            ("/data", " { } ", vec![]),
+            (".", r#"{"id":1,"data":[2]}"#, vec![r#"{"id":1,"data":[2]}"#]),
+            (".", "null", vec![]),
             ("/data", r#"{"data":{"id":1} , "next":null}"#, vec![r#"{"id":1}"#]),
             ("/a/b", r#"{"x":[],"a":{"y":{},"b":[1],"z":0},"w":1}"#, vec!["1"]),
             ("/a~1b", r#"{"a\u002fb":[1]}"#, vec!["1"]),
@@ -195,10 +314,34 @@ mod tests {
             (r#"{"data":{"items":"x"}}"#, "`/data/items` is a text"),
         ] {
             let expected = format!(
-                "{found}, and RECORDS_AT, which is /data/items, must lead to an array of records, one record or null: set it to where \
-                 they are"
+                "{found}, and RECORDS_AT, which is /data/items, must lead to an array of records: set it to where they are, or to a dot if \
+                 the answer is one record"
             );
             assert_eq!(records_at("/data/items", document), Err(expected), "{document}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_single_record() {
+        let said = records_at(".", "[1]").unwrap_err();
+        assert!(said.starts_with("the document is an array, and RECORDS_AT, which is ., must"), "{said}");
+    }
+
+    #[test]
+    fn a_place_fits_into_metadata_or_is_refused() {
+        for (text, is_taken) in [
+            ("/".to_owned() + &"a".repeat(199), true),
+            ("/".to_owned() + &"a".repeat(200), false),
+            ("/".to_owned() + &"é".repeat(33), true),
+            ("/".to_owned() + &"é".repeat(34), false),
+            ("data".to_owned(), false),
+            ("..".to_owned(), false),
+        ] {
+            assert_eq!(
+                text.parse::<RecordsAt>().map(|at| at.to_string() == text).ok(),
+                is_taken.then_some(true),
+                "{text}"
+            );
         }
     }
 
@@ -209,6 +352,7 @@ mod tests {
             (r#"{"data":[1"#, "9 on: it ends inside the array"),
             (r#"{"data":{"a":1}"#, "15 on: it ends inside an object"),
             (r#"{"data":[1]} x"#, "13 on: more follows it"),
+            ("{} x", "3 on: more follows it"),
             (r#"{"data":[1]]"#, "11 on: a comma or the object's end is missing"),
             (r#"{"data":[1],}"#, "12 on: a member's name is missing"),
             (r#"{"data":[1],"x":tru}"#, "16 on: EOF while parsing a value at line 1 column 3"),
@@ -232,17 +376,17 @@ mod tests {
 
     /// Each record and, if the document is broken, its reason.
     fn read(reader: impl Read) -> (Vec<String>, Option<String>) {
-        read_at(reader, &JsonPointer::default())
+        read_at(reader, &RecordsAt::default())
     }
 
-    fn read_at(reader: impl Read, at: &JsonPointer) -> (Vec<String>, Option<String>) {
+    fn read_at(reader: impl Read, at: &RecordsAt) -> (Vec<String>, Option<String>) {
         let mut records = Vec::new();
         let read = read_records(reader, at, |record| {
             assert_eq!(record.index, records.len() as u64);
             records.push(String::from_utf8_lossy(record.raw).into_owned());
             false
         });
-        (records, read.err().map(|error| shared::telemetry::chain(&error)))
+        (records, read.err().map(|error| crate::telemetry::chain(&error)))
     }
 
     #[test]
@@ -264,7 +408,7 @@ mod tests {
         ] {
             for is_understood in [true, false] {
                 let mut records = Vec::new();
-                let read = read_records(format!("[1,{long},3]").as_bytes(), &JsonPointer::default(), |record| {
+                let read = read_records(format!("[1,{long},3]").as_bytes(), &RecordsAt::default(), |record| {
                     records.push((record.index, record.raw.len(), record.is_whole));
                     is_understood
                 });
@@ -278,7 +422,7 @@ mod tests {
     fn a_record_may_be_as_deep_as_it_may_be_long() {
         for (depth, is_read) in [(RECORD_LIMIT_BYTES, true), (RECORD_LIMIT_BYTES + 1, false)] {
             let deep = format!("[{}{}]", "[".repeat(depth), "]".repeat(depth));
-            assert_eq!(read_records(deep.as_bytes(), &JsonPointer::default(), |_| true).is_ok(), is_read, "{depth}");
+            assert_eq!(read_records(deep.as_bytes(), &RecordsAt::default(), |_| true).is_ok(), is_read, "{depth}");
         }
     }
 
@@ -286,7 +430,7 @@ mod tests {
     fn a_document_of_any_length_takes_the_memory_of_its_longest_record() {
         let document = format!("[{}1]", "{\"id\":1},".repeat(200_000));
         let memory = allocation_counter::measure(|| {
-            assert!(read_records(document.as_bytes(), &JsonPointer::default(), |_| true).is_ok());
+            assert!(read_records(document.as_bytes(), &RecordsAt::default(), |_| true).is_ok());
         });
         assert!(memory.bytes_max < 300_000, "{memory:?}");
     }
@@ -310,7 +454,7 @@ mod tests {
     #[test]
     fn a_reader_that_fails_says_nothing_of_the_document() {
         let mut count = 0;
-        let read = read_records(BadWire(b"[1,2,", false), &JsonPointer::default(), |_| {
+        let read = read_records(BadWire(b"[1,2,", false), &RecordsAt::default(), |_| {
             count += 1;
             true
         });
@@ -329,7 +473,7 @@ mod tests {
             format!("{{\"a\":\"{posts}").replace("\"id\"", "id"),
             format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),
         ] {
-            let broken = read_records(document.as_bytes(), &JsonPointer::default(), |_| true);
+            let broken = read_records(document.as_bytes(), &RecordsAt::default(), |_| true);
             assert!(
                 matches!(broken, Err(RecordsError::Document(DocumentError::Broken { at: 0 | 1, .. }))),
                 "{broken:?} {}",
@@ -384,7 +528,7 @@ mod tests {
             let whole: Value = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(whole.pointer(&at), Some(&Value::from(elements.clone())));
 
-            let pointer: JsonPointer = at.parse().unwrap();
+            let pointer: RecordsAt = at.parse().unwrap();
             let document = if mark { format!("\u{feff}{text}") } else { text };
             let (found, broken) = read_at(Chunks::new(document.as_bytes(), sizes.clone()), &pointer);
             prop_assert_eq!(broken, None);
@@ -399,7 +543,7 @@ mod tests {
 
         #[test]
         fn garbage_is_refused_and_never_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
-            read_and_type(&garbage);
+            read_any(&garbage);
         }
 
         #[test]
@@ -408,7 +552,7 @@ mod tests {
                 let at = at.index(document.len());
                 document[at] = byte;
             }
-            read_and_type(&document);
+            read_any(&document);
         }
     }
 
@@ -427,9 +571,11 @@ mod tests {
         (members(), name, members()).prop_map(|(before, name, after)| Wrap { before, name, after })
     }
 
-    fn read_and_type(document: &[u8]) {
+    fn read_any(document: &[u8]) {
         for at in ["", "/data", "/a/b"] {
-            let _ = read_records(document, &at.parse().unwrap(), |record| Post::from_record(record.raw).is_ok());
+            let _ = read_records(document, &at.parse().unwrap(), |record| {
+                serde_json::from_slice::<IgnoredAny>(record.raw).is_ok()
+            });
         }
     }
 }

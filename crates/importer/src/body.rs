@@ -1,0 +1,384 @@
+//! Bodies become spans of a temporary file, with hash, length and records, because the archive wants these before the first byte.
+//!
+//! The file has no name from its first moment, so a killed importer leaves nothing behind. Memory stays at a few chunks and the largest
+//! single record.
+
+use std::{
+    fs::File,
+    hash::{DefaultHasher, Hasher},
+    io::{self, Read},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use futures_util::{Stream, StreamExt};
+use sha2::Digest;
+use shared::{
+    archive::Upload,
+    crash_point,
+    json_scan::DocumentError,
+    object::Sha256,
+    records::{Found, RecordsAt, RecordsError, read_page},
+    status,
+};
+use thiserror::Error;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+/// How much of a body is kept to say what it begins with.
+const BEGINNING_BYTES: usize = 200;
+
+/// So many chunks may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Where answers wait, and how long they may be.
+#[derive(Args, Clone, Debug)]
+pub struct SpoolSettings {
+    /// Folder for one answer on its way to S3: a disk with room for it, not a tmpfs [default: the system's temporary folder]
+    #[arg(long, env = "SPOOL_DIR", value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+    /// The longest answer that is taken, all its pages together, in bytes, compressed and not; S3 takes 5 GiB in one piece
+    #[arg(long, env = "MAX_BODY", value_name = "BYTES", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1..=5 << 30))]
+    pub max_body: u64,
+}
+
+impl SpoolSettings {
+    /// The folder of the settings, or the system's.
+    pub fn dir(&self) -> PathBuf {
+        self.spool_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
+/// A whole body on disk.
+#[derive(Debug)]
+pub struct Body {
+    /// Where in the file it is.
+    pub upload: Upload,
+    /// The digest of the body.
+    pub sha256: Sha256,
+    /// What is in it.
+    pub records: Records,
+}
+
+/// The records of a body, and what stands around them.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// How many there are.
+    pub count: u64,
+    /// Equal ones are the same records in the same order.
+    pub digest: u64,
+    /// The last of them, if it is wanted.
+    pub last: Option<Vec<u8>>,
+    /// The body with `null` in their place; without members longer than 64 KiB.
+    pub around: String,
+    /// Has seen the records of all pages so far, each with its length before it.
+    pub hasher: sha2::Sha256,
+}
+
+/// Where the records of a body are, and what is wanted of them.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where they are.
+    pub records_at: RecordsAt,
+    /// Whether the last one is kept.
+    pub keeps_last: bool,
+}
+
+/// Why a body is not on disk.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
+pub enum SpoolError {
+    /// The sender's side.
+    #[error("the body broke off after {bytes} bytes")]
+    Broken { bytes: u64, source: io::Error },
+    /// The answer is longer than allowed.
+    #[error("it is longer than MAX_BODY ({max_bytes} bytes): raise that, if so much is expected")]
+    TooLong { max_bytes: u64 },
+    /// It is whole, and no collection.
+    #[error("it begins with {beginning:?}")]
+    NoRecords { beginning: String, upload: Upload, source: RecordsError },
+    /// Our side.
+    #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
+    Disk { dir: PathBuf, source: io::Error },
+}
+
+/// The file of one snapshot.
+#[derive(Debug)]
+pub struct Spool {
+    file: Arc<File>,
+    dir: PathBuf,
+    /// Where the next body begins.
+    end: u64,
+    max_bytes: u64,
+}
+
+impl Spool {
+    /// An empty file without a name in `dir`, for bodies of `max_bytes` together.
+    pub fn new(dir: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
+        let file = tempfile::tempfile_in(dir).map_err(|source| SpoolError::Disk { dir: dir.to_owned(), source })?;
+        Ok(Self { file: Arc::new(file), dir: dir.to_owned(), end: 0, max_bytes })
+    }
+
+    /// Writes a body behind those that are there. `before` has seen the records of the pages before it. A body that fails leaves the spool as
+    /// it was.
+    pub async fn keep<B>(&mut self, body: B, wanted: &Wanted, before: &sha2::Sha256) -> Result<Body, SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+    {
+        let read = {
+            let (wanted, before) = (wanted.clone(), before.clone());
+            move |tee: &mut Tee| read_records(tee, &wanted, before)
+        };
+        let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
+        let records = records.map_err(|source| {
+            let beginning = String::from_utf8_lossy(&beginning).into_owned();
+            SpoolError::NoRecords { beginning, upload: upload.clone(), source }
+        })?;
+        Ok(Body { upload, sha256, records })
+    }
+
+    /// Writes a body of which nobody wants to know what is in it.
+    pub async fn keep_unread<B>(&mut self, body: B) -> Result<Upload, SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+    {
+        Ok(self.write_while(body, |_| ()).await?.0)
+    }
+
+    /// Writes what comes, while it is read on the writing thread.
+    async fn write_while<B, T>(
+        &mut self,
+        body: B,
+        read: impl FnOnce(&mut Tee) -> T + Send + 'static,
+    ) -> Result<(Upload, Sha256, Vec<u8>, T), SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+        T: Send + 'static,
+    {
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let mut tee = Tee::new(chunks, self.file.clone(), self.end);
+        let writing = spawn_blocking(move || {
+            let found = read(&mut tee);
+            // The rest behind what was understood.
+            let rest = io::copy(&mut tee, &mut io::sink());
+            let failure = tee.failure.take();
+            failure.map_or(rest, Err).map(|_| (tee.upload, Sha256::of(tee.hasher), tee.beginning, found))
+        });
+        let received = self.receive(body, sender).await;
+        // Awaited whatever was received, so that no write of a body that was given up lands in the next one.
+        let written = writing.await.expect("writing and reading a file do not panic");
+        let written = written.map_err(|source| SpoolError::Disk { dir: self.dir.clone(), source })?;
+        received?;
+        self.end += written.0.bytes;
+        Ok(written)
+    }
+
+    /// Passes the chunks on as they come; whoever writes them says himself why he does not take more.
+    async fn receive<B>(&self, mut body: B, writer: mpsc::Sender<Bytes>) -> Result<(), SpoolError>
+    where
+        B: Stream<Item = io::Result<Bytes>> + Unpin,
+    {
+        let mut bytes = 0;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
+            status::beat();
+            bytes += chunk.len() as u64;
+            if self.end + bytes > self.max_bytes {
+                return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
+            }
+            if writer.send(chunk).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is read from it is on disk, and hashed.
+struct Tee {
+    chunks: mpsc::Receiver<Bytes>,
+    /// What is on disk and not read yet.
+    chunk: Bytes,
+    upload: Upload,
+    hasher: sha2::Sha256,
+    beginning: Vec<u8>,
+    /// Why no more was written.
+    failure: Option<io::Error>,
+}
+
+impl Tee {
+    fn new(chunks: mpsc::Receiver<Bytes>, file: Arc<File>, offset: u64) -> Self {
+        let upload = Upload { file, offset, bytes: 0 };
+        let (chunk, hasher, beginning) = (Bytes::new(), sha2::Sha256::new(), Vec::new());
+        Self { chunks, chunk, upload, hasher, beginning, failure: None }
+    }
+
+    /// Takes the next chunk; `false` at the end.
+    fn take(&mut self) -> io::Result<bool> {
+        let Some(chunk) = self.chunks.blocking_recv() else { return Ok(false) };
+        self.hasher.update(&chunk);
+        self.beginning.extend(chunk.iter().take(BEGINNING_BYTES - self.beginning.len()));
+        self.upload.file.write_all_at(&chunk, self.upload.offset + self.upload.bytes)?;
+        self.upload.bytes += chunk.len() as u64;
+        self.chunk = chunk;
+        crash_point!("spooling");
+        Ok(true)
+    }
+}
+
+impl Read for Tee {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.take() {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(error) => {
+                    // Whoever reads would take it for the document's fault.
+                    let kind = error.kind();
+                    self.failure = Some(error);
+                    self.chunks.close();
+                    return Err(kind.into());
+                }
+            }
+        }
+        let bytes = self.chunk.len().min(buffer.len());
+        buffer[..bytes].copy_from_slice(&self.chunk.split_to(bytes));
+        Ok(bytes)
+    }
+}
+
+/// Counts and hashes the records while they pass. An error of the reader is the disk's, and told by it.
+fn read_records(tee: &mut Tee, wanted: &Wanted, before: sha2::Sha256) -> Result<Records, RecordsError> {
+    let mut records = Records { hasher: before, ..Records::default() };
+    let mut digest = DefaultHasher::new();
+    let (found, around) = read_page(tee, &wanted.records_at, |record| {
+        let length = (record.raw.len() as u64).to_be_bytes();
+        records.hasher.update(length);
+        records.hasher.update(record.raw);
+        digest.write(&length);
+        digest.write(record.raw);
+        records.count += 1;
+        if wanted.keeps_last {
+            let last = records.last.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(record.raw);
+        }
+        // Whether it is JSON is for whoever applies it to say.
+        true
+    })?;
+    if let (Found::Object, RecordsAt::Array(at)) = (found, &wanted.records_at) {
+        return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
+    }
+    (records.digest, records.around) = (digest.finish(), around);
+    Ok(records)
+}
+
+impl SpoolError {
+    /// Whether the body may only have ended too soon.
+    pub fn ends_too_soon(&self) -> bool {
+        let Self::NoRecords { source: RecordsError::Document(DocumentError::Broken { why, .. }), .. } = self else {
+            return false;
+        };
+        why.starts_with("it ends inside") || why.contains("EOF while parsing")
+    }
+}
+
+/// The sender counts what comes over the wire, which only he sees, and says so with our own error.
+fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
+    source.downcast().unwrap_or_else(|source| SpoolError::Broken { bytes, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    fn body(chunks: &[io::Result<&'static str>]) -> impl Stream<Item = io::Result<Bytes>> + Unpin + use<> {
+        let chunks: Vec<_> = chunks
+            .iter()
+            .map(|chunk| {
+                chunk.as_ref().map(|text| Bytes::from(*text)).map_err(|error| io::Error::other(error.to_string()))
+            })
+            .collect();
+        stream::iter(chunks)
+    }
+
+    fn text(body: &Body) -> String {
+        let Upload { file, offset, bytes } = &body.upload;
+        let mut text = vec![0; usize::try_from(*bytes).unwrap()];
+        file.read_exact_at(&mut text, *offset).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    fn wanted(records_at: &str) -> Wanted {
+        Wanted { records_at: records_at.parse().unwrap(), keeps_last: true }
+    }
+
+    #[tokio::test]
+    async fn bodies_follow_each_other_and_one_that_breaks_off_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path(), 20).unwrap();
+        let (at, before) = (wanted(""), sha2::Sha256::new());
+        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")]), &at, &before).await.unwrap();
+        let broken = body(&[Ok("[3,4,5,6"), Err(io::Error::other("reset"))]);
+        let broken = spool.keep(broken, &at, &before).await.unwrap_err();
+        assert_eq!(broken.to_string(), "the body broke off after 8 bytes");
+        let second = spool.keep(body(&[Ok("[7]")]), &at, &before).await.unwrap();
+        assert_eq!((text(&first), text(&second)), ("[1,2]".into(), "[7]".into()));
+        assert_eq!(first.sha256, Sha256(sha2::Sha256::digest(b"[1,2]").into()));
+        let long = spool.keep(body(&[Ok("[123456789012]")]), &at, &before).await;
+        assert!(matches!(long, Err(SpoolError::TooLong { max_bytes: 20 })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_that_of_the_records_whatever_stands_around_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path(), 1000).unwrap();
+        let mut digests = Vec::new();
+        for (text, at) in [
+            (r#"[{"id":1},{"id":2}]"#, ""),
+            (r#" [ {"id":1} , {"id":2} ] "#, ""),
+            (r#"{"took":7,"data":[{"id":1},{"id":2}],"next":null}"#, "/data"),
+        ] {
+            let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();
+            assert_eq!((kept.records.count, kept.records.last.as_deref()), (2, Some(&br#"{"id":2}"#[..])));
+            digests.push((kept.records.digest, Sha256::of(kept.records.hasher)));
+        }
+        assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+        // The pages of a collection, cut elsewhere.
+        let first = spool.keep(body(&[Ok(r#"[{"id":1}]"#)]), &wanted(""), &sha2::Sha256::new()).await.unwrap();
+        let second = spool.keep(body(&[Ok(r#"[{"id":2}]"#)]), &wanted(""), &first.records.hasher).await.unwrap();
+        assert_eq!(Sha256::of(second.records.hasher), digests[0].1);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_array_of_records_is_told_with_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::new(dir.path(), 1000).unwrap();
+        for (text, at, why) in [
+            (
+                r#"{"ok":false}"#,
+                "/data",
+                "the document has no member `data`, and RECORDS_AT, which is /data, must lead to",
+            ),
+            (r#"{"data":{}}"#, "/data", "`/data` is an object, and RECORDS_AT"),
+            (r#"{"id":1}"#, "", "the document is an object, and RECORDS_AT"),
+            ("<html>", "", "the document is no collection: it begins with '<'"),
+            (" ", "", "the document is empty"),
+            ("[1,2", "", "the document is broken from byte 3 on: it ends inside the array"),
+        ] {
+            let refused = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap_err();
+            assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
+            let said = shared::telemetry::chain(&refused);
+            assert!(said.contains(why) && said.starts_with(&format!("it begins with {text:?}")), "{said}");
+        }
+        for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
+            let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();
+            assert_eq!(kept.records.count, 0, "{text}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a person should know of an API before its records become rows: where the records and their ids are likely to be, and whether there is
+//! more than its answers show.
+
+use std::{collections::HashSet, os::unix::fs::FileExt};
+
+use serde_json::Value;
+use shared::{archive::Upload, json_pointer::JsonPointer};
+
+use crate::{
+    paging::{Place, Request},
+    source::{Api, PollError},
+};
+
+/// A longer page is not looked into.
+const LIMIT_BYTES: u64 = 16 << 20;
+
+/// Members of members of members: what is deeper is no record's id and no page's records.
+const DEPTH: usize = 4;
+
+/// A longer text is hardly an id.
+const ID_BYTES: usize = 100;
+
+/// What APIs call the number of a page, the number of records to pass, and the record to go on behind. Those of a group are tried together, then each alone.
+const USUAL: [(&[&str], Counts); 7] = [
+    (&["page"], Counts::Pages),
+    (&["offset"], Counts::Records),
+    (&["skip", "start", "from", "startAt", "startIndex", "$offset", "$skip"], Counts::Records),
+    (&["_page", "p", "pageNumber", "page_number", "pageNo", "page[number]"], Counts::Pages),
+    (&["after"], Counts::LastId),
+    (&["before"], Counts::LastId),
+    (&["starting_after"], Counts::LastId),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    Pages,
+    Records,
+    /// Nothing: it brings the last record's id.
+    LastId,
+}
+
+/// A collection of one page whose answer shows no sign of more: asks with the usual parameters whether records come that are not on the page.
+/// Answers with the settings that would bring them, if so.
+pub async fn find_more(api: &Api, page: &Value, records_at: &str) -> Result<Option<String>, PollError> {
+    let first = api.first()?;
+    let records_of = |page: &Value| -> HashSet<String> {
+        page.pointer(records_at).map_or(&[][..], as_records).iter().map(Value::to_string).collect()
+    };
+    let ask = async |request: &Request| Ok(api.peek(request).await?.and_then(|body| read(&body.upload)));
+    let known = records_of(page);
+    let records = page.pointer(records_at).map_or(&[][..], as_records);
+    let id_at = likely_ids(records).into_iter().next().unwrap_or_default();
+    let last_id = records.last().and_then(|record| record.pointer(&id_at)).filter(|_| !id_at.is_empty()).cloned();
+    let is_steady = ask(&first).await?.is_some_and(|again| records_of(&again) == known);
+    // Nothing to compare with, or records that change with each request.
+    if first.body.is_some() || known.is_empty() || !is_steady {
+        return Ok(None);
+    }
+    for (names, counts) in USUAL {
+        let brings_others = async |names: &[&str], value: &Value| {
+            let request = names
+                .iter()
+                .fold(first.clone(), |request, name| request.with(&Place::Parameter((*name).to_owned()), value));
+            // An API that does not take the parameter has no more behind it.
+            let answer: Result<_, PollError> = ask(&request).await;
+            answer.ok().flatten().is_some_and(|other| !records_of(&other).is_subset(&known))
+        };
+        let Some(value) = (match counts {
+            Counts::Pages => Some(2.into()),
+            Counts::Records => Some(known.len().into()),
+            Counts::LastId => last_id.clone(),
+        }) else {
+            continue;
+        };
+        if !brings_others(names, &value).await {
+            continue;
+        }
+        for name in names {
+            if names.len() > 1 && !brings_others(&[*name], &value).await {
+                continue;
+            }
+            let advice = match counts {
+                Counts::Records => format!("NEXT_PAGE={name}+records"),
+                Counts::LastId => format!("NEXT_PAGE={name}={records_at}/-1{id_at}"),
+                Counts::Pages => {
+                    let begins = u8::from(!brings_others(&[*name], &1.into()).await);
+                    format!("NEXT_PAGE={name}+1, and {name}={begins} in SOURCE_URL")
+                }
+            };
+            return Ok(Some(format!("with {name}={value} other records come: set {advice}")));
+        }
+    }
+    Ok(None)
+}
+
+/// A page as a document, unless it is long or none.
+pub fn read(page: &Upload) -> Option<Value> {
+    let bytes = usize::try_from(page.bytes).ok().filter(|_| page.bytes <= LIMIT_BYTES)?;
+    let mut text = vec![0; bytes];
+    page.file.read_exact_at(&mut text, page.offset).ok()?;
+    serde_json::from_slice(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text)).ok()
+}
+
+/// The records that a place holds: an array's elements, or the one that it is.
+pub fn as_records(value: &Value) -> &[Value] {
+    match value {
+        Value::Null => &[],
+        Value::Array(records) => records,
+        record => std::slice::from_ref(record),
+    }
+}
+
+/// The longest array of objects, which is likely to be that of the records, and where it is.
+pub fn likely_records(page: &Value) -> Option<(String, &[Value])> {
+    let has_objects = |value: &Value| value.as_array().is_some_and(|records| records.iter().any(Value::is_object));
+    let arrays = inside(page).into_iter().filter(|(_, value)| has_objects(value));
+    arrays.map(|(at, value)| (at, as_records(value))).max_by_key(|(_, records)| records.len())
+}
+
+/// Where records may have their ids: texts and whole numbers that differ from record to record, the likeliest first.
+pub fn likely_ids(records: &[Value]) -> Vec<String> {
+    let is_id = |at: &str| {
+        let mut seen = HashSet::new();
+        let id = |record: &Value| match record.pointer(at)? {
+            Value::String(text) if text.len() <= ID_BYTES => Some(text.clone()),
+            Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+            _ => None,
+        };
+        !at.is_empty() && records.iter().all(|record| id(record).is_some_and(|id| seen.insert(id)))
+    };
+    let found = records.first().map(inside).unwrap_or_default();
+    let mut found: Vec<String> = found.into_iter().map(|(at, _)| at).filter(|at| is_id(at)).collect();
+    // The order of those that are as likely stays: the outer ones come first.
+    found.sort_by_key(|at| {
+        let name = at.rsplit('/').next().unwrap_or_default().to_lowercase();
+        let place = ["id", "key", "code", "slug"].iter().position(|word| name.ends_with(word));
+        let has_words = records[0].pointer(at).and_then(Value::as_str).is_some_and(|id| id.contains(' '));
+        (place.unwrap_or(usize::MAX), has_words)
+    });
+    found
+}
+
+/// Everything in objects in objects, the whole included, by pointers that can be given; what is in arrays is left out.
+fn inside(value: &Value) -> Vec<(String, &Value)> {
+    let (mut found, mut at) = (vec![(String::new(), value)], 0);
+    while let Some((pointer, value)) = found.get(at).cloned() {
+        let members = value.as_object().filter(|_| pointer.matches('/').count() < DEPTH);
+        for (name, member) in members.into_iter().flatten() {
+            let pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+            if pointer.parse::<JsonPointer>().is_ok() {
+                found.push((pointer, member));
+            }
+        }
+        at += 1;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn records_are_likely_in_the_longest_array_of_objects() {
+        for (page, likely) in [
+            (
+                json!({ "data": [{ "id": 1 }, { "id": 2 }], "tags": [{ "t": 1 }], "names": ["a", "b", "c"] }),
+                Some("/data"),
+            ),
+            (json!({ "result": { "a/b": [{ "id": 1 }] } }), Some("/result/a~1b")),
+            (json!([{ "id": 1 }]), Some("")),
+            (json!({ "ok": false }), None),
+        ] {
+            assert_eq!(likely_records(&page).map(|(at, _)| at).as_deref(), likely, "{page}");
+        }
+    }
+
+    #[test]
+    fn ids_differ_from_record_to_record_and_the_likeliest_comes_first() {
+        let page = json!([
+            { "name": "a b", "key": { "id": 7 }, "price": 1.5, "slug": "x", "of": 1, "none": null },
+            { "name": "b b", "key": { "id": 8 }, "price": 2.5, "slug": "y", "of": 1, "none": null },
+        ]);
+        assert_eq!(likely_ids(as_records(&page)), ["/key/id", "/slug", "/name"]);
+        assert_eq!(likely_ids(&[json!(1), json!(2)]), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,191 @@
+//! `importer check`: is everything that the importer needs reachable and permitted, and is the collection whole?
+//!
+//! It writes nothing: the right to append is tried on a number that is taken, and the queue is told of an object that was
+//! announced before, or, without one, of an object that will never be.
+
+use std::{io::Write, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use shared::{
+    archive::{Append, Archive},
+    object::{Sequence, StreamName},
+    pointer::Pointer,
+    records::RecordsAt,
+    telemetry::chain,
+};
+
+use super::advice::{as_records, find_more, likely_ids, likely_records, read};
+use crate::{
+    body::{Spool, SpoolError},
+    http::HttpError,
+    queue::Queue,
+    retry::is_transient,
+    run::bytes_a_day,
+    snapshot::{End, Snapshot},
+    source::{Api, PollError, Source as _},
+};
+
+/// How many places of ids are named.
+const SHOWN_IDS: usize = 3;
+
+/// What is looked at, besides the API.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// The stream.
+    pub stream: &'a StreamName,
+    /// How often the API is polled.
+    pub poll_interval: Duration,
+    /// Where answers wait.
+    pub spool_dir: &'a Path,
+}
+
+/// Writes a line for each dependency, as JSON or for a person. Whether all is well.
+struct Report<'a, W> {
+    out: &'a mut W,
+    is_json: bool,
+    is_well: bool,
+}
+
+impl<W: Write> Report<'_, W> {
+    fn tell(&mut self, what: &str, found: Result<String, String>) -> anyhow::Result<()> {
+        self.tell_with(what, found, json!({}))
+    }
+
+    /// `more` goes into the JSON alone.
+    fn tell_with(&mut self, what: &str, found: Result<String, String>, mut more: Value) -> anyhow::Result<()> {
+        let is_well = found.is_ok();
+        self.is_well &= is_well;
+        let says = found.unwrap_or_else(|problem| problem);
+        if self.is_json {
+            (more["what"], more["is_well"], more["says"]) = (what.into(), is_well.into(), says.into());
+            writeln!(self.out, "{more}")?;
+        } else {
+            writeln!(self.out, "{what:<8}  {:<7}  {says}", if is_well { "ok" } else { "PROBLEM" })?;
+        }
+        // Whoever reads lines may want the first at once.
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Looks at each dependency and writes a line for it. Whether all is well.
+pub async fn check(
+    api: &Api,
+    archive: &impl Archive,
+    queue: &impl Queue,
+    surroundings: Surroundings<'_>,
+    is_json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let mut report = Report { out, is_json, is_well: true };
+    match api.poll(None).await {
+        Err(error) => {
+            let may_pass = matches!(&error, PollError::Http(error) if is_transient(error));
+            report.tell_with("api", Err(explained(&error)), json!({ "may_pass": may_pass }))?;
+        }
+        Ok(snapshot) => {
+            let snapshot = snapshot.expect("nothing was said of a last one that could be unchanged");
+            tell_of_api(&mut report, api, &snapshot, surroundings.poll_interval).await?;
+        }
+    }
+    let end = end(archive).await;
+    let mut pointer = Pointer::to_nothing(surroundings.stream);
+    let mut took = "a pointer to nothing, which transformers throw away";
+    match &end {
+        Err(why) => report.tell("archive", Err(why.clone()))?,
+        Ok(None) => {
+            report
+                .tell("archive", Ok("it is empty; whether it may be appended to shows with the first object".into()))?;
+        }
+        Ok(Some(end)) => {
+            (pointer, took) = (
+                Pointer::new(surroundings.stream, end.sequence, &end.metadata),
+                "the pointer to the archive's end again",
+            );
+            let fetched_at = end.metadata.fetched_at;
+            report.tell("archive", Ok(format!("it ends at sequence {}, fetched at {fetched_at:.0}", end.sequence)))?;
+            report.tell("append", may_append(archive, end, surroundings.spool_dir).await)?;
+        }
+    }
+    let told = queue.announce(&[pointer]).await;
+    report.tell("queue", told.map(|()| format!("it took {took}")).map_err(|error| chain(&error)))?;
+    Ok(report.is_well)
+}
+
+/// What a person should know of a collection that came whole by what its answers say.
+async fn tell_of_api<W: Write>(
+    report: &mut Report<'_, W>,
+    api: &Api,
+    snapshot: &Snapshot,
+    poll_interval: Duration,
+) -> anyhow::Result<()> {
+    let Snapshot { pages, records, records_at, .. } = snapshot;
+    let bytes = pages.iter().map(|page| page.upload.bytes).sum();
+    let in_pages = if pages.len() == 1 { "1 page".to_owned() } else { format!("{} pages", pages.len()) };
+    let page = pages.first().and_then(|page| read(&page.upload));
+    let at = if *records_at == RecordsAt::Document { String::new() } else { records_at.to_string() };
+    let all = page.as_ref().and_then(|page| page.pointer(&at)).map_or(&[][..], as_records);
+    let ids = likely_ids(all);
+    let mut says = format!("it answered with {records} records in {in_pages}, {bytes} bytes, and SPOOL_DIR took them");
+    if !ids.is_empty() {
+        let shown: Vec<_> = ids.iter().take(SHOWN_IDS).map(String::as_str).collect();
+        says.push_str(&format!("; each may be known by {}", shown.join(" or ")));
+    }
+    if snapshot.is_torn {
+        says.push_str("; the collection did not hold still, so records may be missing");
+    }
+    report.tell_with("api", Ok(says), json!({ "ids": ids, "record": all.first() }))?;
+    if let Some(page) = page.filter(|_| pages.len() == 1 && api.told_next_page().is_none()) {
+        let found = match find_more(api, &page, &at).await {
+            Ok(Some(advice)) => Err(format!("this is not all. {advice}")),
+            Ok(None) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
+            Err(error) => Err(chain(&error)),
+        };
+        report.tell("paging", found)?;
+    }
+    let most = bytes_a_day(bytes, poll_interval);
+    report.tell("growth", Ok(format!("at most {most} bytes a day, if each poll brings new records")))
+}
+
+/// An error, with where the records are likely to be instead.
+fn explained(error: &PollError) -> String {
+    let said = chain(error);
+    let PollError::Http(HttpError::NotTheData { source: SpoolError::NoRecords { upload, .. }, .. }) = error else {
+        return said;
+    };
+    let page = read(upload);
+    match page.as_ref().and_then(|page| likely_records(page)) {
+        Some((at, records)) => {
+            let ids = likely_ids(records);
+            let ids = ids.first().map(|id| format!(", whose records may be known by {id}")).unwrap_or_default();
+            format!("{said}; try RECORDS_AT={at}{ids}")
+        }
+        None => said,
+    }
+}
+
+async fn end(archive: &impl Archive) -> Result<Option<End>, String> {
+    let Some(sequence) = archive.end().await.map_err(|error| chain(&error))? else { return Ok(None) };
+    let head = archive.head(sequence).await.map_err(|error| chain(&error))?;
+    Ok(head.map(|head| End { sequence, metadata: head.metadata }))
+}
+
+/// Tries to write the newest object once more, as it is: S3 looks at the rights first, then refuses the number. A server that does
+/// not know `If-None-Match` loses nothing by it.
+async fn may_append(archive: &impl Archive, end: &End, spool_dir: &Path) -> Result<String, String> {
+    let End { sequence, metadata } = end;
+    let object = archive.get(*sequence).await.map_err(|error| chain(&error))?;
+    let Some(object) = object.filter(|object| object.metadata == *metadata) else {
+        return Err("the archive's end is gone, or another one now: who else writes to it?".to_owned());
+    };
+    let mut spool = Spool::new(spool_dir, u64::MAX).map_err(|error| chain(&error))?;
+    let upload = spool.keep_unread(object.body).await.map_err(|error| chain(&error))?;
+    match archive.append(*sequence, metadata, &upload).await {
+        Ok(Append::Taken) => Ok("the role may append, and a number that is taken is refused".to_owned()),
+        Ok(Append::Done) => Err(overwritten(*sequence)),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+fn overwritten(sequence: Sequence) -> String {
+    format!("this S3 server ignores `If-None-Match: *`: it took sequence {sequence} twice. It cannot hold an archive")
+}

@@ -1,0 +1,310 @@
+//! One request to the API and its answer, whose body is kept if it may be the data.
+
+use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
+
+use async_compression::tokio::bufread::GzipDecoder;
+use bytes::Bytes;
+use clap::Args;
+use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
+use reqwest::{
+    Client, Response, StatusCode, Version,
+    header::{
+        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+        IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+    },
+    redirect,
+};
+use shared::settings::public_url;
+use thiserror::Error;
+use tokio_util::io::{ReaderStream, StreamReader};
+use url::Url;
+
+use crate::{
+    body::{Body, Spool, SpoolError, Wanted},
+    paging::{Request, is_paged},
+    snapshot::Validators,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An API that sends nothing for this long has stopped.
+const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest that one answer may take while it moves: 1 GiB at 0.6 MB/s.
+const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
+
+/// So much of a packed body is unpacked at once; each piece costs a word to the thread that writes it.
+const UNPACKED_BYTES: usize = 64 * 1024;
+
+/// More hops than this are a loop. They never leave the origin.
+const REDIRECTS: usize = 5;
+
+/// What is sent with each request.
+#[derive(Args, Clone, Debug)]
+pub struct HttpSettings {
+    /// A file with headers to send, one a line, as in `X-Api-Key: abc`, or with a bearer token alone on a line; read again for each
+    /// request
+    #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
+    pub source_header_file: Option<PathBuf>,
+}
+
+/// Why a request brought nothing.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
+pub enum HttpError {
+    /// No connection, or none that lasted until the headers.
+    #[error("{request} got no answer (is it right in SOURCE_URL, and may this machine reach it?)")]
+    NoAnswer { request: String, source: reqwest::Error },
+    /// Another status than 200, or a 304 that was not asked for, with the value of `Retry-After` and the time of the answer.
+    #[error("{request} was answered with {status}{hint}", hint = hint(*status))]
+    Status { request: String, status: StatusCode, retry_after: Option<String>, at: Timestamp },
+    /// A redirect that is not followed.
+    #[error("{request} was redirected to {to}, which is {why}: set SOURCE_URL to where the data is")]
+    Redirected { request: String, to: String, why: &'static str },
+    /// An encoding that was not asked for.
+    #[error(
+        "the answer to {request} is encoded as `{encoding}`, and only gzip was asked for: have the server send gzip or plain bytes"
+    )]
+    Encoded { request: String, encoding: String },
+    /// The headers came and the body did not.
+    #[error("the answer to {request} could not be kept")]
+    Body { request: String, source: SpoolError },
+    /// The body cannot be the data.
+    #[error("the answer to {request} has no records (is SOURCE_URL where the data is?)")]
+    NotTheData { request: String, source: SpoolError },
+    /// The headers to send are not to be had.
+    #[error("cannot use SOURCE_HEADER_FILE {}, which holds `Name: value` lines or a bearer token", file.display())]
+    HeaderFile { file: PathBuf, source: io::Error },
+}
+
+/// A page as it came.
+#[derive(Debug)]
+pub struct Answer {
+    /// When the fetch began.
+    pub fetched_at: Timestamp,
+    /// The address that answered, behind its redirects.
+    pub url: Url,
+    /// The header lines, names in lower case; bytes outside ASCII are percent-encoded.
+    pub headers: Vec<(String, String)>,
+    /// What the next poll may send.
+    pub validators: Validators,
+    /// The body.
+    pub body: Body,
+}
+
+/// How the API is asked.
+#[derive(Debug)]
+pub struct Http {
+    client: Client,
+    settings: HttpSettings,
+    max_body: u64,
+}
+
+impl Http {
+    /// A client with our limits, for bodies of at most `max_body` bytes. Nothing is asked yet.
+    pub fn new(settings: HttpSettings, max_body: u64) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .user_agent(concat!("posts-importer/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(IDLE_READ_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .redirect(redirect::Policy::custom(stay_on_the_origin))
+            .build()?;
+        Ok(Self { client, settings, max_body })
+    }
+
+    /// One request and its answer, or `None` for a 304. `before` has seen the records of the pages before it.
+    pub async fn exchange(
+        &self,
+        request: &Request,
+        validators: &Validators,
+        spool: &mut Spool,
+        wanted: &Wanted,
+        before: &sha2::Sha256,
+    ) -> Result<Option<Answer>, HttpError> {
+        let fetched_at = Timestamp::now();
+        let response = self.ask(request, validators).await?;
+        let headers = lines(response.headers());
+        if response.status() == StatusCode::NOT_MODIFIED {
+            if is_paged(&headers) {
+                // The only page became the first of several, and is the same for all that.
+                let none = Validators::default();
+                return Box::pin(self.exchange(request, &none, spool, wanted, before)).await;
+            }
+            return Ok(None);
+        }
+        let validators = Validators {
+            etag: text(response.headers(), &ETAG),
+            last_modified: text(response.headers(), &LAST_MODIFIED),
+        };
+        let url = response.url().clone();
+        let body = self.keep(response, request, spool, wanted, before).await?;
+        Ok(Some(Answer { fetched_at, url, headers, validators, body }))
+    }
+
+    /// Sends the request; what comes back has a body, or is a 304 that was asked for.
+    async fn ask(&self, request: &Request, validators: &Validators) -> Result<Response, HttpError> {
+        let mut asked = match &request.body {
+            None => self.client.get(request.url.clone()),
+            Some(body) => {
+                self.client.post(request.url.clone()).header(CONTENT_TYPE, "application/json").body(body.to_string())
+            }
+        };
+        asked = asked.header(ACCEPT_ENCODING, "gzip").headers(self.headers().await?);
+        for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
+            if let Some(value) = value {
+                asked = asked.header(name, value);
+            }
+        }
+        let shown = request.to_string();
+        let response = match asked.send().await {
+            Ok(response) => response,
+            // reqwest names the address with its secrets.
+            Err(source) => return Err(HttpError::NoAnswer { request: shown, source: source.without_url() }),
+        };
+        let status = response.status();
+        let is_asked_for = status == StatusCode::NOT_MODIFIED && *validators != Validators::default();
+        if status == StatusCode::OK || is_asked_for {
+            return Ok(response);
+        }
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            let to = text(response.headers(), &LOCATION).unwrap_or_default();
+            let there = response.url().join(&to).ok();
+            let is_home = there.as_ref().is_some_and(|there| there.origin() == request.url.origin());
+            let why = if is_home { "one redirect too many" } else { "another origin" };
+            let to = there.map_or(to, |there| public_url(&there));
+            return Err(HttpError::Redirected { request: shown, to, why });
+        }
+        let retry_after = text(response.headers(), &RETRY_AFTER);
+        Err(HttpError::Status { request: shown, status, retry_after, at: Timestamp::now() })
+    }
+
+    /// Keeps a body that may be the data.
+    async fn keep(
+        &self,
+        response: Response,
+        request: &Request,
+        spool: &mut Spool,
+        wanted: &Wanted,
+        before: &sha2::Sha256,
+    ) -> Result<Body, HttpError> {
+        let shown = || request.to_string();
+        // Where only the end of the connection ends a body, a server that dies looks like one that is done.
+        let is_measured = response.content_length().is_some()
+            || response.headers().contains_key(TRANSFER_ENCODING)
+            || response.version() >= Version::HTTP_2;
+        let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase());
+        let body = match encoding.as_deref() {
+            None | Some("identity" | "") => spool.keep(self.wire(response), wanted, before).await,
+            Some("gzip") => {
+                let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
+                decoder.multiple_members(true);
+                spool.keep(ReaderStream::with_capacity(decoder, UNPACKED_BYTES), wanted, before).await
+            }
+            Some(encoding) => return Err(HttpError::Encoded { request: shown(), encoding: encoding.to_owned() }),
+        };
+        body.map_err(|source| match source {
+            SpoolError::NoRecords { ref upload, .. } if !is_measured && source.ends_too_soon() => {
+                let (bytes, source) = (upload.bytes, io::Error::other("the array or object in it has no end"));
+                HttpError::Body { request: shown(), source: SpoolError::Broken { bytes, source } }
+            }
+            SpoolError::NoRecords { .. } => HttpError::NotTheData { request: shown(), source },
+            source => HttpError::Body { request: shown(), source },
+        })
+    }
+
+    /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.
+    fn wire(&self, response: Response) -> impl Stream<Item = io::Result<Bytes>> + Unpin + use<> {
+        let (mut received, most) = (0, self.max_body);
+        let chunks = response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(|error| io::Error::other(error.without_url()))?;
+            received += chunk.len() as u64;
+            if received > most { Err(io::Error::other(SpoolError::TooLong { max_bytes: most })) } else { Ok(chunk) }
+        });
+        Box::pin(chunks)
+    }
+
+    /// The headers of the settings, read anew: they may have been rotated.
+    async fn headers(&self) -> Result<HeaderMap, HttpError> {
+        let Some(file) = &self.settings.source_header_file else { return Ok(HeaderMap::new()) };
+        let read =
+            tokio::fs::read_to_string(file).await.and_then(|text| parse_headers(&text).map_err(io::Error::other));
+        read.map_err(|source| HttpError::HeaderFile { file: file.clone(), source })
+    }
+}
+
+/// All header lines as text.
+fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
+    let line = |value: &HeaderValue| {
+        let mut line = String::new();
+        for byte in value.as_bytes() {
+            if byte.is_ascii() {
+                line.push(char::from(*byte));
+            } else {
+                write!(line, "%{byte:02X}").expect("a string takes everything");
+            }
+        }
+        line
+    };
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), line(value))).collect()
+}
+
+/// A header as text, if it is text.
+fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// `Name: value`, or a bearer token, a line. A name may come more than once.
+fn parse_headers(text: &str) -> Result<HeaderMap, &'static str> {
+    let mut headers = HeaderMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, value) = match line.split_once(':') {
+            Some((name, value)) => (
+                HeaderName::try_from(name.trim()).map_err(|_| "a name in it is no header's name")?,
+                value.trim().to_owned(),
+            ),
+            None => (AUTHORIZATION, format!("Bearer {line}")),
+        };
+        let mut value = HeaderValue::try_from(value).map_err(|_| "a value has characters that no header may have")?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+    }
+    if headers.is_empty() { Err("the file is empty") } else { Ok(headers) }
+}
+
+fn stay_on_the_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let is_home = attempt.previous().first().is_none_or(|first| first.origin() == attempt.url().origin());
+    if !is_home || attempt.previous().len() > REDIRECTS { attempt.stop() } else { attempt.follow() }
+}
+
+/// What a status usually means for whoever set this up.
+fn hint(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ": put the API's key or token into SOURCE_HEADER_FILE",
+        StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
+        StatusCode::TOO_MANY_REQUESTS => ": raise POLL_INTERVAL",
+        StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_file_holds_headers_or_a_token() {
+        for (text, name, value) in
+            [("X-Api-Key: abc\n", "x-api-key", "abc"), ("s3cret\n", "authorization", "Bearer s3cret")]
+        {
+            assert_eq!(parse_headers(text).unwrap().get(name).unwrap(), value);
+        }
+        let several = parse_headers("s3cret\n\n X-Version: 7 \nX-Trace: a\nX-Trace: b\n").unwrap();
+        assert_eq!((several.len(), several.get("x-version").unwrap().as_bytes()), (4, &b"7"[..]));
+        for wrong in ["", "\n", "a b: c", "X: a\u{1}b"] {
+            assert!(parse_headers(wrong).is_err(), "{wrong}");
+        }
+        assert!(!format!("{:?}", parse_headers("s3cret")).contains("s3cret"));
+    }
+}

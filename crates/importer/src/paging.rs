@@ -1,0 +1,1241 @@
+//! What comes after a page: how the next one is asked for, where the collection ends, and whether its pages belong together. Pure.
+//!
+//! A walk is whole only where it comes to an end that the API shows: an address or a cursor that is not there any more, a page without
+//! records, a clear word. An answer that shows that there is more, while nothing says how to go on, is refused.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    str::FromStr,
+};
+
+use clap::ValueEnum;
+use reqwest::StatusCode;
+use serde_json::Value;
+use shared::{
+    json_pointer::{JsonPointer, JsonPointerError},
+    records::RecordsAt,
+    settings::public_url,
+};
+use thiserror::Error;
+use url::{Url, form_urlencoded};
+
+use crate::signs::{Next, Signs, in_last_record, is_filled, quoted, value_at};
+
+/// A collection of more pages is taken for an endless one.
+pub const MOST_PAGES: usize = 10_000;
+
+/// After so many pages without records, one after the other, nobody can say whether there is more.
+const MOST_EMPTY_PAGES: u32 = 10;
+
+/// All requests of a walk are in memory together, and few servers take a longer address.
+const LINK_LIMIT_BYTES: usize = 4_000;
+
+/// So much without a query goes into an object's metadata, however it has to be written there. Were that found out only when the
+/// page is appended, each poll would append the pages before it anew.
+const PATH_LIMIT_BYTES: usize = 700;
+
+/// The same for a body, with a cursor in it.
+const BODY_LIMIT_BYTES: usize = 256 * 1024;
+
+/// How the pages of a collection follow each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NextPage {
+    /// A `Link` header has the address of the next one.
+    #[default]
+    Link,
+    /// The answer has the address of the next one, at this place.
+    Address(JsonPointer),
+    /// The answer has a value, at this place, that the next request brings.
+    Value(Place, JsonPointer),
+    /// They are numbered.
+    Number(Place),
+    /// The next request brings the number of records that came.
+    Offset(Place),
+    /// There is one page. A person says so.
+    None,
+}
+
+/// Where a request takes what leads to its page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this parameter of the address.
+    Parameter(String),
+    /// In its body, at this place.
+    Body(JsonPointer),
+}
+
+/// The text does not say how pages follow.
+#[derive(Debug, Error)]
+pub enum NextPageError {
+    /// A place that is none.
+    #[error(transparent)]
+    Pointer(#[from] JsonPointerError),
+    /// None of the forms.
+    #[error(
+        "it is /links/next for the place of an address in the answer, after=/paging/next for the place of a value that goes into the \
+         parameter `after`, page+1 or offset+records for parameters that count, or none for a collection of one page"
+    )]
+    Form,
+}
+
+impl FromStr for NextPage {
+    type Err = NextPageError;
+
+    fn from_str(text: &str) -> Result<Self, NextPageError> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        if let Some((place, at)) = text.split_once("=/") {
+            return Ok(Self::Value(place.parse()?, JsonPointer::with_places_in_arrays(&format!("/{at}"))?));
+        }
+        if let Some(place) = text.strip_suffix("+1") {
+            return Ok(Self::Number(place.parse()?));
+        }
+        if let Some(place) = text.strip_suffix("+records") {
+            return Ok(Self::Offset(place.parse()?));
+        }
+        if text.starts_with('/') {
+            return Ok(Self::Address(JsonPointer::with_places_in_arrays(text)?));
+        }
+        Err(NextPageError::Form)
+    }
+}
+
+impl FromStr for Place {
+    type Err = NextPageError;
+
+    fn from_str(text: &str) -> Result<Self, NextPageError> {
+        match text {
+            "" => Err(NextPageError::Form),
+            pointer if pointer.starts_with('/') => Ok(Self::Body(JsonPointer::with_places_in_arrays(pointer)?)),
+            parameter => Ok(Self::Parameter(parameter.to_owned())),
+        }
+    }
+}
+
+impl NextPage {
+    /// Whether the requests count, so that an unchanged first page says nothing of a new last one.
+    pub fn is_counted(&self) -> bool {
+        matches!(self, Self::Number(_) | Self::Offset(_))
+    }
+
+    /// The first request: an API that does not know the parameter that counts has to show it there.
+    pub fn first(&self, request: Request) -> Request {
+        match self {
+            Self::Offset(place) if request.number(place).is_none() => request.with(place, &0.into()),
+            _ => request,
+        }
+    }
+
+    /// What stands in the way of a walk from this request.
+    pub fn problem(&self, first: &Request) -> Option<String> {
+        match self {
+            Self::Number(place) if first.number(place).is_none() => {
+                let place = match place {
+                    Place::Parameter(name) => format!("SOURCE_URL has no number in its parameter `{name}`"),
+                    Place::Body(at) => format!("the body of SOURCE_BODY_FILE has no number at {at}"),
+                };
+                Some(format!(
+                    "{place}\nsay which page is the first: some APIs count from 0, most from 1, and a wrong guess skips one"
+                ))
+            }
+            Self::Value(Place::Body(at), _) | Self::Number(Place::Body(at)) | Self::Offset(Place::Body(at))
+                if first.body.is_none() =>
+            {
+                Some(format!("{at} would be a place in the request's body, and SOURCE_BODY_FILE is not set"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether the API's totals count the records of the collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Totals {
+    /// A total beyond the records that came shows that the collection is not whole.
+    #[default]
+    Check,
+    /// They count something else. A person says so.
+    Ignore,
+}
+
+/// What is asked: a GET of an address, or a POST with a JSON body.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// The address.
+    pub url: Url,
+    /// The body, if there is one.
+    pub body: Option<Value>,
+}
+
+/// Method and address, without secrets.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.body.is_some() { "POST" } else { "GET" }, public_url(&self.url))
+    }
+}
+
+impl Request {
+    /// The same with a value there.
+    pub fn with(&self, place: &Place, value: &Value) -> Self {
+        let mut request = self.clone();
+        match place {
+            Place::Parameter(name) => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                request.url = with_parameter(&self.url, name, &text);
+            }
+            Place::Body(at) => set(request.body.get_or_insert_default(), at.names(), value),
+        }
+        request
+    }
+
+    /// The same with the number there raised.
+    fn counted(&self, place: &Place, by: u64) -> Self {
+        self.with(place, &self.number(place).unwrap_or_default().saturating_add(by).into())
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The number there.
+    pub fn number(&self, place: &Place) -> Option<u64> {
+        match place {
+            Place::Parameter(name) => self.url.query_pairs().find(|(known, _)| known == name)?.1.parse().ok(),
+            Place::Body(at) => self.body.as_ref()?.pointer(&at.to_string())?.as_u64(),
+        }
+    }
+}
+
+/// Puts a value into a document, with all objects on the way to it.
+fn set(document: &mut Value, at: &[String], value: &Value) {
+    match at.split_first() {
+        None => *document = value.clone(),
+        Some((first, rest)) => {
+            if !document.is_object() {
+                *document = Value::Object(serde_json::Map::new());
+            }
+            set(&mut document[first], rest, value);
+        }
+    }
+}
+
+/// The same address, with another value of the parameter. All others stay as they are, byte for byte.
+fn with_parameter(page: &Url, parameter: &str, value: &str) -> Url {
+    let is_other = |pair: &&str| form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name != parameter);
+    let others = page.query().into_iter().flat_map(|query| query.split('&')).filter(is_other);
+    let mut pairs: Vec<String> = others.map(str::to_owned).collect();
+    pairs.push(form_urlencoded::Serializer::new(String::new()).append_pair(parameter, value).finish());
+    let mut next = page.clone();
+    next.set_query(Some(&pairs.join("&")));
+    next
+}
+
+/// A page, as the walk sees it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// What was asked.
+    pub request: Request,
+    /// The address that answered, behind its redirects: links are relative to it.
+    pub url: Url,
+    /// The header lines, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// How many records it holds.
+    pub records: u64,
+    /// Equal ones are the same records.
+    pub digest: u64,
+    /// The answer with `null` for its records.
+    pub around: String,
+    /// The last record, if somebody wants to know.
+    pub last_record: Option<String>,
+}
+
+impl Page {
+    /// Whether its headers speak of further pages, which an unchanged body need not.
+    pub fn is_paged(&self) -> bool {
+        is_paged(&self.headers)
+    }
+}
+
+/// Whether headers speak of further pages. Many a server has a `Link` for something else.
+pub fn is_paged(headers: &[(String, String)]) -> bool {
+    let signs = Signs::read(headers, "null", &RecordsAt::default());
+    !signs.totals.is_empty() || ["next", "last"].iter().any(|relation| target(headers, relation).is_some())
+}
+
+/// What to do after a page, or where there was none.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Ask this.
+    Ask(Box<Request>),
+    /// That was the end: the pages are the collection.
+    End,
+    /// The collection did not hold still: walk again from its first page.
+    Torn,
+}
+
+/// Why the pages cannot be followed.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the message says what each field is")]
+pub enum PageError {
+    /// It is no part of a collection, whatever its status says.
+    #[error("the answer to {from} says that it failed: {failure}")]
+    Failure { from: String, failure: String },
+    /// It is not all.
+    #[error("the answer to {from} shows that there is more ({signs}), and nothing says how to go on: {advice}")]
+    More { from: String, signs: String, advice: String },
+    /// A page that was there before.
+    #[error("the page behind {from} is one that came before: the pages lead in a circle")]
+    Circle { from: String },
+    /// Another server.
+    #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
+    OtherOrigin { from: String, next: String },
+    /// No address at all.
+    #[error("the next page of {from} is `{next}`, which is no address")]
+    Unreadable { from: String, next: String },
+    /// An address that is too long.
+    #[error(
+        "the next page of {from} has an address of {bytes} bytes, and a page's may have {LINK_LIMIT_BYTES}, and {PATH_LIMIT_BYTES} \
+         before its query"
+    )]
+    LongAddress { from: String, bytes: usize },
+    /// A body that is too long.
+    #[error("the request for the page behind {from} has a body of {bytes} bytes, and may have {BODY_LIMIT_BYTES}")]
+    LongBody { from: String, bytes: usize },
+    /// What leads to the next page is something else.
+    #[error(
+        "the answer to {from} has {found} at {at}, where NEXT_PAGE looks for what leads to the next page: set it to where that is"
+    )]
+    NoValue { from: String, at: JsonPointer, found: String },
+    /// A page that is the one before it.
+    #[error(
+        "the answer to {from} has the records of the page before it: the API does not know the parameter that NEXT_PAGE names, so \
+         correct it, or set NEXT_PAGE=none if this is all"
+    )]
+    Same { from: String },
+    /// Too many.
+    #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
+    Endless,
+}
+
+/// The walk through the pages of one collection.
+#[derive(Debug, Default)]
+pub struct Walk {
+    next_page: NextPage,
+    totals: Totals,
+    records_at: RecordsAt,
+    /// Whether a collection that changes is walked to its end all the same.
+    is_last_try: bool,
+    /// The pages that belong to the snapshot, the records in them, and whether two of them differ, so that the API knows what leads on.
+    pages: usize,
+    records: u64,
+    are_different: bool,
+    /// The records of the first page, and its number.
+    first_records: u64,
+    first_number: u64,
+    /// All requests so far, by their hashes, and the records that they brought: their bodies may be long.
+    brought: HashMap<u64, u64>,
+    last: Option<Last>,
+    /// Pages without records, one after the other.
+    empty: u32,
+    /// The total that the first page names, where it stands, and the last page of its links.
+    total: Option<(String, u64)>,
+    last_link: Option<String>,
+    /// Where a counted walk stands behind a status that may be its end.
+    past: Past,
+    /// Whether a request was tried again, and whether the server has shown that it keeps its own place.
+    was_tried_again: bool,
+    keeps_place: bool,
+    is_torn: bool,
+}
+
+/// The page before.
+#[derive(Debug)]
+struct Last {
+    request: Request,
+    digest: u64,
+    records: u64,
+    more: Vec<String>,
+}
+
+/// Behind a status that may be the end of a counted walk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Past {
+    /// There was none.
+    #[default]
+    No,
+    /// It came once, and is asked for again.
+    Once,
+    /// It came twice. The page before is asked for again.
+    Twice,
+}
+
+impl Walk {
+    /// Before the first page. On the last try a collection that does not hold still is walked to its end.
+    pub fn new(next_page: NextPage, totals: Totals, records_at: RecordsAt, is_last_try: bool) -> Self {
+        Self { next_page, totals, records_at, is_last_try, ..Self::default() }
+    }
+
+    /// Whether the collection did not hold still on its last try.
+    pub fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
+    /// A total that the API names, and that is larger than the records that came. One that does not hold still says nothing.
+    pub fn larger_total(&self) -> Option<(&str, u64)> {
+        self.total
+            .as_ref()
+            .filter(|(_, total)| !self.is_torn && *total > self.records)
+            .map(|(at, total)| (at.as_str(), *total))
+    }
+
+    /// Notes that a request had to be made again.
+    pub fn tried_again(&mut self) {
+        self.was_tried_again = true;
+    }
+
+    /// Takes a page. Answers whether it is part of the snapshot, and what comes after it.
+    pub fn turn(&mut self, page: &Page) -> Result<(bool, Turn), PageError> {
+        let from = page.request.to_string();
+        let mut signs = Signs::read(&page.headers, &page.around, &self.records_at);
+        if let Some(failure) = signs.failure {
+            return Err(PageError::Failure { from, failure });
+        }
+        if self.totals == Totals::Ignore || self.next_page == NextPage::None {
+            (signs.totals, signs.pages) = (Vec::new(), Vec::new());
+        }
+        if self.past == Past::Twice {
+            let last = self.last.as_ref().filter(|last| last.digest == page.digest).map(|last| last.more.clone());
+            let turn = if let Some(more) = last { self.natural_end(&from, &more)? } else { self.torn() };
+            return Ok((false, turn));
+        }
+        self.past = Past::No;
+        if self.has_changed(page, &signs) && self.torn() == Turn::Torn {
+            return Ok((true, Turn::Torn));
+        }
+        let brought = self.brought.insert(page.request.digest(), page.digest);
+        if let Some(brought) = brought {
+            if page.records == 0 {
+                return Ok((false, self.natural_end(&from, &[])?));
+            }
+            if brought == page.digest {
+                return if self.are_different {
+                    Ok((false, self.natural_end(&from, &[])?))
+                } else {
+                    Err(PageError::Circle { from })
+                };
+            }
+            self.keeps_place = true;
+        }
+        if self.keeps_place && self.was_tried_again {
+            // A page may have been on its way to nobody.
+            self.is_torn |= self.is_last_try;
+            if !self.is_last_try {
+                return Ok((true, Turn::Torn));
+            }
+        }
+        let is_first = self.pages == 0;
+        if !is_first && page.records == 0 {
+            return Ok((false, self.behind_an_empty_page(page, &signs)?));
+        }
+        if page.records > 0 && self.last.as_ref().is_some_and(|last| last.digest == page.digest) {
+            return Ok((false, self.behind_a_page_once_more(from, &signs)?));
+        }
+        self.take(page, &signs);
+        Ok((true, self.after(page, &signs)?))
+    }
+
+    /// A request was answered with this status. What to do if that may be the end of a counted walk; `None` if it is a fault.
+    pub fn status(&mut self, request: &Request, status: StatusCode) -> Result<Option<Turn>, PageError> {
+        let may_be_the_end = matches!(status.as_u16(), 204 | 400 | 404 | 410 | 416);
+        let Some(last) = self.last.as_ref().filter(|_| may_be_the_end && self.next_page.is_counted()) else {
+            return Ok(None);
+        };
+        let turn = match self.past {
+            Past::No if last.records >= self.first_records => {
+                self.past = Past::Once;
+                Turn::Ask(Box::new(request.clone()))
+            }
+            Past::Once => {
+                self.past = Past::Twice;
+                Turn::Ask(Box::new(last.request.clone()))
+            }
+            Past::Twice => return Ok(None),
+            // Behind a page that is shorter than the first nothing else was to be expected.
+            Past::No => {
+                let more = last.more.clone();
+                self.natural_end(&request.to_string(), &more)?
+            }
+        };
+        Ok(Some(turn))
+    }
+
+    fn take(&mut self, page: &Page, signs: &Signs) {
+        self.pages += 1;
+        self.records += page.records;
+        if self.pages == 1 {
+            self.first_records = page.records;
+            if let NextPage::Number(place) = &self.next_page {
+                self.first_number = page.request.number(place).unwrap_or_default();
+            }
+        }
+        self.are_different |= self.last.as_ref().is_some_and(|last| last.digest != page.digest);
+        self.empty = 0;
+        let (request, digest, records) = (page.request.clone(), page.digest, page.records);
+        self.last = Some(Last { request, digest, records, more: self.more(signs) });
+    }
+
+    /// Whether total or number of pages are others than those of the first page. A count of one page's records is no total, and is known by
+    /// not being larger than them.
+    fn has_changed(&mut self, page: &Page, signs: &Signs) -> bool {
+        let last_link = target(&page.headers, "last");
+        if self.pages == 0 && self.brought.is_empty() {
+            let larger = signs.totals.iter().filter(|(_, total)| *total > page.records);
+            self.total = larger.max_by_key(|(_, total)| *total).cloned();
+            self.last_link = last_link;
+            return false;
+        }
+        // Not every page need say it.
+        let total = self.total.as_ref().and_then(|(at, _)| signs.totals.iter().find(|(there, _)| there == at));
+        let has_changed = total.is_some() && total != self.total.as_ref();
+        if has_changed {
+            self.total = total.cloned();
+        }
+        has_changed || last_link.is_some() && self.last_link.is_some() && last_link != self.last_link
+    }
+
+    /// What follows a page that belongs to the snapshot.
+    fn after(&mut self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
+        let from = page.request.to_string();
+        let next = match self.next_page.clone() {
+            NextPage::None => return Ok(Turn::End),
+            NextPage::Link => match target(&page.headers, "next").map(|next| resolve(page, &next)).transpose()? {
+                Some(next) if next != page.url && next != page.request.url => {
+                    Request { url: next, body: page.request.body.clone() }
+                }
+                link => return self.shown_end(page, signs, link.is_some()),
+            },
+            _ if signs.is_end => return self.shown_end(page, signs, true),
+            NextPage::Address(at) => match self.value(page, &at)? {
+                Found::Value(Value::String(next)) => {
+                    Request { url: resolve(page, &next)?, body: page.request.body.clone() }
+                }
+                Found::Value(value) => {
+                    return Err(PageError::NoValue { from, at, found: quoted(&value.to_string()) });
+                }
+                Found::Nothing { is_shown } => return self.shown_end(page, signs, is_shown),
+            },
+            NextPage::Value(place, at) => match self.value(page, &at)? {
+                Found::Value(list @ Value::Array(_)) if matches!(place, Place::Parameter(_)) => {
+                    return Err(PageError::NoValue { from, at, found: quoted(&list.to_string()) });
+                }
+                Found::Value(value) => page.request.with(&place, &value),
+                Found::Nothing { is_shown } => return self.shown_end(page, signs, is_shown),
+            },
+            NextPage::Number(place) => page.request.counted(&place, 1),
+            NextPage::Offset(place) => page.request.counted(&place, page.records),
+        };
+        self.ask(page, next)
+    }
+
+    fn ask(&self, page: &Page, next: Request) -> Result<Turn, PageError> {
+        let from = || page.request.to_string();
+        let bytes = next.url.as_str().len();
+        if bytes > LINK_LIMIT_BYTES || next.url.as_str().find('?').unwrap_or(bytes) > PATH_LIMIT_BYTES {
+            return Err(PageError::LongAddress { from: from(), bytes });
+        }
+        let bytes = next.body.as_ref().map_or(0, |body| body.to_string().len());
+        if bytes > BODY_LIMIT_BYTES {
+            return Err(PageError::LongBody { from: from(), bytes });
+        }
+        if self.pages >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Ask(Box::new(next))) }
+    }
+
+    /// What the answer has there.
+    fn value(&self, page: &Page, at: &JsonPointer) -> Result<Found, PageError> {
+        let found = match (in_last_record(at, &self.records_at), &page.last_record) {
+            (Some(_), None) => return Ok(Found::Nothing { is_shown: true }),
+            (Some(rest), Some(last)) => {
+                // The records go on as long as there are any.
+                let there = value_at(last, rest).filter(|value| is_filled(value) || value == "0");
+                let found = "nothing in its last record".to_owned();
+                there.ok_or_else(|| PageError::NoValue { from: page.request.to_string(), at: at.clone(), found })?
+            }
+            (None, _) => match value_at(&page.around, at.names()) {
+                Some(value) if is_filled(&value) || value == "0" => value,
+                value => return Ok(Found::Nothing { is_shown: value.is_some() }),
+            },
+        };
+        let is_value = !found.starts_with('{') && found != "true";
+        let number = found.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        // A number goes on as it stands there: some are longer than any that can be held.
+        let value = if number && serde_json::from_str::<i64>(&found).is_err() {
+            Some(Value::String(found.clone()))
+        } else {
+            serde_json::from_str(&found).ok()
+        };
+        match value.filter(|_| is_value) {
+            Some(value) => Ok(Found::Value(value)),
+            None => {
+                let (from, found) = (page.request.to_string(), quoted(&found));
+                Err(PageError::NoValue { from, at: at.clone(), found })
+            }
+        }
+    }
+
+    /// A page without records is no part of the snapshot. It ends a counted walk and one that has all records, unless the API says that there
+    /// is more; another walk goes on where the page leads, for there may be records behind it.
+    fn behind_an_empty_page(&mut self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
+        self.empty += 1;
+        let is_more_said = !self.more(signs).is_empty() || self.larger_total().is_some();
+        let is_the_end = self.next_page.is_counted() || self.total.is_some() || self.empty >= MOST_EMPTY_PAGES;
+        if !is_more_said && is_the_end {
+            return Ok(Turn::End);
+        }
+        if self.empty >= MOST_EMPTY_PAGES {
+            return Ok(self.torn());
+        }
+        match &self.next_page {
+            NextPage::Offset(place) => self.ask(page, page.request.counted(place, self.first_records.max(1))),
+            _ => self.after(page, signs),
+        }
+    }
+
+    /// The records of the page before came once more. Servers that take a number past the end for the last page do that, and so do those that
+    /// do not know the parameter, unless they have a total which says that this is all.
+    fn behind_a_page_once_more(&mut self, from: String, signs: &Signs) -> Result<Turn, PageError> {
+        let is_total = signs.totals.iter().any(|(_, total)| *total == self.records);
+        if self.are_different || is_total { self.natural_end(&from, &[]) } else { Err(PageError::Same { from }) }
+    }
+
+    /// An end that the answer shows by itself, as far as it `is_shown`: nothing at all is no end where the answer tells of more.
+    fn shown_end(&mut self, page: &Page, signs: &Signs, is_shown: bool) -> Result<Turn, PageError> {
+        let mut more = self.more(signs);
+        let is_known = is_shown || self.pages > 1;
+        if !is_known {
+            more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
+        }
+        // Once the walk has gone on, what leads on is known, and other words are of something else.
+        let is_trusted = signs.is_end || self.pages > 1 && self.next_page != NextPage::Link;
+        let next = signs.next.iter().filter(|_| !is_trusted);
+        more.extend(next.map(|Next { at, .. }| format!("something next is at `{at}`")));
+        if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
+            more.push("a `Link` header has a next page".to_owned());
+        }
+        if more.is_empty() {
+            return Ok(Turn::End);
+        }
+        Err(PageError::More { from: page.request.to_string(), signs: more.join(", "), advice: advice(signs) })
+    }
+
+    /// An end that nothing but the want of further records shows: a total speaks against it.
+    fn natural_end(&mut self, from: &str, more: &[String]) -> Result<Turn, PageError> {
+        let mut more = more.to_vec();
+        more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
+        if more.is_empty() {
+            return Ok(Turn::End);
+        }
+        let advice = "the API ends sooner than it says; ask for larger pages in SOURCE_URL, or set TOTALS=ignore if that counts something \
+                      else"
+            .to_owned();
+        Err(PageError::More { from: from.to_owned(), signs: more.join(", "), advice })
+    }
+
+    /// The words for more, and a number of pages beyond those that came.
+    fn more(&self, signs: &Signs) -> Vec<String> {
+        let came = self.first_number.max(1) - 1 + self.pages.max(1) as u64;
+        let pages = signs.pages.iter().filter(|(_, pages)| *pages > came);
+        let pages = pages.map(|(at, pages)| format!("`{at}` is {pages}, and this is page {came}"));
+        signs.more.iter().cloned().chain(pages).collect()
+    }
+
+    /// The collection changed under way. On the last try the walk goes on.
+    fn torn(&mut self) -> Turn {
+        self.is_torn |= self.is_last_try;
+        if self.is_last_try { Turn::End } else { Turn::Torn }
+    }
+}
+
+/// What an answer has that leads to the next page.
+enum Found {
+    Value(Value),
+    /// Nothing; `is_shown` by null or something else that is empty.
+    Nothing {
+        is_shown: bool,
+    },
+}
+
+/// Which settings to try.
+pub fn advice(signs: &Signs) -> String {
+    let of_next = signs.next.first().filter(|next| next.at.starts_with('/')).map(|Next { at, value }| {
+        let text = value.trim_matches('"');
+        if text.contains('/') || text.starts_with('?') {
+            format!("set NEXT_PAGE={at}")
+        } else {
+            format!("set NEXT_PAGE={}={at}", parameter_for(at))
+        }
+    });
+    let counted = "set NEXT_PAGE to page+1 or offset+records, with the API's own name for the parameter (`importer check` tries the usual \
+                   ones)";
+    let way = of_next.unwrap_or_else(|| counted.to_owned());
+    let totals = if signs.totals.is_empty() && signs.pages.is_empty() {
+        ""
+    } else {
+        ", TOTALS=ignore if such a number counts something else"
+    };
+    format!("{way}{totals}, or NEXT_PAGE=none if this is all")
+}
+
+/// The likely parameter for a cursor that stands there: `cursor` for `/meta/next_cursor`, `pageToken` for `/nextPageToken`.
+fn parameter_for(at: &str) -> String {
+    let name = at.rsplit('/').next().unwrap_or_default();
+    let bare = name.strip_prefix("next").unwrap_or(name).trim_start_matches(['_', '-']);
+    let mut letters = bare.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => "cursor".to_owned(),
+    }
+}
+
+/// The target of the first link with the relation, in header lines. Relations are compared as RFC 8288 says: words, in any case. A next link
+/// to a page without results is none.
+fn target(headers: &[(String, String)], relation: &str) -> Option<String> {
+    let lines = headers.iter().filter(|(name, _)| name == "link").map(|(_, line)| line);
+    let links = lines.flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
+    let mut wanted = links.filter(|(_, parameters)| has(parameters, "rel", relation));
+    wanted.find(|(_, parameters)| !has(parameters, "results", "false")).map(|(target, _)| target.to_owned())
+}
+
+fn has(parameters: &str, name: &str, word: &str) -> bool {
+    let values = parameters.split([';', ',']).filter_map(|parameter| parameter.split_once('='));
+    let mut named = values.filter(|(known, _)| known.trim().eq_ignore_ascii_case(name));
+    named.any(|(_, value)| {
+        let value = value.trim().trim_matches('"');
+        value.split_ascii_whitespace().any(|known| known.eq_ignore_ascii_case(word))
+    })
+}
+
+/// The address of the next page. One with http on the same host is taken for a proxy's mistake, where https was asked for.
+fn resolve(page: &Page, next: &str) -> Result<Url, PageError> {
+    let from = || page.request.to_string();
+    let Ok(mut url) = page.url.join(next) else {
+        return Err(PageError::Unreadable { from: from(), next: next.to_owned() });
+    };
+    if page.url.scheme() == "https" && url.scheme() == "http" && url.host() == page.url.host() {
+        // A port without TLS is none with it.
+        let port = page.url.port();
+        url.set_scheme("https").and_then(|()| url.set_port(port)).expect("an address of http takes both");
+    }
+    if url.origin() == page.url.origin() {
+        Ok(url)
+    } else {
+        Err(PageError::OtherOrigin { from: from(), next: public_url(&url) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const FIRST: &str = "http://api/posts";
+
+    /// What an API answers: how many records, which ones, and what stands around them.
+    #[derive(Clone)]
+    struct Reply {
+        headers: Vec<(String, String)>,
+        records: u64,
+        digest: u64,
+        around: Value,
+        last_record: Option<Value>,
+    }
+
+    impl Reply {
+        fn new(records: u64, digest: u64) -> Self {
+            Self { headers: Vec::new(), records, digest, around: json!({ "data": null }), last_record: None }
+        }
+
+        fn around(mut self, name: &str, value: Value) -> Self {
+            self.around[name] = value;
+            self
+        }
+
+        fn header(mut self, name: &str, value: &str) -> Self {
+            self.headers.push((name.to_owned(), value.to_owned()));
+            self
+        }
+    }
+
+    fn request(url: &str) -> Request {
+        Request { url: url.parse().unwrap(), body: None }
+    }
+
+    fn page(request: Request, reply: Reply) -> Page {
+        let Reply { headers, records, digest, around, last_record } = reply;
+        let last_record = last_record.map(|record| record.to_string());
+        Page { url: request.url.clone(), request, headers, records, digest, around: around.to_string(), last_record }
+    }
+
+    /// What a walk came to: the digests of its pages, what was asked, and how it ended.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Walked {
+        pages: Vec<u64>,
+        asked: Vec<String>,
+        end: Result<Turn, String>,
+    }
+
+    enum Said {
+        Page(Reply),
+        Status(u16),
+    }
+
+    /// Walks through an API that answers each request by its query, the parts of its body included.
+    fn walk(next_page: &str, first: Request, totals: Totals, mut api: impl FnMut(&Request) -> Said) -> Walked {
+        let next_page: NextPage = next_page.parse().unwrap_or_default();
+        let mut request = next_page.first(first);
+        let mut walk = Walk::new(next_page, totals, "/data".parse().unwrap(), false);
+        let mut walked = Walked { pages: Vec::new(), asked: Vec::new(), end: Ok(Turn::End) };
+        loop {
+            let body = request.body.as_ref().map(Value::to_string).unwrap_or_default();
+            walked.asked.push(format!("{}{body}", request.url.query().unwrap_or_default()));
+            let turn = match api(&request) {
+                Said::Page(reply) => {
+                    let digest = reply.digest;
+                    walk.turn(&page(request.clone(), reply)).map(|(is_kept, turn)| {
+                        walked.pages.extend(is_kept.then_some(digest));
+                        turn
+                    })
+                }
+                Said::Status(status) => {
+                    let status = StatusCode::from_u16(status).unwrap();
+                    walk.status(&request, status).map(|turn| turn.expect("a status that may be the end"))
+                }
+            };
+            match turn {
+                Ok(Turn::Ask(next)) => request = *next,
+                end => {
+                    walked.end = end.map_err(|error| error.to_string());
+                    return walked;
+                }
+            }
+        }
+    }
+
+    /// The same by the number or text that a parameter brings.
+    fn walk_by(next_page: &str, parameter: &str, mut api: impl FnMut(&str) -> Said) -> Walked {
+        walk(next_page, request(&format!("{FIRST}?x=%E9&page=1")), Totals::Check, |request| {
+            let value =
+                request.url.query_pairs().find(|(name, _)| name == parameter).map(|(_, value)| value.into_owned());
+            api(value.as_deref().unwrap_or_default())
+        })
+    }
+
+    fn whole(walked: &Walked, pages: &[u64]) {
+        assert_eq!((walked.end.as_ref(), walked.pages.as_slice()), (Ok(&Turn::End), pages), "{walked:?}");
+    }
+
+    fn refused(walked: &Walked, why: &str) {
+        assert!(walked.end.as_ref().is_err_and(|said| said.contains(why)), "{why}: {walked:?}");
+    }
+
+    #[test]
+    fn each_form_of_the_setting_is_read_and_others_are_refused() {
+        for text in [
+            "/links/next",
+            "after=/paging/next/after",
+            "starting_after=/data/-1/id",
+            "page+1",
+            "$offset+records",
+            "none",
+        ] {
+            assert!(text.parse::<NextPage>().is_ok(), "{text}");
+        }
+        assert!(matches!("/variables/after=/data/x/endCursor".parse(), Ok(NextPage::Value(Place::Body(_), _))));
+        assert!(matches!("/from+records".parse(), Ok(NextPage::Offset(Place::Body(_)))));
+        for text in ["", "page", "after=next", "+1", "=/next", "Link", "None"] {
+            assert!(text.parse::<NextPage>().is_err(), "{text}");
+        }
+        let problem = |text: &str, url: &str| text.parse::<NextPage>().unwrap().problem(&request(url)).is_some();
+        assert!(problem("page+1", "http://api/?page=x") && !problem("page+1", "http://api/?page=0"));
+        assert!(problem("/from+records", "http://api/") && !problem("offset+records", "http://api/"));
+    }
+
+    #[test]
+    fn links_of_every_spelling_are_followed() {
+        for link in [
+            r#"<http://api/posts?_page=2>; rel="next""#,
+            "<?_page=2>;rel=next",
+            r#"<http://api/posts?_page=1>; rel="first", </posts?_page=2>; title="a, b"; REL="Next""#,
+            r#"<http://api/posts?_page=2>; rel="prefetch next""#,
+        ] {
+            let walked = walk("", request(FIRST), Totals::Check, |request| {
+                Said::Page(match request.url.query() {
+                    None => Reply::new(2, 1).header("link", link),
+                    _ => Reply::new(1, 2),
+                })
+            });
+            whole(&walked, &[1, 2]);
+            assert_eq!(walked.asked, ["", "_page=2"], "{link}");
+        }
+        for link in [
+            "",
+            r#"<http://api/posts>; rel="prev""#,
+            "http://api/2; rel=next",
+            r#"<?2>; title="rel""#,
+            r#"<?2>; rel="next"; results="false""#,
+            "<http://api/posts>; rel=next",
+        ] {
+            whole(
+                &walk("", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).header("link", link))),
+                &[1],
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_astray_is_refused() {
+        for (link, error) in [
+            ("<http://other/posts?_page=2>; rel=next", "on another origin"),
+            ("<https://api/posts?_page=2>; rel=next", "on another origin"),
+            ("<http://[>; rel=next", "is no address"),
+            ("<javascript:alert(1)>; rel=next", "on another origin"),
+            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has an address of 701 bytes"),
+            (&format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 16)), "has an address of 4001 bytes"),
+        ] {
+            refused(
+                &walk("", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).header("link", link))),
+                error,
+            );
+        }
+        let circle = walk("", request(FIRST), Totals::Check, |request| {
+            let next = if request.url.query() == Some("b") { "a" } else { "b" };
+            Said::Page(Reply::new(2, 1).header("link", &format!("<?{next}>; rel=next")))
+        });
+        refused(&circle, "has the records of the page before it");
+    }
+
+    #[test]
+    fn http_behind_a_proxy_that_speaks_https_is_asked_by_https() {
+        let from = |url: &str, next: &str| {
+            let page = page(request(url), Reply::new(1, 1));
+            resolve(&page, next).map(|url| url.to_string())
+        };
+        assert_eq!(from("https://api/a", "http://api/b?%E9").as_deref(), Ok("https://api/b?%E9"));
+        assert_eq!(from("https://api:8443/a", "http://api/b").as_deref(), Ok("https://api:8443/b"));
+        assert!(from("http://api/a", "https://api/b").is_err());
+        assert!(from("https://api/a", "http://other/b").is_err());
+    }
+
+    #[test]
+    fn an_address_in_the_answer_is_followed_until_there_is_none() {
+        for last in [Value::Null, json!(""), json!(false)] {
+            let walked = walk("/links/next", request(FIRST), Totals::Check, |request| {
+                Said::Page(match request.url.query() {
+                    None => Reply::new(2, 1).around("links", json!({ "next": "/posts?cursor=%E9" })),
+                    _ => Reply::new(1, 2).around("links", json!({ "next": last })),
+                })
+            });
+            whole(&walked, &[1, 2]);
+            assert_eq!(walked.asked, ["", "cursor=%E9"]);
+        }
+        let number =
+            walk("/next", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(1, 1).around("next", json!(2))));
+        refused(&number, "has 2 at /next, where NEXT_PAGE looks");
+    }
+
+    #[test]
+    fn a_value_in_the_answer_goes_into_a_parameter_or_the_body() {
+        let walked = walk_by("after=/paging/next/after", "after", |after| {
+            Said::Page(match after {
+                "" => Reply::new(2, 1).around("paging", json!({ "next": { "after": "a&b= é" } })),
+                "a&b= é" => Reply::new(2, 2).around("paging", json!({ "next": { "after": 3 } })),
+                _ => Reply::new(1, 3),
+            })
+        });
+        whole(&walked, &[1, 2, 3]);
+        assert_eq!(walked.asked, ["x=%E9&page=1", "x=%E9&page=1&after=a%26b%3D+%C3%A9", "x=%E9&page=1&after=3"]);
+
+        let body = Request { body: Some(json!({ "query": "q" })), ..request(FIRST) };
+        let walked = walk("/variables/after=/page/end", body, Totals::Check, |request| {
+            Said::Page(match request.body.as_ref().unwrap().pointer("/variables/after") {
+                None => Reply::new(2, 1).around("page", json!({ "end": ["7", 1.50] })),
+                _ => Reply::new(1, 2).around("page", json!({ "end": "", "hasNextPage": false })),
+            })
+        });
+        whole(&walked, &[1, 2]);
+        assert_eq!(walked.asked[1], r#"{"query":"q","variables":{"after":["7",1.5]}}"#);
+    }
+
+    #[test]
+    fn the_last_record_leads_on_until_there_are_none_or_a_word_says_so() {
+        let reply = |digest, id: u64| Reply { last_record: Some(json!({ "id": id })), ..Reply::new(2, digest) };
+        let walked = walk_by("starting_after=/data/-1/id", "starting_after", |after| {
+            Said::Page(match after {
+                "" => reply(1, 18_446_744_073_709_551_615),
+                "18446744073709551615" => reply(2, 4),
+                _ => Reply::new(0, 3),
+            })
+        });
+        whole(&walked, &[1, 2]);
+        let walked = walk_by("starting_after=/data/-1/id", "starting_after", |after| {
+            Said::Page(reply(u64::from(!after.is_empty()), 2).around("has_more", json!(after.is_empty())))
+        });
+        whole(&walked, &[0, 1]);
+        let without = walk_by("after=/data/-1/key", "after", |_| Said::Page(reply(1, 2)));
+        refused(&without, "has nothing in its last record at /data/-1/key");
+    }
+
+    #[test]
+    fn a_cursor_beside_a_clear_word_or_that_was_there_before_is_the_end() {
+        let word = walk_by("cursor=/next", "cursor", |cursor| {
+            Said::Page(
+                Reply::new(2, cursor.len() as u64)
+                    .around("next", json!("aa"))
+                    .around("done", json!(!cursor.is_empty())),
+            )
+        });
+        whole(&word, &[0, 2]);
+        // The last page names itself: it comes once more.
+        let itself = walk_by("cursor=/next", "cursor", |cursor| {
+            Said::Page(Reply::new(2, cursor.len() as u64).around("next", json!("b")))
+        });
+        whole(&itself, &[0, 1]);
+        assert_eq!(itself.asked.len(), 3);
+        let alone = walk_by("page=/next", "page", |_| Said::Page(Reply::new(2, 1).around("next", json!(1))));
+        refused(&alone, "the pages lead in a circle");
+    }
+
+    #[test]
+    fn a_cursor_that_never_ends_is_followed_over_pages_without_records_and_not_for_ever() {
+        for (total, asked) in [(json!(4), 3), (Value::Null, 12)] {
+            let mut cursors = 0;
+            let walked = walk_by("cursor=/next", "cursor", |_| {
+                cursors += 1;
+                let reply = if cursors < 3 { Reply::new(2, cursors) } else { Reply::new(0, 0) };
+                Said::Page(reply.around("next", json!(format!("c{cursors}"))).around("total", total.clone()))
+            });
+            whole(&walked, &[1, 2]);
+            assert_eq!(walked.asked.len(), asked);
+        }
+        let filtered = walk_by("cursor=/next", "cursor", |cursor| {
+            Said::Page(match cursor {
+                "" => Reply::new(2, 1).around("next", json!("a")),
+                "a" => Reply::new(0, 0).around("next", json!("b")),
+                _ => Reply::new(2, 2),
+            })
+        });
+        whole(&filtered, &[1, 2]);
+    }
+
+    #[test]
+    fn a_server_that_keeps_its_own_place_is_followed_to_its_end() {
+        let mut turn = 0;
+        let mut api = move |_: &str| {
+            turn += 1;
+            Said::Page(match turn {
+                1..=3 => Reply::new(2, turn).around("scroll", json!("same")),
+                _ => Reply::new(0, 0).around("scroll", json!("same")),
+            })
+        };
+        whole(&walk_by("scroll_id=/scroll", "scroll_id", &mut api), &[1, 2, 3]);
+
+        let mut walk = Walk::new("scroll_id=/scroll".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), false);
+        let mut request = request(FIRST);
+        for digest in 1..=3 {
+            let (_, next) =
+                walk.turn(&page(request.clone(), Reply::new(2, digest).around("scroll", json!("same")))).unwrap();
+            match next {
+                Turn::Ask(next) => request = *next,
+                turn => {
+                    return assert_eq!(
+                        (digest, turn),
+                        (3, Turn::Torn),
+                        "a request that was tried again may have lost a page"
+                    );
+                }
+            }
+            walk.tried_again();
+        }
+        panic!("the walk did not begin anew");
+    }
+
+    #[test]
+    fn numbers_are_counted_up_until_a_page_is_empty_or_comes_once_more() {
+        for (last, asked) in [(0, 4), (3, 4)] {
+            let walked = walk_by("page+1", "page", |page| {
+                Said::Page(match page.parse().unwrap() {
+                    number @ 1..=3 => Reply::new(2, number),
+                    _ if last == 0 => Reply::new(0, 0),
+                    _ => Reply::new(2, last),
+                })
+            });
+            whole(&walked, &[1, 2, 3]);
+            assert_eq!((walked.asked.len(), walked.asked[3].as_str()), (asked, "x=%E9&page=4"));
+        }
+        refused(&walk_by("page+1", "page", |_| Said::Page(Reply::new(2, 1))), "has the records of the page before it");
+        let all = walk_by("page+1", "page", |_| Said::Page(Reply::new(2, 1).around("total", json!(2))));
+        whole(&all, &[1]);
+        whole(&walk_by("page+1", "page", |_| Said::Page(Reply::new(0, 0))), &[0]);
+        let offsets = walk_by("offset+records", "offset", |offset| {
+            Said::Page(match offset {
+                "0" => Reply::new(10, 1),
+                "10" => Reply::new(7, 2),
+                "17" => Reply::new(0, 3),
+                other => panic!("{other}"),
+            })
+        });
+        whole(&offsets, &[1, 2]);
+    }
+
+    #[test]
+    fn a_status_past_the_end_counts_if_it_stays_and_the_page_before_is_still_there() {
+        for status in [204, 400, 404, 410, 416] {
+            let short = walk_by("page+1", "page", |page| match page {
+                "1" => Said::Page(Reply::new(2, 1)),
+                "2" => Said::Page(Reply::new(1, 2)),
+                _ => Said::Status(status),
+            });
+            whole(&short, &[1, 2]);
+            assert_eq!(short.asked.len(), 3, "nothing else was to be expected");
+            let full = walk_by("page+1", "page", |page| match page {
+                "1" | "2" => Said::Page(Reply::new(2, page.parse().unwrap())),
+                _ => Said::Status(status),
+            });
+            whole(&full, &[1, 2]);
+            assert_eq!(full.asked[2..], ["x=%E9&page=3", "x=%E9&page=3", "x=%E9&page=2"]);
+        }
+        let mut asked = 0;
+        let moved = walk_by("page+1", "page", |page| {
+            asked += 1;
+            if page == "2" { Said::Status(404) } else { Said::Page(Reply::new(2, asked)) }
+        });
+        assert_eq!(moved.end, Ok(Turn::Torn));
+        let capped = walk_by("page+1", "page", |page| match page {
+            "1" | "2" => Said::Page(Reply::new(2, page.parse().unwrap()).around("total", json!(57))),
+            _ => Said::Status(400),
+        });
+        refused(&capped, "`/total` is 57, and 4 came");
+    }
+
+    #[test]
+    fn a_page_without_records_in_the_middle_is_passed_while_more_is_said() {
+        let walked = walk_by("offset+records", "offset", |offset| {
+            let reply = match offset {
+                "0" => Reply::new(10, 1),
+                "10" => Reply::new(0, 2),
+                "20" => Reply::new(7, 3),
+                _ => Reply::new(0, 4),
+            };
+            Said::Page(reply.around("total", json!(17)))
+        });
+        whole(&walked, &[1, 3]);
+        let endless = walk_by("offset+records", "offset", |offset| {
+            Said::Page(if offset == "0" { Reply::new(10, 1) } else { Reply::new(0, 2) }.around("total", json!(17)))
+        });
+        assert_eq!((endless.end, endless.asked.len()), (Ok(Turn::Torn), 11));
+    }
+
+    #[test]
+    fn an_answer_that_shows_more_is_refused_unless_a_person_says_that_it_is_all() {
+        let signs: [fn(Reply) -> Reply; 8] = [
+            |reply| reply.around("has_more", json!(true)),
+            |reply| reply.around("next_cursor", json!("abc")),
+            |reply| reply.around("meta", json!({ "next": { "href": "https://api/2" } })),
+            |reply| reply.around("total", json!(57)),
+            |reply| reply.around("total_pages", json!(6)),
+            |reply| reply.header("x-wp-totalpages", "6"),
+            |reply| reply.header("x-next-page", "2"),
+            |reply| reply.header("x-total-count", "57"),
+        ];
+        for (number, sign) in signs.into_iter().enumerate() {
+            let api = |_: &Request| Said::Page(sign(Reply::new(10, 1)));
+            for next_page in ["", "after=/paging/next/after", "/links/next"] {
+                let walked = walk(next_page, request(FIRST), Totals::Check, api);
+                refused(&walked, "shows that there is more");
+                refused(&walked, "NEXT_PAGE=none if this is all");
+            }
+            whole(&walk("none", request(FIRST), Totals::Check, api), &[1]);
+            let ignored = walk("", request(FIRST), Totals::Ignore, api);
+            assert_eq!(ignored.end.is_ok(), matches!(number, 3..=5 | 7), "{number}: {ignored:?}");
+        }
+        for (next, advice) in [
+            (json!("https://api/?page=2"), "set NEXT_PAGE=/next,"),
+            (json!({ "next_cursor": "abc" }), "set NEXT_PAGE=cursor=/next/next_cursor,"),
+            (json!({ "pageToken": "abc" }), "set NEXT_PAGE=pageToken=/next/pageToken,"),
+        ] {
+            let walked =
+                walk("", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).around("next", next.clone())));
+            refused(&walked, advice);
+        }
+        let linked = walk("/next", request(FIRST), Totals::Check, |_| {
+            Said::Page(Reply::new(2, 1).header("link", "<?2>; rel=next"))
+        });
+        refused(&linked, "a `Link` header has a next page");
+        let failed =
+            walk("none", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).around("ok", json!(false))));
+        refused(&failed, "says that it failed: `ok` is false");
+    }
+
+    #[test]
+    fn a_larger_total_behind_an_end_that_is_shown_is_no_fault() {
+        let mut walk = Walk::new("/next".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), false);
+        let reply = Reply::new(2, 1).around("next", Value::Null).around("total", json!(3));
+        assert_eq!(walk.turn(&page(request(FIRST), reply)), Ok((true, Turn::End)));
+        assert_eq!(walk.larger_total(), Some(("/total", 3)));
+    }
+
+    #[test]
+    fn a_collection_that_changes_while_it_is_walked_is_torn_and_the_last_try_takes_it() {
+        let changing: [fn(Reply, u64) -> Reply; 2] = [
+            |reply, page| reply.around("total", json!(10 + page)),
+            |reply, page| reply.header("link", &format!("<?_page={}>; rel=last", 5 + page)),
+        ];
+        for change in changing {
+            for is_last_try in [false, true] {
+                let mut walk =
+                    Walk::new("page+1".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), is_last_try);
+                let mut asked = request("http://api/?page=1");
+                let mut pages = 0;
+                let end = loop {
+                    pages += 1;
+                    let reply = if pages < 4 { Reply::new(4, pages) } else { Reply::new(0, 0) };
+                    match walk.turn(&page(asked.clone(), change(reply, pages))).unwrap() {
+                        (_, Turn::Ask(next)) if pages < 20 => asked = *next,
+                        (_, end) => break end,
+                    }
+                };
+                let expected = if is_last_try { (Turn::End, true) } else { (Turn::Torn, false) };
+                assert_eq!((end, walk.is_torn()), expected);
+            }
+        }
+        // A count of one page's records is no total.
+        let counts = walk_by("page+1", "page", |page| {
+            let records = 4 - page.parse::<u64>().unwrap();
+            Said::Page(Reply::new(records, records).around("count", json!(records)))
+        });
+        whole(&counts, &[3, 2, 1]);
+    }
+
+    #[test]
+    fn a_collection_without_end_is_stopped() {
+        let mut pages = 0;
+        let walked = walk_by("page+1", "page", |_| {
+            pages += 1;
+            Said::Page(Reply::new(1, pages))
+        });
+        refused(&walked, "goes on after 10000 pages");
+    }
+
+    #[test]
+    fn a_request_shows_no_secret() {
+        let said =
+            walk_by("page_token=/next", "page_token", |_| Said::Page(Reply::new(2, 1).around("next", json!("s3cret"))));
+        refused(&said, "page_token=***");
+        assert!(!format!("{:?}", said.end).contains("s3cret"));
+    }
+}
