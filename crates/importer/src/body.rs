@@ -98,7 +98,7 @@ pub enum SpoolError {
     TooLong { max_bytes: u64 },
     /// It is whole, and no collection.
     #[error("it begins with {beginning:?}")]
-    NoRecords { beginning: String, upload: Upload, source: RecordsError },
+    NoRecords { beginning: String, upload: Upload, source: Box<RecordsError> },
     /// Our side.
     #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
     Disk { dir: PathBuf, source: io::Error },
@@ -134,7 +134,7 @@ impl Spool {
         let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
         let records = records.map_err(|source| {
             let beginning = String::from_utf8_lossy(&beginning).into_owned();
-            SpoolError::NoRecords { beginning, upload: upload.clone(), source }
+            SpoolError::NoRecords { beginning, upload: upload.clone(), source: Box::new(source) }
         })?;
         Ok(Body { upload, sha256, records })
     }
@@ -278,9 +278,8 @@ fn read_records(tee: &mut Tee, wanted: &Wanted, before: sha2::Sha256) -> Result<
 impl SpoolError {
     /// Whether the body may only have ended too soon.
     pub fn ends_too_soon(&self) -> bool {
-        let Self::NoRecords { source: RecordsError::Document(DocumentError::Broken { why, .. }), .. } = self else {
-            return false;
-        };
+        let Self::NoRecords { source, .. } = self else { return false };
+        let RecordsError::Document(DocumentError::Broken { why, .. }) = &**source else { return false };
         why.starts_with("it ends inside") || why.contains("EOF while parsing")
     }
 }

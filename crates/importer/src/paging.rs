@@ -179,6 +179,7 @@ impl fmt::Display for Request {
 
 impl Request {
     /// The same with a value there.
+    #[must_use]
     pub fn with(&self, place: &Place, value: &Value) -> Self {
         let mut request = self.clone();
         match place {
@@ -324,6 +325,7 @@ pub enum PageError {
 
 /// The walk through the pages of one collection.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, seen on the way")]
 pub struct Walk {
     next_page: NextPage,
     totals: Totals,
@@ -578,13 +580,8 @@ impl Walk {
         } else {
             serde_json::from_str(&found).ok()
         };
-        match value.filter(|_| is_value) {
-            Some(value) => Ok(Found::Value(value)),
-            None => {
-                let (from, found) = (page.request.to_string(), quoted(&found));
-                Err(PageError::NoValue { from, at: at.clone(), found })
-            }
-        }
+        let (from, found) = (page.request.to_string(), quoted(&found));
+        value.filter(|_| is_value).map(Found::Value).ok_or(PageError::NoValue { from, at: at.clone(), found })
     }
 
     /// A page without records is no part of the snapshot. It ends a counted walk and one that has all records, unless the API says that there
@@ -704,8 +701,8 @@ fn parameter_for(at: &str) -> String {
 /// The target of the first link with the relation, in header lines. Relations are compared as RFC 8288 says: words, in any case. A next link
 /// to a page without results is none.
 fn target(headers: &[(String, String)], relation: &str) -> Option<String> {
-    let lines = headers.iter().filter(|(name, _)| name == "link").map(|(_, line)| line);
-    let links = lines.flat_map(|line| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
+    let headers = headers.iter().filter(|(name, _)| name == "link");
+    let links = headers.flat_map(|(_, line)| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));
     let mut wanted = links.filter(|(_, parameters)| has(parameters, "rel", relation));
     wanted.find(|(_, parameters)| !has(parameters, "results", "false")).map(|(target, _)| target.to_owned())
 }

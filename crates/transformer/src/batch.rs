@@ -168,6 +168,7 @@ pub struct Records {
 
 impl Records {
     /// The same where they are in this object: what the importer has noted counts.
+    #[must_use]
     pub fn of_object(&self, metadata: &Metadata) -> Self {
         Self { at: metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone(), of: self.of.clone() }
     }

@@ -22,6 +22,7 @@ use crate::{
 const BUNDLE_BYTES: usize = 1 << 20;
 
 /// What became of an object that may be applied together with those behind it.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, which is taken apart at once")]
 pub enum Together {
     /// They are applied, up to this one.
     Applied(Position),

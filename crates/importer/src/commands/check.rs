@@ -128,7 +128,7 @@ async fn tell_of_api<W: Write>(
     let mut says = format!("it answered with {records} records in {in_pages}, {bytes} bytes, and SPOOL_DIR took them");
     if !ids.is_empty() {
         let shown: Vec<_> = ids.iter().take(SHOWN_IDS).map(String::as_str).collect();
-        says.push_str(&format!("; each may be known by {}", shown.join(" or ")));
+        says = format!("{says}; each may be known by {}", shown.join(" or "));
     }
     if snapshot.is_torn {
         says.push_str("; the collection did not hold still, so records may be missing");
