@@ -330,9 +330,9 @@ async fn an_answer_that_is_too_long_is_refused_packed_or_not() -> Result<()> {
 #[tokio::test]
 async fn what_cannot_be_the_data_gets_no_sequence_and_is_told_once() -> Result<()> {
     for (answer, beginning) in [
-        (Answer::ok("<!DOCTYPE html><title>Log in</title>"), "begins with \"<!DOCTYPE html><title>Log in</title>\""),
-        (Answer::ok(""), "is empty"),
-        (Answer::ok("try later"), "begins with \"try later\""),
+        (Answer::ok("<!DOCTYPE html><title>Log in</title>"), "begins with `<!DOCTYPE html><title>Log in</title>`"),
+        (Answer::ok(""), "begins with nothing: the document is empty"),
+        (Answer::ok("try later"), "begins with `try later`"),
     ] {
         let api = FaultyApi::saying([answer]).await?;
         let sandbox = polling(&api).await?;

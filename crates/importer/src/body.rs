@@ -27,8 +27,9 @@ use shared::{
 use thiserror::Error;
 use tokio::{sync::mpsc, task::spawn_blocking};
 
-/// How much of a body is kept to say what it begins with.
-const BEGINNING_BYTES: usize = 200;
+/// How much of a body is kept to say what it begins with, and how much of that is shown.
+const BEGINNING_BYTES: usize = 4 * SHOWN_CHARS;
+const SHOWN_CHARS: usize = 80;
 
 /// So many chunks may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
 const CHUNKS_AHEAD: usize = 2;
@@ -97,7 +98,7 @@ pub enum SpoolError {
     #[error("it is longer than MAX_BODY ({max_bytes} bytes): raise that, if so much is expected")]
     TooLong { max_bytes: u64 },
     /// It is whole, and no collection.
-    #[error("it begins with {beginning:?}")]
+    #[error("it begins with {beginning}")]
     NoRecords { beginning: String, upload: Upload, source: Box<RecordsError> },
     /// Our side.
     #[error("cannot write to SPOOL_DIR {}: it must exist, be writable, and have room for one answer of the API", dir.display())]
@@ -133,7 +134,7 @@ impl Spool {
         };
         let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
         let records = records.map_err(|source| {
-            let beginning = String::from_utf8_lossy(&beginning).into_owned();
+            let beginning = shown(&beginning);
             SpoolError::NoRecords { beginning, upload: upload.clone(), source: Box::new(source) }
         })?;
         Ok(Body { upload, sha256, records })
@@ -284,6 +285,16 @@ impl SpoolError {
     }
 }
 
+/// The first words of a body, for a person.
+fn shown(beginning: &[u8]) -> String {
+    let text = String::from_utf8_lossy(beginning).replace(char::is_control, " ");
+    match text.trim().char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("`{}…`", &text.trim()[..end]),
+        None if text.trim().is_empty() => "nothing".to_owned(),
+        None => format!("`{}`", text.trim()),
+    }
+}
+
 /// The sender counts what comes over the wire, which only he sees, and says so with our own error.
 fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
     source.downcast().unwrap_or_else(|source| SpoolError::Broken { bytes, source })
@@ -373,7 +384,7 @@ mod tests {
             let refused = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap_err();
             assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
             let said = shared::telemetry::chain(&refused);
-            assert!(said.contains(why) && said.starts_with(&format!("it begins with {text:?}")), "{said}");
+            assert!(said.contains(why) && said.starts_with(&format!("it begins with {}", if text == " " { "nothing".into() } else { format!("`{text}`") })), "{said}");
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
             let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();
