@@ -22,7 +22,8 @@ use url::Url;
 
 use crate::{
     body::{Body, Spool, SpoolError, Wanted},
-    paging::{Request, is_paged},
+    paging::is_paged,
+    request::Request,
     snapshot::Validators,
 };
 

@@ -8,6 +8,8 @@
 //!   source    a snapshot of the collection, page by page
 //!     http      a request and its answer
 //!     body      a body, to disk, with hash, length and records
+//!     request   what is asked
+//!     next_page how pages follow, as the settings say it
 //!     paging    what comes after a page, and where the collection ends
 //!     signs     what an answer shows of further pages
 //!     retry     whether and when to ask again
@@ -24,6 +26,8 @@ pub mod run;
 pub mod source;
 pub mod http;
 pub mod body;
+pub mod request;
+pub mod next_page;
 pub mod paging;
 pub mod signs;
 pub mod retry;

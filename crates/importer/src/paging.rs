@@ -3,25 +3,19 @@
 //! A walk is whole only where it comes to an end that the API shows: an address or a cursor that is not there any more, a page without
 //! records, a clear word. An answer that shows that there is more, while nothing says how to go on, is refused.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    hash::{DefaultHasher, Hash, Hasher},
-    str::FromStr,
-};
+use std::collections::HashMap;
 
-use clap::ValueEnum;
 use reqwest::StatusCode;
 use serde_json::Value;
-use shared::{
-    json_pointer::{JsonPointer, JsonPointerError},
-    records::RecordsAt,
-    settings::public_url,
-};
+use shared::{json_pointer::JsonPointer, records::RecordsAt, settings::public_url};
 use thiserror::Error;
-use url::{Url, form_urlencoded};
+use url::Url;
 
-use crate::signs::{Next, Signs, in_last_record, is_filled, quoted, value_at};
+use crate::{
+    next_page::{NextPage, Totals},
+    request::{Place, Request},
+    signs::{Next, Signs, in_last_record, is_filled, quoted, value_at},
+};
 
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
@@ -38,203 +32,6 @@ const PATH_LIMIT_BYTES: usize = 700;
 
 /// The same for a body, with a cursor in it.
 const BODY_LIMIT_BYTES: usize = 256 * 1024;
-
-/// How the pages of a collection follow each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum NextPage {
-    /// A `Link` header has the address of the next one.
-    #[default]
-    Link,
-    /// The answer has the address of the next one, at this place.
-    Address(JsonPointer),
-    /// The answer has a value, at this place, that the next request brings.
-    Value(Place, JsonPointer),
-    /// They are numbered.
-    Number(Place),
-    /// The next request brings the number of records that came.
-    Offset(Place),
-    /// There is one page. A person says so.
-    None,
-}
-
-/// Where a request takes what leads to its page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In this parameter of the address.
-    Parameter(String),
-    /// In its body, at this place.
-    Body(JsonPointer),
-}
-
-/// The text does not say how pages follow.
-#[derive(Debug, Error)]
-pub enum NextPageError {
-    /// A place that is none.
-    #[error(transparent)]
-    Pointer(#[from] JsonPointerError),
-    /// None of the forms.
-    #[error(
-        "it is /links/next for the place of an address in the answer, after=/paging/next for the place of a value that goes into the \
-         parameter `after`, page+1 or offset+records for parameters that count, or none for a collection of one page"
-    )]
-    Form,
-}
-
-impl FromStr for NextPage {
-    type Err = NextPageError;
-
-    fn from_str(text: &str) -> Result<Self, NextPageError> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        if let Some((place, at)) = text.split_once("=/") {
-            return Ok(Self::Value(place.parse()?, JsonPointer::with_places_in_arrays(&format!("/{at}"))?));
-        }
-        if let Some(place) = text.strip_suffix("+1") {
-            return Ok(Self::Number(place.parse()?));
-        }
-        if let Some(place) = text.strip_suffix("+records") {
-            return Ok(Self::Offset(place.parse()?));
-        }
-        if text.starts_with('/') {
-            return Ok(Self::Address(JsonPointer::with_places_in_arrays(text)?));
-        }
-        Err(NextPageError::Form)
-    }
-}
-
-impl FromStr for Place {
-    type Err = NextPageError;
-
-    fn from_str(text: &str) -> Result<Self, NextPageError> {
-        match text {
-            "" => Err(NextPageError::Form),
-            pointer if pointer.starts_with('/') => Ok(Self::Body(JsonPointer::with_places_in_arrays(pointer)?)),
-            parameter => Ok(Self::Parameter(parameter.to_owned())),
-        }
-    }
-}
-
-impl NextPage {
-    /// Whether the requests count, so that an unchanged first page says nothing of a new last one.
-    pub fn is_counted(&self) -> bool {
-        matches!(self, Self::Number(_) | Self::Offset(_))
-    }
-
-    /// The first request: an API that does not know the parameter that counts has to show it there.
-    pub fn first(&self, request: Request) -> Request {
-        match self {
-            Self::Offset(place) if request.number(place).is_none() => request.with(place, &0.into()),
-            _ => request,
-        }
-    }
-
-    /// What stands in the way of a walk from this request.
-    pub fn problem(&self, first: &Request) -> Option<String> {
-        match self {
-            Self::Number(place) if first.number(place).is_none() => {
-                let place = match place {
-                    Place::Parameter(name) => format!("SOURCE_URL has no number in its parameter `{name}`"),
-                    Place::Body(at) => format!("the body of SOURCE_BODY_FILE has no number at {at}"),
-                };
-                Some(format!(
-                    "{place}\nsay which page is the first: some APIs count from 0, most from 1, and a wrong guess skips one"
-                ))
-            }
-            Self::Value(Place::Body(at), _) | Self::Number(Place::Body(at)) | Self::Offset(Place::Body(at))
-                if first.body.is_none() =>
-            {
-                Some(format!("{at} would be a place in the request's body, and SOURCE_BODY_FILE is not set"))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Whether the API's totals count the records of the collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Totals {
-    /// A total beyond the records that came shows that the collection is not whole.
-    #[default]
-    Check,
-    /// They count something else. A person says so.
-    Ignore,
-}
-
-/// What is asked: a GET of an address, or a POST with a JSON body.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
-    /// The address.
-    pub url: Url,
-    /// The body, if there is one.
-    pub body: Option<Value>,
-}
-
-/// Method and address, without secrets.
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", if self.body.is_some() { "POST" } else { "GET" }, public_url(&self.url))
-    }
-}
-
-impl Request {
-    /// The same with a value there.
-    #[must_use]
-    pub fn with(&self, place: &Place, value: &Value) -> Self {
-        let mut request = self.clone();
-        match place {
-            Place::Parameter(name) => {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                request.url = with_parameter(&self.url, name, &text);
-            }
-            Place::Body(at) => set(request.body.get_or_insert_default(), at.names(), value),
-        }
-        request
-    }
-
-    /// The same with the number there raised.
-    fn counted(&self, place: &Place, by: u64) -> Self {
-        self.with(place, &self.number(place).unwrap_or_default().saturating_add(by).into())
-    }
-
-    fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// The number there.
-    pub fn number(&self, place: &Place) -> Option<u64> {
-        match place {
-            Place::Parameter(name) => self.url.query_pairs().find(|(known, _)| known == name)?.1.parse().ok(),
-            Place::Body(at) => self.body.as_ref()?.pointer(&at.to_string())?.as_u64(),
-        }
-    }
-}
-
-/// Puts a value into a document, with all objects on the way to it.
-fn set(document: &mut Value, at: &[String], value: &Value) {
-    match at.split_first() {
-        None => *document = value.clone(),
-        Some((first, rest)) => {
-            if !document.is_object() {
-                *document = Value::Object(serde_json::Map::new());
-            }
-            set(&mut document[first], rest, value);
-        }
-    }
-}
-
-/// The same address, with another value of the parameter. All others stay as they are, byte for byte.
-fn with_parameter(page: &Url, parameter: &str, value: &str) -> Url {
-    let is_other = |pair: &&str| form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name != parameter);
-    let others = page.query().into_iter().flat_map(|query| query.split('&')).filter(is_other);
-    let mut pairs: Vec<String> = others.map(str::to_owned).collect();
-    pairs.push(form_urlencoded::Serializer::new(String::new()).append_pair(parameter, value).finish());
-    let mut next = page.clone();
-    next.set_query(Some(&pairs.join("&")));
-    next
-}
 
 /// A page, as the walk sees it.
 #[derive(Clone, Debug)]
@@ -255,14 +52,7 @@ pub struct Page {
     pub last_record: Option<String>,
 }
 
-impl Page {
-    /// Whether its headers speak of further pages, which an unchanged body need not.
-    pub fn is_paged(&self) -> bool {
-        is_paged(&self.headers)
-    }
-}
-
-/// Whether headers speak of further pages. Many a server has a `Link` for something else.
+/// Whether headers speak of further pages, which an unchanged body need not. Many a server has a `Link` for something else.
 pub fn is_paged(headers: &[(String, String)]) -> bool {
     let signs = Signs::read(headers, "null", &RecordsAt::default());
     !signs.totals.is_empty() || ["next", "last"].iter().any(|relation| target(headers, relation).is_some())
@@ -838,28 +628,6 @@ mod tests {
 
     fn refused(walked: &Walked, why: &str) {
         assert!(walked.end.as_ref().is_err_and(|said| said.contains(why)), "{why}: {walked:?}");
-    }
-
-    #[test]
-    fn each_form_of_the_setting_is_read_and_others_are_refused() {
-        for text in [
-            "/links/next",
-            "after=/paging/next/after",
-            "starting_after=/data/-1/id",
-            "page+1",
-            "$offset+records",
-            "none",
-        ] {
-            assert!(text.parse::<NextPage>().is_ok(), "{text}");
-        }
-        assert!(matches!("/variables/after=/data/x/endCursor".parse(), Ok(NextPage::Value(Place::Body(_), _))));
-        assert!(matches!("/from+records".parse(), Ok(NextPage::Offset(Place::Body(_)))));
-        for text in ["", "page", "after=next", "+1", "=/next", "Link", "None"] {
-            assert!(text.parse::<NextPage>().is_err(), "{text}");
-        }
-        let problem = |text: &str, url: &str| text.parse::<NextPage>().unwrap().problem(&request(url)).is_some();
-        assert!(problem("page+1", "http://api/?page=x") && !problem("page+1", "http://api/?page=0"));
-        assert!(problem("/from+records", "http://api/") && !problem("offset+records", "http://api/"));
     }
 
     #[test]

@@ -24,7 +24,9 @@ use crate::{
     body::{Body, Spool, SpoolError, SpoolSettings, Wanted},
     events,
     http::{Answer, Http, HttpError, HttpSettings},
-    paging::{NextPage, Page, PageError, Request, Totals, Turn, Walk},
+    next_page::{NextPage, Totals},
+    paging::{Page, PageError, Turn, Walk, is_paged},
+    request::Request,
     retry::pause_after,
     signs::in_last_record,
     snapshot::{Observation, Snapshot, Validators, validators},
@@ -206,7 +208,7 @@ impl Api {
                         let (upload, sha256, source_url) = (body.upload, body.sha256, public_url(&request.url));
                         pages.push(Observation { id: Uuid::now_v7(), fetched_at, source_url, upload, sha256 });
                         (hasher, count) = (records.hasher, count + records.count);
-                        let is_alone = pages.len() == 1 && !page.is_paged() && !self.next_page().is_counted();
+                        let is_alone = pages.len() == 1 && !is_paged(&page.headers) && !self.next_page().is_counted();
                         of_one_page = if is_alone { validators } else { Validators::default() };
                         crash_point!("page-spooled");
                     }

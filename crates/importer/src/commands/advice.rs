@@ -7,7 +7,7 @@ use serde_json::Value;
 use shared::{archive::Upload, json_pointer::JsonPointer};
 
 use crate::{
-    paging::{Place, Request},
+    request::{Place, Request},
     source::{Api, PollError},
 };
 
