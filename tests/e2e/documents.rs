@@ -75,6 +75,25 @@ async fn any_object_is_a_document_by_its_id() -> Result<()> {
 }
 
 #[tokio::test]
+async fn records_with_the_same_id_are_counted_and_told_once() -> Result<()> {
+    let sandbox = follow("/of").await?;
+    let mut author = Author::of(&sandbox).await?;
+    for (records, counts) in [
+        (json!([{"id": 1, "of": "a"}, {"id": 2, "of": "b"}, {"id": 3, "of": "a"}]), "3 2 0 0"),
+        (json!([{"id": 4, "of": "a"}, {"id": 5, "of": "a"}, {"id": 6, "of": "a"}]), "3 0 1 0"),
+    ] {
+        assert_eq!(apply(&sandbox, &mut author, &records).await?, counts);
+    }
+    let repeated: Vec<i64> = select(&sandbox, "SELECT array_agg(repeated ORDER BY sequence) FROM objects").await?;
+    assert_eq!(repeated, [1, 2]);
+    let lines = sandbox.transformer.log_lines();
+    let told =
+        lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("have the same id")));
+    assert_eq!(told.count(), 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn many_documents_are_copied_updated_or_only_looked_at() -> Result<()> {
     let sandbox = follow("/id").await?;
     let mut author = Author::of(&sandbox).await?;

@@ -201,6 +201,38 @@ async fn a_collection_that_changes_while_it_is_paged_is_fetched_again() -> Resul
 }
 
 #[tokio::test]
+async fn a_collection_that_never_holds_still_is_taken_torn_and_a_settled_one_follows_it() -> Result<()> {
+    let requests = Arc::new(AtomicUsize::new(10));
+    let is_busy = Arc::new(AtomicUsize::new(1));
+    let api = FaultyApi::start({
+        let (requests, is_busy) = (requests.clone(), is_busy.clone());
+        move |request| {
+            let total = if is_busy.load(SeqCst) == 1 { requests.fetch_add(1, SeqCst) } else { 2 };
+            let page = page_of(request);
+            let answer = Answer::ok(format!(r#"[{{"id":{page}}}]"#)).with("X-Total-Count", total);
+            if page == 1 { answer.with("Link", next(2)) } else { answer }
+        }
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    let url = api.url();
+    let settings = [("SOURCE_URL", url.as_str())];
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(0));
+    let pages = all_metadata(&sandbox, 1).await?;
+    assert_eq!((pages.len(), api.seen().len()), (2, 6), "three walks");
+    assert!(pages.iter().all(|page| page.facts.torn));
+    assert_snapshot(&pages, 1);
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(3), "the same records, torn again");
+    is_busy.store(0, SeqCst);
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(0), "the same records, settled");
+    let pages = all_metadata(&sandbox, 3).await?;
+    assert!(pages.iter().all(|page| !page.facts.torn));
+    assert_snapshot(&pages, 3);
+    assert_eq!(once(&sandbox, &settings).await?.0, Some(3));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_page_that_fails_is_asked_for_again_and_the_snapshot_goes_on() -> Result<()> {
     let asked = AtomicUsize::new(0);
     let api = FaultyApi::start(move |request| match (page_of(request), asked.fetch_add(1, SeqCst)) {

@@ -384,7 +384,14 @@ mod tests {
             let refused = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap_err();
             assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
             let said = shared::telemetry::chain(&refused);
-            assert!(said.contains(why) && said.starts_with(&format!("it begins with {}", if text == " " { "nothing".into() } else { format!("`{text}`") })), "{said}");
+            assert!(
+                said.contains(why)
+                    && said.starts_with(&format!(
+                        "it begins with {}",
+                        if text == " " { "nothing".into() } else { format!("`{text}`") }
+                    )),
+                "{said}"
+            );
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
             let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();

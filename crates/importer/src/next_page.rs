@@ -129,7 +129,9 @@ mod tests {
         for text in ["", "page", "after=next", "+1", "=/next", "Link", "None"] {
             assert!(text.parse::<NextPage>().is_err(), "{text}");
         }
-        let problem = |text: &str, url: &str| text.parse::<NextPage>().unwrap().problem(&Request { url: url.parse().unwrap(), body: None }).is_some();
+        let problem = |text: &str, url: &str| {
+            text.parse::<NextPage>().unwrap().problem(&Request { url: url.parse().unwrap(), body: None }).is_some()
+        };
         assert!(problem("page+1", "http://api/?page=x") && !problem("page+1", "http://api/?page=0"));
         assert!(problem("/from+records", "http://api/") && !problem("offset+records", "http://api/"));
     }
