@@ -20,14 +20,14 @@ use crate::{
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
 
-/// After so many pages without records, one after the other, nobody can say whether there is more.
+/// Behind ten pages without records, one after the other, it is not known whether there is more.
 const MOST_EMPTY_PAGES: u32 = 10;
 
 /// All requests of a walk are in memory together, and few servers take a longer address.
 const LINK_LIMIT_BYTES: usize = 4_000;
 
-/// So much without a query goes into an object's metadata, however it has to be written there. Were that found out only when the
-/// page is appended, each poll would append the pages before it anew.
+/// An address without its query goes into an object's metadata up to this length, however it has to be written there. Were a longer one
+/// refused only when its page is appended, each poll would append the pages before it anew.
 const PATH_LIMIT_BYTES: usize = 700;
 
 /// The same for a body, with a cursor in it.
@@ -48,11 +48,11 @@ pub struct Page {
     pub digest: u64,
     /// The answer with `null` for its records.
     pub around: String,
-    /// The last record, if somebody wants to know.
+    /// The last record, if it leads to the next page.
     pub last_record: Option<String>,
 }
 
-/// Whether headers speak of further pages, which an unchanged body need not. Many a server has a `Link` for something else.
+/// Whether headers speak of further pages, which an unchanged body need not. A `Link` may be for something else.
 pub fn is_paged(headers: &[(String, String)]) -> bool {
     let signs = Signs::read(headers, "null", &RecordsAt::default());
     !signs.totals.is_empty() || ["next", "last"].iter().any(|relation| target(headers, relation).is_some())
@@ -139,9 +139,8 @@ pub struct Walk {
     last_link: Option<String>,
     /// Where a counted walk stands behind a status that may be its end.
     past: Past,
-    /// Whether a request was tried again, and whether the server has shown that it keeps its own place.
+    /// Whether a request was tried again.
     was_tried_again: bool,
-    keeps_place: bool,
     is_torn: bool,
 }
 
@@ -210,35 +209,29 @@ impl Walk {
             return Ok((true, Turn::Torn));
         }
         let brought = self.brought.insert(page.request.digest(), page.digest);
+        let more = self.more(&signs);
         if let Some(brought) = brought {
-            if page.records == 0 {
-                return Ok((false, self.natural_end(&from, &[])?));
+            // A server that keeps its own place may have sent a page on a try that failed.
+            if self.was_tried_again && self.torn() == Turn::Torn {
+                return Ok((true, Turn::Torn));
+            }
+            if page.records == 0 || brought == page.digest && self.are_different {
+                return Ok((false, self.natural_end(&from, &more)?));
             }
             if brought == page.digest {
-                return if self.are_different {
-                    Ok((false, self.natural_end(&from, &[])?))
-                } else {
-                    Err(PageError::Circle { from })
-                };
-            }
-            self.keeps_place = true;
-        }
-        if self.keeps_place && self.was_tried_again {
-            // A page may have been on its way to nobody.
-            self.is_torn |= self.is_last_try;
-            if !self.is_last_try {
-                return Ok((true, Turn::Torn));
+                return Err(PageError::Circle { from });
             }
         }
         let is_first = self.pages == 0;
-        if !is_first && page.records == 0 {
-            return Ok((false, self.behind_an_empty_page(page, &signs)?));
-        }
-        if page.records > 0 && self.last.as_ref().is_some_and(|last| last.digest == page.digest) {
+        if self.next_page.is_counted() && self.last.as_ref().is_some_and(|last| last.digest == page.digest) {
             return Ok((false, self.behind_a_page_once_more(from, &signs)?));
         }
-        self.take(page, &signs);
-        Ok((true, self.after(page, &signs)?))
+        if is_first || page.records > 0 {
+            self.take(page, more);
+        }
+        let is_the_end_near = page.records == 0 && (!is_first || self.next_page.is_counted());
+        let turn = if is_the_end_near { self.behind_an_empty_page(page, &signs)? } else { self.after(page, &signs)? };
+        Ok((is_first || page.records > 0, turn))
     }
 
     /// A request was answered with this status. What to do if that may be the end of a counted walk; `None` if it is a fault.
@@ -266,7 +259,7 @@ impl Walk {
         Ok(Some(turn))
     }
 
-    fn take(&mut self, page: &Page, signs: &Signs) {
+    fn take(&mut self, page: &Page, more: Vec<String>) {
         self.pages += 1;
         self.records += page.records;
         if self.pages == 1 {
@@ -278,11 +271,11 @@ impl Walk {
         self.are_different |= self.last.as_ref().is_some_and(|last| last.digest != page.digest);
         self.empty = 0;
         let (request, digest, records) = (page.request.clone(), page.digest, page.records);
-        self.last = Some(Last { request, digest, records, more: self.more(signs) });
+        self.last = Some(Last { request, digest, records, more });
     }
 
-    /// Whether total or number of pages are others than those of the first page. A count of one page's records is no total, and is known by
-    /// not being larger than them.
+    /// Whether the total, or the last page of the links, is another than before. A count of one page's records is no total, and is known by not
+    /// being larger than them. Of totals that change the least one counts.
     fn has_changed(&mut self, page: &Page, signs: &Signs) -> bool {
         let last_link = target(&page.headers, "last");
         if self.pages == 0 && self.brought.is_empty() {
@@ -294,14 +287,12 @@ impl Walk {
         // Not every page need say it.
         let total = self.total.as_ref().and_then(|(at, _)| signs.totals.iter().find(|(there, _)| there == at));
         let has_changed = total.is_some() && total != self.total.as_ref();
-        if has_changed {
-            self.total = total.cloned();
-        }
+        self.total = self.total.take().map(|known| total.map_or(known.clone(), |total| known.min(total.clone())));
         has_changed || last_link.is_some() && self.last_link.is_some() && last_link != self.last_link
     }
 
     /// What follows a page that belongs to the snapshot.
-    fn after(&mut self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
+    fn after(&self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
         let from = page.request.to_string();
         let next = match self.next_page.clone() {
             NextPage::None => return Ok(Turn::End),
@@ -311,6 +302,7 @@ impl Walk {
                 }
                 link => return self.shown_end(page, signs, link.is_some()),
             },
+            _ if signs.is_end && self.next_page.is_counted() => return self.natural_end(&from, &self.more(signs)),
             _ if signs.is_end => return self.shown_end(page, signs, true),
             NextPage::Address(at) => match self.value(page, &at)? {
                 Found::Value(Value::String(next)) => {
@@ -350,7 +342,7 @@ impl Walk {
     /// What the answer has there.
     fn value(&self, page: &Page, at: &JsonPointer) -> Result<Found, PageError> {
         let found = match (in_last_record(at, &self.records_at), &page.last_record) {
-            (Some(_), None) => return Ok(Found::Nothing { is_shown: true }),
+            (Some(_), None) => return Ok(Found::Nothing { is_shown: false }),
             (Some(rest), Some(last)) => {
                 // The records go on as long as there are any.
                 let there = value_at(last, rest).filter(|value| is_filled(value) || value == "0");
@@ -363,25 +355,26 @@ impl Walk {
             },
         };
         let is_value = !found.starts_with('{') && found != "true";
-        let number = found.starts_with(|c: char| c == '-' || c.is_ascii_digit());
         // A number goes on as it stands there: some are longer than any that can be held.
-        let value = if number && serde_json::from_str::<i64>(&found).is_err() {
-            Some(Value::String(found.clone()))
-        } else {
-            serde_json::from_str(&found).ok()
-        };
+        let as_it_stands = |value: Value| if value.is_number() && value.to_string() != found { found.clone().into() } else { value };
+        let value = serde_json::from_str(&found).ok().map(as_it_stands);
         let (from, found) = (page.request.to_string(), quoted(&found));
         value.filter(|_| is_value).map(Found::Value).ok_or(PageError::NoValue { from, at: at.clone(), found })
     }
 
-    /// A page without records is no part of the snapshot. It ends a counted walk and one that has all records, unless the API says that there
-    /// is more; another walk goes on where the page leads, for there may be records behind it.
+    /// A page without records. It ends a walk that counts or goes on behind the last record, and one that has all records, unless the API
+    /// says that there is more. Another walk goes on where the page leads, for there may be records behind it.
     fn behind_an_empty_page(&mut self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
         self.empty += 1;
-        let is_more_said = !self.more(signs).is_empty() || self.larger_total().is_some();
-        let is_the_end = self.next_page.is_counted() || self.total.is_some() || self.empty >= MOST_EMPTY_PAGES;
-        if !is_more_said && is_the_end {
-            return Ok(Turn::End);
+        let (from, more) = (page.request.to_string(), self.more(signs));
+        let is_more_said = !more.is_empty() || self.larger_total().is_some();
+        let leads_on = match &self.next_page {
+            NextPage::Value(_, at) | NextPage::Address(at) => in_last_record(at, &self.records_at).is_none(),
+            _ => true,
+        };
+        let is_the_end = self.next_page.is_counted() || self.total.is_some();
+        if !leads_on || is_the_end && !is_more_said {
+            return self.natural_end(&from, &more);
         }
         if self.empty >= MOST_EMPTY_PAGES {
             return Ok(self.torn());
@@ -394,20 +387,25 @@ impl Walk {
 
     /// The records of the page before came once more. Servers that take a number past the end for the last page do that, and so do those that
     /// do not know the parameter, unless they have a total which says that this is all.
-    fn behind_a_page_once_more(&mut self, from: String, signs: &Signs) -> Result<Turn, PageError> {
-        let is_total = signs.totals.iter().any(|(_, total)| *total == self.records);
-        if self.are_different || is_total { self.natural_end(&from, &[]) } else { Err(PageError::Same { from }) }
+    fn behind_a_page_once_more(&self, from: String, signs: &Signs) -> Result<Turn, PageError> {
+        // A count may be that of the page.
+        let mut totals = signs.totals.iter().filter(|(at, _)| at.to_ascii_lowercase().contains("total"));
+        if self.are_different || totals.any(|(_, total)| *total == self.records) {
+            self.natural_end(&from, &self.more(signs))
+        } else {
+            Err(PageError::Same { from })
+        }
     }
 
     /// An end that the answer shows by itself, as far as it `is_shown`: nothing at all is no end where the answer tells of more.
-    fn shown_end(&mut self, page: &Page, signs: &Signs, is_shown: bool) -> Result<Turn, PageError> {
+    fn shown_end(&self, page: &Page, signs: &Signs, is_shown: bool) -> Result<Turn, PageError> {
         let mut more = self.more(signs);
         let is_known = is_shown || self.pages > 1;
         if !is_known {
             more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
         }
         // Once the walk has gone on, what leads on is known, and other words are of something else.
-        let is_trusted = signs.is_end || self.pages > 1 && self.next_page != NextPage::Link;
+        let is_trusted = signs.is_end || self.pages > 1;
         let next = signs.next.iter().filter(|_| !is_trusted);
         more.extend(next.map(|Next { at, .. }| format!("something next is at `{at}`")));
         if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
@@ -420,7 +418,7 @@ impl Walk {
     }
 
     /// An end that nothing but the want of further records shows: a total speaks against it.
-    fn natural_end(&mut self, from: &str, more: &[String]) -> Result<Turn, PageError> {
+    fn natural_end(&self, from: &str, more: &[String]) -> Result<Turn, PageError> {
         let mut more = more.to_vec();
         more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
         if more.is_empty() {
@@ -434,13 +432,13 @@ impl Walk {
 
     /// The words for more, and a number of pages beyond those that came.
     fn more(&self, signs: &Signs) -> Vec<String> {
-        let came = self.first_number.max(1) - 1 + self.pages.max(1) as u64;
+        let came = self.first_number.max(1) - 1 + self.brought.len().max(1) as u64;
         let pages = signs.pages.iter().filter(|(_, pages)| *pages > came);
         let pages = pages.map(|(at, pages)| format!("`{at}` is {pages}, and this is page {came}"));
         signs.more.iter().cloned().chain(pages).collect()
     }
 
-    /// The collection changed under way. On the last try the walk goes on.
+    /// The collection changed under way. The last try is taken as it is.
     fn torn(&mut self) -> Turn {
         self.is_torn |= self.is_last_try;
         if self.is_last_try { Turn::End } else { Turn::Torn }
@@ -510,10 +508,11 @@ fn has(parameters: &str, name: &str, word: &str) -> bool {
 fn resolve(page: &Page, next: &str) -> Result<Url, PageError> {
     let from = || page.request.to_string();
     let Ok(mut url) = page.url.join(next) else {
-        return Err(PageError::Unreadable { from: from(), next: next.to_owned() });
+        // What stands behind a question mark may be secret.
+        return Err(PageError::Unreadable { from: from(), next: next.split('?').next().unwrap_or_default().to_owned() });
     };
     if page.url.scheme() == "https" && url.scheme() == "http" && url.host() == page.url.host() {
-        // A port without TLS is none with it.
+        // The port is that of https.
         let port = page.url.port();
         url.set_scheme("https").and_then(|()| url.set_port(port)).expect("an address of http takes both");
     }
@@ -681,7 +680,7 @@ mod tests {
             let next = if request.url.query() == Some("b") { "a" } else { "b" };
             Said::Page(Reply::new(2, 1).header("link", &format!("<?{next}>; rel=next")))
         });
-        refused(&circle, "has the records of the page before it");
+        refused(&circle, "the pages lead in a circle");
     }
 
     #[test]
@@ -777,15 +776,14 @@ mod tests {
 
     #[test]
     fn a_cursor_that_never_ends_is_followed_over_pages_without_records_and_not_for_ever() {
-        for (total, asked) in [(json!(4), 3), (Value::Null, 12)] {
+        for (total, asked, end) in [(json!(4), 3, Turn::End), (Value::Null, 12, Turn::Torn)] {
             let mut cursors = 0;
             let walked = walk_by("cursor=/next", "cursor", |_| {
                 cursors += 1;
                 let reply = if cursors < 3 { Reply::new(2, cursors) } else { Reply::new(0, 0) };
                 Said::Page(reply.around("next", json!(format!("c{cursors}"))).around("total", total.clone()))
             });
-            whole(&walked, &[1, 2]);
-            assert_eq!(walked.asked.len(), asked);
+            assert_eq!((walked.end, walked.pages, walked.asked.len()), (Ok(end), vec![1, 2], asked));
         }
         let filtered = walk_by("cursor=/next", "cursor", |cursor| {
             Said::Page(match cursor {
@@ -827,6 +825,49 @@ mod tests {
             walk.tried_again();
         }
         panic!("the walk did not begin anew");
+    }
+
+    #[test]
+    fn equal_pages_behind_links_are_pages() {
+        let walked = walk("", request(FIRST), Totals::Check, |request| {
+            let number = request.url.query().map_or(1, |query| query.parse().unwrap());
+            let reply = Reply::new(2, if number == 3 { 2 } else { number });
+            Said::Page(if number < 4 { reply.header("link", &format!("<?{}>; rel=next", number + 1)) } else { reply })
+        });
+        whole(&walked, &[1, 2, 2, 4]);
+    }
+
+    #[test]
+    fn an_end_that_words_or_totals_contradict_is_refused() {
+        let last = |name: &'static str, value: Value| {
+            walk_by("after=/data/-1/id", "after", move |after| {
+                let reply = if after.is_empty() { Reply::new(2, 1) } else { Reply::new(0, 0) };
+                let last_record = after.is_empty().then(|| json!({ "id": 7 }));
+                Said::Page(Reply { last_record, ..reply }.around(name, value.clone()))
+            })
+        };
+        refused(&last("total", json!(57)), "`/total` is 57, and 2 came");
+        refused(&last("has_more", json!(true)), "`/has_more` is true");
+        let stuck = walk_by("cursor=/next", "cursor", |cursor| {
+            let reply = Reply::new(2, cursor.len() as u64).around("next", json!("b"));
+            Said::Page(reply.around("has_more", json!(true)))
+        });
+        refused(&stuck, "`/has_more` is true");
+        let counted = walk_by("page+1", "pg", |_| Said::Page(Reply::new(10, 1).around("count", json!(10))));
+        refused(&counted, "has the records of the page before it");
+        let word = walk_by("page+1", "page", |_| {
+            Said::Page(Reply::new(10, 1).around("total", json!(57)).around("has_more", json!(false)))
+        });
+        refused(&word, "`/total` is 57, and 10 came");
+    }
+
+    #[test]
+    fn pages_numbered_from_0_are_counted_like_others() {
+        let api = |request: &Request| {
+            let page = request.number(&Place::Parameter("page".into())).unwrap();
+            Said::Page(if page < 3 { Reply::new(2, page) } else { Reply::new(0, 9) }.around("totalPages", json!(3)))
+        };
+        whole(&walk("page+1", request("http://api/?page=0"), Totals::Check, api), &[0, 1, 2]);
     }
 
     #[test]

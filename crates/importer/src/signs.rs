@@ -46,12 +46,11 @@ impl Signs {
         for (name, value) in headers {
             signs.read_header(name, value);
         }
-        let path = match records_at {
-            RecordsAt::Array(pointer) => pointer.names(),
-            RecordsAt::Document => &[],
-        };
         signs.read_failure(around);
-        signs.read_object("", around, path, LEVELS);
+        // The members of a record are its own.
+        if let RecordsAt::Array(pointer) = records_at {
+            signs.read_object("", around, pointer.names(), LEVELS);
+        }
         signs
     }
 
@@ -73,7 +72,7 @@ impl Signs {
     fn read_failure(&mut self, around: &str) {
         for (name, value) in members(around) {
             let is_failure = match name.as_str() {
-                "error" | "errors" => is_filled(value.get()),
+                "error" | "errors" => !is_one_of(value.get(), "null false 0 \"\" [] {}"),
                 "ok" | "success" => value.get() == "false",
                 _ => false,
             };
@@ -104,10 +103,9 @@ impl Signs {
         let word: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
         match json.as_bytes().first() {
             Some(b't' | b'f') => match (json == "true", is_end_word(&word), is_more_word(&word)) {
-                (true, true, _) => self.is_end = true,
+                (true, true, _) => self.is_end |= is_clear_word(&word),
                 (false, true, _) | (true, false, true) => self.more.push(format!("`{at}` is {json}")),
-                // That an answer was not truncated says nothing of what follows.
-                (false, false, true) => self.is_end |= word.contains("more") || word.starts_with("hasnext"),
+                (false, _, true) => self.is_end |= is_clear_word(&word),
                 _ => {}
             },
             Some(b'0'..=b'9') if is_count_of_pages(&word) => {
@@ -141,15 +139,23 @@ fn is_more_word(word: &str) -> bool {
         || is_one_of(word, "timedout partial")
 }
 
+/// Of a value that is true or false: it can be nothing else than the end of the collection.
+fn is_clear_word(word: &str) -> bool {
+    let words = "hasmore more hasmoreitems moreitemsincollection islast islastpage last lastpage done";
+    word.starts_with("hasnext") || word.starts_with("hasmore") || word.starts_with("endof") || is_one_of(word, words)
+}
+
 /// Of a value that is true or false.
 fn is_end_word(word: &str) -> bool {
     let words = "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof";
     word.starts_with("endof") || word.starts_with("nomore") || is_one_of(word, words)
 }
 
-/// What leads to later changes, as `nextSyncToken` does, is none.
+/// `next`, `nextPageToken`, `@odata.nextLink`, but neither `nextRunAt` nor `nextSyncToken`.
 fn is_next_word(word: &str) -> bool {
-    word.contains("next") && !word.starts_with("hasnext") && !word.contains("sync") && !word.contains("delta")
+    let kinds = "page cursor token link url uri href offset start marker record result batch key id index request";
+    let kind = word.split_once("next").map(|(_, kind)| kind);
+    kind.is_some_and(|kind| kind.is_empty() || kinds.split(' ').any(|known| kind.starts_with(known)))
 }
 
 fn is_cursor_word(word: &str) -> bool {
@@ -174,7 +180,7 @@ fn is_one_of(word: &str, words: &str) -> bool {
     words.split(' ').any(|known| known == word)
 }
 
-/// The members of an object, without those whose names are no text; none of anything else.
+/// The members of an object. There are none of anything else, and of an object with a name that is no text.
 pub fn members(json: &str) -> BTreeMap<String, &RawValue> {
     serde_json::from_str(json).unwrap_or_default()
 }
@@ -281,7 +287,6 @@ mod tests {
             r#"{"data":null,"meta":{"isLast":true}}"#,
             r#"{"data":null,"done":true}"#,
             r#"{"data":null,"end_of_stream":true}"#,
-            r#"{"data":null,"no_more":true}"#,
         ] {
             let signs = read(around, "/data");
             assert!(signs.is_end && signs.more.is_empty(), "{around}: {signs:?}");
