@@ -29,10 +29,15 @@ async fn one_observation_is_found_in_logs_metadata_and_ledger() -> Result<()> {
     for (daemon, messages) in
         [(&sandbox.importer, ["appended", "announced"]), (&sandbox.transformer, ["heard", "applied"])]
     {
-        let log = tokio::fs::read_to_string(daemon.log()).await?;
         for message in messages {
-            let is_it = |line: &&str| line.contains(message) && line.contains(&metadata.observation.to_string());
-            assert!(log.lines().any(|line| is_it(&line)), "{} says `{message}` of it", daemon.name());
+            // A message may come after the object that it points to was found and applied.
+            let says = format!("{} says `{message}` of it", daemon.name());
+            let is_said = async || {
+                let log = tokio::fs::read_to_string(daemon.log()).await?;
+                let is_it = |line: &str| line.contains(message) && line.contains(&metadata.observation.to_string());
+                Ok(log.lines().any(is_it))
+            };
+            sandbox.wait_until(says, SOON, is_said).await?;
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use sha2::Digest;
 use shared::{
     archive::{Append, Archive, ArchiveError, Head, Object, Upload},
-    object::{Metadata, Sequence, Sha256},
+    object::{Metadata, Sequence, Sha256, SnapshotFacts},
     pointer::Pointer,
     records::RecordsAt,
 };
@@ -114,8 +114,13 @@ impl World {
         let records_sha256 = Sha256(sha2::Sha256::digest(pages.join(",").replace("],[", ",")).into());
         let pages = pages.into_iter().map(page).collect();
         let validators = Validators { etag, last_modified: None };
-        let (records, records_at, is_torn) = (self.api.posts.len() as u64, RecordsAt::default(), false);
-        Some(Snapshot { pages, validators, records, records_sha256, request: REQUEST, records_at, is_torn })
+        let facts = SnapshotFacts {
+            records_sha256: Some(records_sha256),
+            request: Some(REQUEST),
+            records_at: Some(RecordsAt::default()),
+            torn: self.fails(5),
+        };
+        Some(Snapshot { pages, validators, records: self.api.posts.len() as u64, facts })
     }
 }
 

@@ -19,7 +19,6 @@ use sha2::Digest;
 use shared::{
     archive::Upload,
     crash_point,
-    json_scan::DocumentError,
     object::Sha256,
     records::{Found, RecordsAt, RecordsError, read_page},
     status,
@@ -64,7 +63,7 @@ pub struct Body {
 }
 
 /// The records of a body, and what stands around them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Records {
     /// How many there are.
     pub count: u64,
@@ -72,14 +71,27 @@ pub struct Records {
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
-    /// The body with `null` in their place; without members longer than 64 KiB.
+    /// The body with `null` in their place, without members longer than 64 KiB; the body itself if it is the record.
     pub around: String,
-    /// Has seen the records of all pages so far, each with its length before it.
-    pub hasher: sha2::Sha256,
+    /// Has seen the records of the pages before and of this one, each with its length before it.
+    hasher: sha2::Sha256,
+    /// Whether a record was too long to be held, so that only its beginning was seen.
+    has_long_one: bool,
+}
+
+impl Records {
+    /// What follows the beginning of a long record counts, too: with it, all of the body.
+    fn with_body(mut self, sha256: Sha256) -> Self {
+        if self.has_long_one {
+            self.hasher.update(sha256.0);
+            self.digest ^= u64::from_be_bytes(sha256.0[..8].try_into().expect("a digest has 32 bytes"));
+        }
+        self
+    }
 }
 
 /// Where the records of a body are, and what is wanted of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Where they are.
     pub records_at: RecordsAt,
@@ -113,34 +125,45 @@ pub struct Spool {
     /// Where the next body begins.
     end: u64,
     max_bytes: u64,
+    wanted: Wanted,
+    /// Has seen the records of the pages that belong to the snapshot.
+    hasher: sha2::Sha256,
 }
 
 impl Spool {
     /// An empty file without a name in `dir`, for bodies of `max_bytes` together.
-    pub fn new(dir: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
+    pub fn new(dir: &Path, max_bytes: u64, wanted: Wanted) -> Result<Self, SpoolError> {
         let file = tempfile::tempfile_in(dir).map_err(|source| SpoolError::Disk { dir: dir.to_owned(), source })?;
-        Ok(Self { file: Arc::new(file), dir: dir.to_owned(), end: 0, max_bytes })
+        let hasher = sha2::Sha256::new();
+        Ok(Self { file: Arc::new(file), dir: dir.to_owned(), end: 0, max_bytes, wanted, hasher })
     }
 
-    /// Writes a body behind those that are there. `before` has seen the records of the pages before it. A body that fails leaves the spool as
-    /// it was.
-    pub async fn keep<B>(&mut self, body: B, wanted: &Wanted, before: &sha2::Sha256) -> Result<Body, SpoolError>
+    /// The body is the next page of the snapshot.
+    pub fn goes_on_behind(&mut self, records: &Records) {
+        self.hasher = records.hasher.clone();
+    }
+
+    /// The digest over the records of all pages of the snapshot.
+    pub fn records_sha256(&self) -> Sha256 {
+        Sha256::of(self.hasher.clone())
+    }
+
+    /// Writes a body behind those that are there. One that fails leaves the spool as it was.
+    pub async fn keep<B>(&mut self, body: B) -> Result<Body, SpoolError>
     where
         B: Stream<Item = io::Result<Bytes>> + Unpin,
     {
-        let read = {
-            let (wanted, before) = (wanted.clone(), before.clone());
-            move |tee: &mut Tee| read_records(tee, &wanted, before)
-        };
+        let (wanted, before) = (self.wanted.clone(), self.hasher.clone());
+        let read = move |tee: &mut Tee| read_records(tee, &wanted, before);
         let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
         let records = records.map_err(|source| {
             let beginning = shown(&beginning);
             SpoolError::NoRecords { beginning, upload: upload.clone(), source: Box::new(source) }
         })?;
-        Ok(Body { upload, sha256, records })
+        Ok(Body { upload, sha256, records: records.with_body(sha256) })
     }
 
-    /// Writes a body of which nobody wants to know what is in it.
+    /// Writes a body without a look into it.
     pub async fn keep_unread<B>(&mut self, body: B) -> Result<Upload, SpoolError>
     where
         B: Stream<Item = io::Result<Bytes>> + Unpin,
@@ -250,38 +273,42 @@ impl Read for Tee {
     }
 }
 
-/// Counts and hashes the records while they pass. An error of the reader is the disk's, and told by it.
+/// Counts and hashes the records while they pass.
 fn read_records(tee: &mut Tee, wanted: &Wanted, before: sha2::Sha256) -> Result<Records, RecordsError> {
-    let mut records = Records { hasher: before, ..Records::default() };
-    let mut digest = DefaultHasher::new();
+    let (mut hasher, mut hash) = (before, DefaultHasher::new());
+    let (mut count, mut last, mut has_long_one) = (0, None, false);
+    let is_array = wanted.records_at != RecordsAt::Document;
     let (found, around) = read_page(tee, &wanted.records_at, |record| {
         let length = (record.raw.len() as u64).to_be_bytes();
-        records.hasher.update(length);
-        records.hasher.update(record.raw);
-        digest.write(&length);
-        digest.write(record.raw);
-        records.count += 1;
-        if wanted.keeps_last {
-            let last = records.last.get_or_insert_default();
+        for part in [&length, record.raw] {
+            hasher.update(part);
+            hash.write(part);
+        }
+        count += 1;
+        has_long_one |= !record.is_whole;
+        if wanted.keeps_last || !is_array {
+            let last: &mut Vec<u8> = last.get_or_insert_default();
             last.clear();
             last.extend_from_slice(record.raw);
         }
-        // Whether it is JSON is for whoever applies it to say.
-        true
+        // Whether an element is JSON is for the transformer to say, record by record. A document that is no JSON is no answer.
+        is_array
     })?;
     if let (Found::Object, RecordsAt::Array(at)) = (found, &wanted.records_at) {
         return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
     }
-    (records.digest, records.around) = (digest.finish(), around);
-    Ok(records)
+    let around = match &last {
+        Some(record) if !is_array => String::from_utf8_lossy(record).into_owned(),
+        _ => around,
+    };
+    Ok(Records { count, digest: hash.finish(), last, around, hasher, has_long_one })
 }
 
 impl SpoolError {
     /// Whether the body may only have ended too soon.
     pub fn ends_too_soon(&self) -> bool {
         let Self::NoRecords { source, .. } = self else { return false };
-        let RecordsError::Document(DocumentError::Broken { why, .. }) = &**source else { return false };
-        why.starts_with("it ends inside") || why.contains("EOF while parsing")
+        matches!(&**source, RecordsError::Document(error) if error.is_cut_short())
     }
 }
 
@@ -330,16 +357,15 @@ mod tests {
     #[tokio::test]
     async fn bodies_follow_each_other_and_one_that_breaks_off_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::new(dir.path(), 20).unwrap();
-        let (at, before) = (wanted(""), sha2::Sha256::new());
-        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")]), &at, &before).await.unwrap();
+        let mut spool = Spool::new(dir.path(), 20, wanted("")).unwrap();
+        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")])).await.unwrap();
         let broken = body(&[Ok("[3,4,5,6"), Err(io::Error::other("reset"))]);
-        let broken = spool.keep(broken, &at, &before).await.unwrap_err();
+        let broken = spool.keep(broken).await.unwrap_err();
         assert_eq!(broken.to_string(), "the body broke off after 8 bytes");
-        let second = spool.keep(body(&[Ok("[7]")]), &at, &before).await.unwrap();
+        let second = spool.keep(body(&[Ok("[7]")])).await.unwrap();
         assert_eq!((text(&first), text(&second)), ("[1,2]".into(), "[7]".into()));
         assert_eq!(first.sha256, Sha256(sha2::Sha256::digest(b"[1,2]").into()));
-        let long = spool.keep(body(&[Ok("[123456789012]")]), &at, &before).await;
+        let long = spool.keep(body(&[Ok("[123456789012]")])).await;
         assert!(matches!(long, Err(SpoolError::TooLong { max_bytes: 20 })));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
     }
@@ -347,28 +373,30 @@ mod tests {
     #[tokio::test]
     async fn the_digest_is_that_of_the_records_whatever_stands_around_them() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::new(dir.path(), 1000).unwrap();
         let mut digests = Vec::new();
         for (text, at) in [
             (r#"[{"id":1},{"id":2}]"#, ""),
             (r#" [ {"id":1} , {"id":2} ] "#, ""),
             (r#"{"took":7,"data":[{"id":1},{"id":2}],"next":null}"#, "/data"),
         ] {
-            let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();
+            let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
+            let kept = spool.keep(body(&[Ok(text)])).await.unwrap();
             assert_eq!((kept.records.count, kept.records.last.as_deref()), (2, Some(&br#"{"id":2}"#[..])));
             digests.push((kept.records.digest, Sha256::of(kept.records.hasher)));
         }
         assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
         // The pages of a collection, cut elsewhere.
-        let first = spool.keep(body(&[Ok(r#"[{"id":1}]"#)]), &wanted(""), &sha2::Sha256::new()).await.unwrap();
-        let second = spool.keep(body(&[Ok(r#"[{"id":2}]"#)]), &wanted(""), &first.records.hasher).await.unwrap();
-        assert_eq!(Sha256::of(second.records.hasher), digests[0].1);
+        let mut spool = Spool::new(dir.path(), 1000, wanted("")).unwrap();
+        for text in [r#"[{"id":1}]"#, r#"[{"id":2}]"#] {
+            let page = spool.keep(body(&[Ok(text)])).await.unwrap();
+            spool.goes_on_behind(&page.records);
+        }
+        assert_eq!(spool.records_sha256(), digests[0].1);
     }
 
     #[tokio::test]
     async fn a_body_without_an_array_of_records_is_told_with_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::new(dir.path(), 1000).unwrap();
         for (text, at, why) in [
             (
                 r#"{"ok":false}"#,
@@ -381,7 +409,8 @@ mod tests {
             (" ", "", "the document is empty"),
             ("[1,2", "", "the document is broken from byte 3 on: it ends inside the array"),
         ] {
-            let refused = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap_err();
+            let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
+            let refused = spool.keep(body(&[Ok(text)])).await.unwrap_err();
             assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
             let said = shared::telemetry::chain(&refused);
             assert!(
@@ -394,7 +423,8 @@ mod tests {
             );
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
-            let kept = spool.keep(body(&[Ok(text)]), &wanted(at), &sha2::Sha256::new()).await.unwrap();
+            let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
+            let kept = spool.keep(body(&[Ok(text)])).await.unwrap();
             assert_eq!(kept.records.count, 0, "{text}");
         }
     }

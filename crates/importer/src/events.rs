@@ -77,9 +77,17 @@ pub fn fetched(fetch: Duration) {
     NUMBERS.stages.with_label_values(&["fetch"]).observe(fetch.as_secs_f64());
 }
 
-/// The collection changed while it was walked.
+/// The collection changed while it was walked, and is walked again.
 pub fn torn(walk: u32, walks: u32) {
-    warn!(walk, walks, "the collection changed while it was paged");
+    info!(walk, walks, "the collection changed while it was paged");
+}
+
+/// It changed in each of these walks, and what the last one brought is archived.
+pub fn taken_torn(walks: u32) {
+    warn!(
+        walks,
+        "the collection does not hold still: what is archived may lack records until it does; ask for larger pages in SOURCE_URL"
+    );
 }
 
 /// The API's own total is larger than what came to an end that the API has shown.
@@ -88,8 +96,8 @@ pub fn total_is_larger(at: &str, total: u64, records: u64) {
         at,
         total,
         records,
-        "the API names a larger total than the records that came, and shows an end; this is said once, and TOTALS=ignore says that the total \
-         counts something else"
+        "the API names a larger total than the records that came, and shows an end; TOTALS=ignore says that the total counts something \
+         else"
     );
 }
 

@@ -21,7 +21,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use url::Url;
 
 use crate::{
-    body::{Body, Spool, SpoolError, Wanted},
+    body::{Body, Spool, SpoolError},
     paging::is_paged,
     request::Request,
     snapshot::Validators,
@@ -115,14 +115,12 @@ impl Http {
         Ok(Self { client, settings, max_body })
     }
 
-    /// One request and its answer, or `None` for a 304. `before` has seen the records of the pages before it.
+    /// One request and its answer, or `None` for a 304.
     pub async fn exchange(
         &self,
         request: &Request,
         validators: &Validators,
         spool: &mut Spool,
-        wanted: &Wanted,
-        before: &sha2::Sha256,
     ) -> Result<Option<Answer>, HttpError> {
         let fetched_at = Timestamp::now();
         let response = self.ask(request, validators).await?;
@@ -131,7 +129,7 @@ impl Http {
             if is_paged(&headers) {
                 // The only page became the first of several, and is the same for all that.
                 let none = Validators::default();
-                return Box::pin(self.exchange(request, &none, spool, wanted, before)).await;
+                return Box::pin(self.exchange(request, &none, spool)).await;
             }
             return Ok(None);
         }
@@ -140,7 +138,7 @@ impl Http {
             last_modified: text(response.headers(), &LAST_MODIFIED),
         };
         let url = response.url().clone();
-        let body = self.keep(response, request, spool, wanted, before).await?;
+        let body = self.keep(response, request, spool).await?;
         Ok(Some(Answer { fetched_at, url, headers, validators, body }))
     }
 
@@ -166,6 +164,11 @@ impl Http {
         };
         let status = response.status();
         let is_asked_for = status == StatusCode::NOT_MODIFIED && *validators != Validators::default();
+        if request.body.is_some() && *response.url() != request.url {
+            // Behind most redirects a POST becomes a GET, of another collection.
+            let to = public_url(response.url());
+            return Err(HttpError::Redirected { request: shown, to, why: "no place for a POST" });
+        }
         if status == StatusCode::OK || is_asked_for {
             return Ok(response);
         }
@@ -182,14 +185,7 @@ impl Http {
     }
 
     /// Keeps a body that may be the data.
-    async fn keep(
-        &self,
-        response: Response,
-        request: &Request,
-        spool: &mut Spool,
-        wanted: &Wanted,
-        before: &sha2::Sha256,
-    ) -> Result<Body, HttpError> {
+    async fn keep(&self, response: Response, request: &Request, spool: &mut Spool) -> Result<Body, HttpError> {
         let shown = || request.to_string();
         // Where only the end of the connection ends a body, a server that dies looks like one that is done.
         let is_measured = response.content_length().is_some()
@@ -197,11 +193,11 @@ impl Http {
             || response.version() >= Version::HTTP_2;
         let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase());
         let body = match encoding.as_deref() {
-            None | Some("identity" | "") => spool.keep(self.wire(response), wanted, before).await,
+            None | Some("identity" | "") => spool.keep(self.wire(response)).await,
             Some("gzip") => {
                 let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
                 decoder.multiple_members(true);
-                spool.keep(ReaderStream::with_capacity(decoder, UNPACKED_BYTES), wanted, before).await
+                spool.keep(ReaderStream::with_capacity(decoder, UNPACKED_BYTES)).await
             }
             Some(encoding) => return Err(HttpError::Encoded { request: shown(), encoding: encoding.to_owned() }),
         };

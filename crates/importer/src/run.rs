@@ -38,7 +38,7 @@ const APPEND_AGAIN_AFTER: [Duration; 3] =
 const BELIEVED_POLLS: u32 = 60;
 
 /// So many objects that others appended are adopted one by one; when there are more, listing is quicker.
-const LONGEST_WALK: u32 = 100;
+const MOST_ADOPTED: u32 = 100;
 
 /// So many polls in a row that bring another answer are no coincidence.
 const STREAK_POLLS: u32 = 10;
@@ -181,7 +181,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         loop {
             status::beat();
             let (sequence, is_listed) = match &self.end {
-                Some(end) if walked < LONGEST_WALK => (end.sequence.next(), false),
+                Some(end) if walked < MOST_ADOPTED => (end.sequence.next(), false),
                 _ => {
                     let Some(end) = self.archive.end().await? else {
                         self.end = None;

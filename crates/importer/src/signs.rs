@@ -60,20 +60,43 @@ impl Signs {
             let total = value.rsplit_once('/').and_then(|(_, total)| total.parse().ok());
             self.totals.extend(total.map(|total| (name.to_owned(), total)));
         }
-        let is_candidate = name.starts_with("x-") || name.contains("total") || name.contains("pagination");
-        if is_candidate && !name.contains("ratelimit") {
-            let is_json = matches!(value, "true" | "false") || value.parse::<u64>().is_ok();
-            let json = if is_json { value.to_owned() } else { serde_json::Value::from(value).to_string() };
-            self.classify(name, name.trim_start_matches("x-"), &json);
+        const NAMED: [&str; 5] = ["total", "pagination", "continuation", "next", "page-token"];
+        if !name.contains("ratelimit") && (name.starts_with("x-") || NAMED.iter().any(|part| name.contains(part))) {
+            self.classify(name, name.trim_start_matches("x-"), &serde_json::Value::from(value).to_string(), LEVELS);
+            // `X-Pagination: {"TotalCount":57}`, as ASP.NET says it.
+            self.read_object(name, value, &[], 0);
+        }
+    }
+
+    /// The members of an object and those some levels down, and the same for each object on the way to the records.
+    fn read_object(&mut self, at: &str, object: &str, path: &[String], levels: u8) {
+        let read = serde_json::from_str::<BTreeMap<String, &RawValue>>(object);
+        if read.is_err() && object.starts_with('{') {
+            self.more.push(format!("`{at}` has a member whose name is no text"));
+        }
+        for (name, value) in read.unwrap_or_default() {
+            let there = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+            if path.first() != Some(&name) {
+                self.classify(&there, &name, value.get(), levels);
+                if levels > 0 {
+                    self.read_object(&there, value.get(), &[], levels - 1);
+                }
+            } else if path.len() > 1 {
+                self.read_failure(value.get());
+                self.read_object(&there, value.get(), &path[1..], LEVELS);
+            }
         }
     }
 
     /// An answer that is a failure, whatever its status says.
-    fn read_failure(&mut self, around: &str) {
-        for (name, value) in members(around) {
-            let is_failure = match name.as_str() {
-                "error" | "errors" => !is_one_of(value.get(), "null false 0 \"\" [] {}"),
-                "ok" | "success" => value.get() == "false",
+    fn read_failure(&mut self, object: &str) {
+        for (name, value) in members(object) {
+            let (word, said) = (letters(&name), value.get().trim_matches('"').to_ascii_lowercase());
+            let is_failure = match word.as_str() {
+                "error" | "errors" | "errormessage" => !is_one_of(&said, "null false 0 [] {}") && !said.is_empty(),
+                "ok" | "success" | "issuccess" => is_one_of(&said, "false 0"),
+                "haserror" | "haserrors" => is_one_of(&said, "true 1"),
+                "status" | "result" => is_one_of(&said, "error fail failed failure timeout"),
                 _ => false,
             };
             if is_failure {
@@ -82,73 +105,74 @@ impl Signs {
         }
     }
 
-    /// The members of an object and those some levels down, and the same for each object on the way to the records.
-    fn read_object(&mut self, at: &str, object: &str, path: &[String], levels: u8) {
-        for (name, value) in members(object) {
-            let there = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
-            match path.split_first() {
-                Some((first, [])) if *first == name => {}
-                Some((first, rest)) if *first == name => self.read_object(&there, value.get(), rest, LEVELS),
-                _ => {
-                    self.classify(&there, &name, value.get());
-                    if levels > 0 {
-                        self.read_object(&there, value.get(), &[], levels - 1);
-                    }
+    fn classify(&mut self, at: &str, name: &str, json: &str, levels: u8) {
+        let word = letters(name);
+        // Numbers and words for true and false are written as text, too.
+        let plain = json.trim_matches('"');
+        let number = plain.parse::<u64>().ok().or_else(|| plain.strip_suffix(".0")?.parse().ok());
+        let is_true = match plain.to_ascii_lowercase().as_str() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        };
+        match (is_true, number) {
+            // Far from the records they are of something else.
+            (Some(is_true), _) if levels > 0 && (is_end_word(&word) || is_more_word(&word)) => {
+                if is_end_word(&word) != is_true {
+                    self.more.push(format!("`{at}` is {plain}"));
+                } else {
+                    self.is_end |= is_clear_word(&word);
                 }
             }
-        }
-    }
-
-    fn classify(&mut self, at: &str, name: &str, json: &str) {
-        let word: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-        match json.as_bytes().first() {
-            Some(b't' | b'f') => match (json == "true", is_end_word(&word), is_more_word(&word)) {
-                (true, true, _) => self.is_end |= is_clear_word(&word),
-                (false, true, _) | (true, false, true) => self.more.push(format!("`{at}` is {json}")),
-                (false, _, true) => self.is_end |= is_clear_word(&word),
-                _ => {}
-            },
-            Some(b'0'..=b'9') if is_count_of_pages(&word) => {
-                self.pages.extend(json.parse().ok().map(|pages| (at.to_owned(), pages)));
+            (_, Some(pages)) if is_count_of_pages(&word) => self.pages.push((at.to_owned(), pages)),
+            (_, Some(total)) if is_total_word(&word) => self.totals.push((at.to_owned(), total)),
+            // `"total": {"value": 57, "relation": "eq"}`, as Elasticsearch says it; `gte` is at least so many, and more.
+            (_, None) if json.starts_with('{') && is_total_word(&word) => {
+                let total = members(json);
+                let value = total.get("value").and_then(|value| value.get().parse::<u64>().ok());
+                let is_least = total.get("relation").is_some_and(|relation| relation.get().contains("gte"));
+                self.totals.extend(value.map(|value| (at.to_owned(), value + u64::from(is_least))));
             }
-            Some(b'0'..=b'9') if is_total_word(&word) => {
-                self.totals.extend(json.parse().ok().map(|total| (at.to_owned(), total)));
-            }
-            // `"total": {"value": 57}`, as Elasticsearch says it.
-            Some(b'{') if is_total_word(&word) => {
-                let value = members(json).into_iter().find(|(name, _)| name == "value");
-                self.totals.extend(value.and_then(|(_, value)| Some((at.to_owned(), value.get().parse().ok()?))));
-            }
-            Some(b'[') if matches!(word.as_str(), "link" | "links") => {
+            (_, None) if json.starts_with('[') && is_one_of(&word, "link links") => {
                 let next = linked(json, "next").map(|value| Next { at: format!("{at}/next"), value });
                 self.next.extend(next);
             }
-            _ if is_next_word(&word) || (is_cursor_word(&word) && !json.starts_with(|c: char| c.is_ascii_digit())) => {
-                // An object that is next may have members that are, too.
-                self.next.extend(first_filled(at, json, LEVELS).filter(|next| !self.next.contains(next)));
+            _ if is_next_word(&word) || is_cursor_word(&word) || is_more_word(&word) && json.starts_with('"') => {
+                let next = first_filled(at, json, LEVELS);
+                // A number is a place only where its name says so. An object that is next may have members that are, too.
+                let next = next.filter(|next| is_next_word(&word) || word == "cursor" && next.at == at || next.value.starts_with('"'));
+                self.next.extend(next.filter(|next| !self.next.contains(next)));
             }
             _ => {}
         }
     }
 }
 
-/// Of a value that is true or false: `hasMore`, `has_next_page`, `more_items_in_collection`, `truncated`, `timed_out`.
-fn is_more_word(word: &str) -> bool {
-    word.starts_with("hasnext")
-        || ["more", "truncated", "incomplete"].iter().any(|part| word.contains(part))
-        || is_one_of(word, "timedout partial")
+/// Its letters and digits, in lower case.
+fn letters(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
 }
 
-/// Of a value that is true or false: it can be nothing else than the end of the collection.
-fn is_clear_word(word: &str) -> bool {
-    let words = "hasmore more hasmoreitems moreitemsincollection islast islastpage last lastpage done";
-    word.starts_with("hasnext") || word.starts_with("hasmore") || word.starts_with("endof") || is_one_of(word, words)
+/// Of a value that is true or false: `hasMore`, `has_next_page`, `truncated`, `timed_out`; not of one that leads back.
+fn is_more_word(word: &str) -> bool {
+    let parts = ["hasnext", "more", "truncated", "incomplete", "exceeded"];
+    let leads_back = word.contains("before") || word.contains("prev");
+    !leads_back
+        && (parts.iter().any(|part| word.contains(part)) || is_one_of(word, "timedout partial"))
+        && !is_end_word(word)
 }
 
 /// Of a value that is true or false.
 fn is_end_word(word: &str) -> bool {
     let words = "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof";
     word.starts_with("endof") || word.starts_with("nomore") || is_one_of(word, words)
+}
+
+/// Of these two: it can be nothing else than the end of the collection.
+fn is_clear_word(word: &str) -> bool {
+    let words = "more hasmore hasmoreitems hasmorepages hasmoreresults moreitemsincollection hasnext hasnextpage islast islastpage last lastpage \
+                 done endofstream endofrecords endofresults endoflist nomore";
+    is_one_of(word, words)
 }
 
 /// `next`, `nextPageToken`, `@odata.nextLink`, but neither `nextRunAt` nor `nextSyncToken`.
@@ -159,7 +183,7 @@ fn is_next_word(word: &str) -> bool {
 }
 
 fn is_cursor_word(word: &str) -> bool {
-    let words = "cursor endcursor aftercursor after continue marker bookmark scrollid offset";
+    let words = "cursor endcursor aftercursor after continue marker bookmark scrollid offset pagetoken paginationtoken lastevaluatedkey";
     word.starts_with("continuation") || word.starts_with("resumption") || is_one_of(word, words)
 }
 
@@ -169,15 +193,14 @@ fn is_count_of_pages(word: &str) -> bool {
 }
 
 fn is_total_word(word: &str) -> bool {
-    let words = "count numfound nbhits found recordstotal recordcount resultcount itemcount hitcount rowcount wptotal";
+    let words = "count odatacount numfound numresults numbermatched nbhits found recordcount resultcount itemcount hitcount rowcount";
     // What is measured is not counted.
     let measured = ["page", "time", "second", "duration", "amount", "price", "cost", "tax", "bytes"];
-    let is_total = word.starts_with("total") && !measured.iter().any(|measured| word.contains(measured));
-    is_total || is_one_of(word, words)
+    word.contains("total") && !measured.iter().any(|measured| word.contains(measured)) || is_one_of(word, words)
 }
 
 fn is_one_of(word: &str, words: &str) -> bool {
-    words.split(' ').any(|known| known == word)
+    words.split_ascii_whitespace().any(|known| known == word)
 }
 
 /// The members of an object. There are none of anything else, and of an object with a name that is no text.
@@ -230,14 +253,15 @@ pub fn value_at(around: &str, pointer: &[String]) -> Option<String> {
 
 /// The address of the link with this relation, as in `[{"rel": "next", "href": "…"}]`.
 fn linked(links: &str, relation: &str) -> Option<String> {
-    ["href", "url", "uri"].iter().find_map(|name| link(links, relation, &[(*name).to_owned()]))
+    ["href", "@href", "url", "uri"].iter().find_map(|name| link(links, relation, &[(*name).to_owned()]))
 }
 
 fn link(links: &str, relation: &str, rest: &[String]) -> Option<String> {
     let is_wanted = |link: &&RawValue| {
         let link = members(link.get());
-        let names = ["rel", "relation"].iter().filter_map(|name| link.get(*name));
-        names.into_iter().any(|name| name.get().trim_matches('"') == relation)
+        // It may be one of several.
+        let named = ["rel", "relation", "@ref"].iter().filter_map(|name| link.get(*name));
+        named.into_iter().any(|name| name.get().to_ascii_lowercase().contains(&format!("\"{relation}\"")))
     };
     value_at(elements(links).into_iter().find(is_wanted)?.get(), rest)
 }
@@ -274,6 +298,10 @@ mod tests {
             (r#"{"results":null,"endOfRecords":false}"#, "/results", "`/endOfRecords` is false"),
             (r#"{"content":null,"page":{"last":false}}"#, "/content", "`/page/last` is false"),
             (r#"{"hits":{"hits":null},"timed_out":true}"#, "/hits/hits", "`/timed_out` is true"),
+            (r#"{"features":null,"exceededTransferLimit":true}"#, "/features", "`/exceededTransferLimit` is true"),
+            (r#"{"data":null,"has_more":1}"#, "/data", "`/has_more` is 1"),
+            (r#"{"data":null,"IsTruncated":"true"}"#, "/data", "`/IsTruncated` is true"),
+            (r#"{"data":null,"meta":{"\ud800":1}}"#, "/data", "`/meta` has a member whose name is no text"),
             (
                 r#"{"data":{"issues":{"nodes":null,"pageInfo":{"hasNextPage":true}}}}"#,
                 "/data/issues/nodes",
@@ -309,12 +337,15 @@ mod tests {
             (r#"{"data":null,"next_page":2}"#, "/next_page", "2"),
             (r#"{"data":null,"offset":"itr/rec"}"#, "/offset", r#""itr/rec""#),
             (r#"{"data":null,"pagination":{"cursor":"c"}}"#, "/pagination/cursor", r#""c""#),
+            (r#"{"data":null,"links":[{"@ref":"Next","@href":"b"}]}"#, "/links/next", r#""b""#),
+            (r#"{"data":null,"cursor":10}"#, "/cursor", "10"),
         ] {
             assert_eq!(read(around, "/data").next, [Next { at: at.into(), value: value.into() }], "{around}");
         }
         for around in [
             r#"{"data":null,"next":null,"next_cursor":"","links":{"next":{"href":null}},"paging":{}}"#,
-            r#"{"data":null,"offset":10,"nextSyncToken":"s","has_next_page":false,"next_page":0}"#,
+            r#"{"data":null,"offset":10,"nextSyncToken":"s","has_next_page":false,"next_page":0,"next_update_at":"x"}"#,
+            r#"{"data":null,"cursor":{"next":null,"count":7}}"#,
         ] {
             assert_eq!(read(around, "/data").next, [], "{around}");
         }
@@ -326,6 +357,11 @@ mod tests {
             (r#"{"data":null,"total":57}"#, vec![("/total", 57)]),
             (r#"{"data":null,"meta":{"total_count":57,"total_pages":6}}"#, vec![("/meta/total_count", 57)]),
             (r#"{"data":null,"hits":{"total":{"value":57,"relation":"eq"}}}"#, vec![("/hits/total", 57)]),
+            (r#"{"hits":{"total":{"value":57,"relation":"gte"}},"data":null}"#, vec![("/hits/total", 58)]),
+            (
+                r#"{"data":null,"@odata.count":57,"meta":{"hydra:totalItems":"58"}}"#,
+                vec![("/@odata.count", 57), ("/meta/hydra:totalItems", 58)],
+            ),
             (r#"{"data":null,"count":57,"total_time_ms":99,"size":100,"limit":100}"#, vec![("/count", 57)]),
         ] {
             let expected: Vec<_> = totals.into_iter().map(|(at, total)| (at.to_owned(), total)).collect();
@@ -338,14 +374,17 @@ mod tests {
             ("x-next-page", "2"),
             ("x-prev-page", ""),
             ("x-ratelimit-total", "9"),
+            ("x-nextjs-cache", "HIT"),
+            ("x-pagination", r#"{"TotalCount":59}"#),
             ("content-range", "items 0-9/58"),
             ("content-length", "99"),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let signs = Signs::read(&headers, "null", &RecordsAt::default());
-        assert_eq!(signs.totals, [("x-wp-total".to_owned(), 57), ("content-range".to_owned(), 58)]);
+        let totals = [("x-wp-total", 57), ("x-pagination/TotalCount", 59), ("content-range", 58)];
+        assert_eq!(signs.totals, totals.map(|(at, total)| (at.to_owned(), total)));
         assert_eq!(signs.pages, [("x-wp-totalpages".to_owned(), 6)]);
-        assert_eq!(signs.next, [Next { at: "x-next-page".into(), value: "2".into() }]);
+        assert_eq!(signs.next, [Next { at: "x-next-page".into(), value: "\"2\"".into() }]);
     }
 
     #[test]
@@ -354,6 +393,8 @@ mod tests {
             (r#"{"ok":false,"error":"token_revoked"}"#, Some("`error` is \"token_revoked\"")),
             (r#"{"errors":[{"message":"no"}],"data":null}"#, Some("`errors` is [{\"message\":\"no\"}]")),
             (r#"{"success":false}"#, Some("`success` is false")),
+            (r#"{"status":"error","message":"slow down","data":null}"#, Some("`status` is \"error\"")),
+            (r#"{"isSuccess":"false","data":null}"#, Some("`isSuccess` is \"false\"")),
             (r#"{"error":null,"errors":[],"ok":true}"#, None),
         ] {
             assert_eq!(read(around, "/data").failure.as_deref(), failure, "{around}");

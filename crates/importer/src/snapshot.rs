@@ -5,7 +5,6 @@ use reqwest::header::HeaderValue;
 use shared::{
     archive::Upload,
     object::{Metadata, Sequence, Sha256, SnapshotFacts},
-    records::RecordsAt,
 };
 use uuid::Uuid;
 
@@ -42,14 +41,8 @@ pub struct Snapshot {
     pub validators: Validators,
     /// How many records they hold.
     pub records: u64,
-    /// The digest over the records of all pages.
-    pub records_sha256: Sha256,
-    /// What was asked.
-    pub request: u16,
-    /// Where the records are.
-    pub records_at: RecordsAt,
-    /// Whether it did not hold still while it was walked.
-    pub is_torn: bool,
+    /// What its metadata say of it.
+    pub facts: SnapshotFacts,
 }
 
 /// The newest object of the archive, as the archive shows it.
@@ -89,12 +82,7 @@ pub fn next_objects(end: Option<&End>, snapshot: &Snapshot, again: bool) -> Opti
             page: number,
             last_page: number as usize == pages.len(),
             snapshot_sha256,
-            facts: SnapshotFacts {
-                records_sha256: Some(snapshot.records_sha256),
-                request: Some(snapshot.request),
-                records_at: Some(snapshot.records_at.clone()),
-                torn: snapshot.is_torn,
-            },
+            facts: snapshot.facts.clone(),
         };
         objects.push((sequence, metadata));
         sequence = sequence.next();
@@ -105,12 +93,12 @@ pub fn next_objects(end: Option<&End>, snapshot: &Snapshot, again: bool) -> Opti
 /// Whether the archive ends with these records. Like is compared with like: a settled snapshot behind a torn one is always new. An end of an
 /// older release is compared by the bytes of its pages.
 fn is_unchanged(end: &Metadata, snapshot: &Snapshot, snapshot_sha256: Sha256) -> bool {
-    let facts = &end.facts;
-    let is_same = match facts.records_sha256 {
-        Some(records) => facts.request == Some(snapshot.request) && records == snapshot.records_sha256,
+    let (known, facts) = (&end.facts, &snapshot.facts);
+    let is_same = match known.records_sha256 {
+        Some(_) => known.request == facts.request && known.records_sha256 == facts.records_sha256,
         None => end.snapshot_sha256 == snapshot_sha256,
     };
-    end.last_page && is_same && (snapshot.is_torn || !facts.torn)
+    end.last_page && is_same && (facts.torn || !known.torn)
 }
 
 /// What to send with the next GET of the same request. A snapshot of several pages has no validator of its own, and one that was cut or torn
@@ -129,6 +117,8 @@ pub fn validators(last: Option<&Metadata>, request: u16) -> Validators {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use shared::records::RecordsAt;
 
     use super::*;
 
@@ -149,10 +139,12 @@ mod tests {
             pages,
             records: 0,
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
-            records_sha256: Sha256::of_pages(&digests),
-            request: 7,
-            records_at: RecordsAt::default(),
-            is_torn: false,
+            facts: SnapshotFacts {
+                records_sha256: Some(Sha256::of_pages(&digests)),
+                request: Some(7),
+                records_at: Some(RecordsAt::default()),
+                torn: false,
+            },
         }
     }
 
@@ -206,7 +198,7 @@ mod tests {
         assert!(!is_new(&end_of(&two()), &two()));
         assert!(is_new(&end_of(&two()), &one()), "a page less");
         // The same records in an answer with another time in it.
-        assert!(!is_new(&end, &Snapshot { records_sha256: one().records_sha256, ..snapshot(vec![page(3, 9)]) }));
+        assert!(!is_new(&end, &Snapshot { facts: one().facts, ..snapshot(vec![page(3, 9)]) }));
         let older = with(|end| end.facts = SnapshotFacts::default());
         assert!(!is_new(&older, &one()) && is_new(&older, &snapshot(vec![page(3, 9)])));
     }
@@ -214,11 +206,15 @@ mod tests {
     #[test]
     fn a_settled_snapshot_behind_a_torn_one_is_new_and_a_torn_one_by_its_records_alone() {
         let settled = || snapshot(vec![page(2, 1)]);
-        let torn = || Snapshot { is_torn: true, ..settled() };
-        let end = end_of(&torn());
+        let torn = |digest| {
+            let mut torn = snapshot(vec![page(2, digest)]);
+            torn.facts.torn = true;
+            torn
+        };
+        let end = end_of(&torn(1));
         assert!(end.metadata.facts.torn);
-        assert!(is_new(&end, &settled()) && !is_new(&end, &torn()) && !is_new(&end_of(&settled()), &torn()));
-        assert!(is_new(&end, &Snapshot { is_torn: true, ..snapshot(vec![page(2, 2)]) }));
+        assert!(is_new(&end, &settled()) && !is_new(&end, &torn(1)) && !is_new(&end_of(&settled()), &torn(1)));
+        assert!(is_new(&end, &torn(2)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sha2::Digest;
 use shared::{
     crash_point,
-    object::{Metadata, Sha256},
+    object::{Metadata, Sha256, SnapshotFacts},
     settings::{RecordsSettings, SecretUrl, public_url},
     status::beat,
 };
@@ -21,7 +21,7 @@ use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::{
-    body::{Body, Spool, SpoolError, SpoolSettings, Wanted},
+    body::{Body, Records, Spool, SpoolError, SpoolSettings, Wanted},
     events,
     http::{Answer, Http, HttpError, HttpSettings},
     next_page::{NextPage, Totals},
@@ -48,7 +48,7 @@ pub struct SourceSettings {
     /// Where the records are.
     #[command(flatten)]
     pub records: RecordsSettings,
-    /// How pages follow, where no `Link` header says it:
+    /// How pages follow, unless they do behind `Link` headers:
     /// /links/next is the place of the next address in the answer, after=/paging/next/after the place of a value that goes into the parameter
     /// `after`; page+1 counts the parameter `page` up, offset+records adds the records that came; none says that one page is all. -1 is an
     /// array's last element, as in starting_after=/data/-1/id. A parameter that begins with a slash is a place in the body of
@@ -132,6 +132,7 @@ pub struct Api {
     settings: SourceSettings,
     wanted: Wanted,
     has_warned_of_total: AtomicBool,
+    has_warned_of_torn: AtomicBool,
 }
 
 impl Api {
@@ -144,30 +145,32 @@ impl Api {
         };
         let http = Http::new(settings.http.clone(), settings.spool.max_body)?;
         let wanted = Wanted { records_at, keeps_last };
-        Ok(Self { http, settings, wanted, has_warned_of_total: AtomicBool::new(false) })
+        let (has_warned_of_total, has_warned_of_torn) = Default::default();
+        Ok(Self { http, settings, wanted, has_warned_of_total, has_warned_of_torn })
     }
 
-    /// How its pages follow, where somebody has said it.
+    /// How its pages follow, as the settings say it.
     pub fn told_next_page(&self) -> Option<&NextPage> {
         self.settings.next_page.as_ref()
     }
 
-    /// One answer by itself, not tried again; `None` for a 304 that nobody asked for.
-    pub async fn peek(&self, request: &Request) -> Result<Option<Body>, PollError> {
+    /// One answer by itself, not tried again.
+    pub async fn peek(&self, request: &Request) -> Result<Body, PollError> {
+        let answer = self.http.exchange(request, &Validators::default(), &mut self.spool()?).await?;
+        Ok(answer.expect("no 304 is taken where no validator was sent").body)
+    }
+
+    /// A file for one snapshot.
+    fn spool(&self) -> Result<Spool, PollError> {
         let SpoolSettings { max_body, .. } = self.settings.spool;
-        let mut spool = Spool::new(&self.settings.spool.dir(), max_body).map_err(PollError::Spool)?;
-        let (none, before) = (Validators::default(), sha2::Sha256::new());
-        let answer = self.http.exchange(request, &none, &mut spool, &self.wanted, &before).await?;
-        Ok(answer.map(|answer| answer.body))
+        Spool::new(&self.settings.spool.dir(), max_body, self.wanted.clone()).map_err(PollError::Spool)
     }
 
     /// The first request.
     pub fn first(&self) -> Result<Request, PollError> {
-        let body = self
-            .settings
-            .source_body_file
-            .as_ref()
-            .map(|file| read_body(file).map_err(|source| PollError::BodyFile { file: file.clone(), source }));
+        let read =
+            |file: &PathBuf| read_body(file).map_err(|source| PollError::BodyFile { file: file.clone(), source });
+        let body = self.settings.source_body_file.as_ref().map(read);
         let request = Request { url: (*self.settings.source_url).clone(), body: body.transpose()? };
         Ok(self.next_page().first(request))
     }
@@ -178,38 +181,27 @@ impl Api {
 
     /// Walks through the pages once.
     async fn walk(&self, first: &Request, validators: &Validators, is_last_try: bool) -> Result<Walked, PollError> {
-        let SourceSettings { spool, totals, .. } = &self.settings;
-        let mut spool = Spool::new(&spool.dir(), spool.max_body).map_err(PollError::Spool)?;
-        let mut walk = Walk::new(self.next_page(), *totals, self.wanted.records_at.clone(), is_last_try);
-        let (mut request, mut hasher, mut count) = (first.clone(), sha2::Sha256::new(), 0);
-        let (mut pages, mut of_one_page) = (Vec::new(), Validators::default());
+        let mut spool = self.spool()?;
+        let records_at = self.wanted.records_at.clone();
+        let mut walk = Walk::new(self.next_page(), self.settings.totals, records_at.clone(), is_last_try);
+        let (mut request, mut pages, mut records) = (first.clone(), Vec::new(), 0);
+        let (none, mut of_one_page) = (Validators::default(), Validators::default());
         let turn = loop {
-            let none = Validators::default();
             let sent = if pages.is_empty() { validators } else { &none };
-            let asked = self.ask(&request, sent, &mut spool, &hasher, &mut walk).await;
-            let turn = match asked {
+            let turn = match self.ask(&request, sent, &mut spool, &mut walk).await {
                 Ok(None) => return Ok(Walked::Unmodified),
                 Ok(Some(answer)) => {
-                    let Answer { fetched_at, url, headers, validators, body } = answer;
-                    let records = body.records;
-                    let last_record = records.last.map(|last| String::from_utf8_lossy(&last).into_owned());
-                    let (digest, around) = (records.digest, records.around);
-                    let page = Page {
-                        request: request.clone(),
-                        url,
-                        headers,
-                        records: records.count,
-                        digest,
-                        around,
-                        last_record,
-                    };
-                    let (is_kept, turn) = walk.turn(&page)?;
+                    let (is_kept, turn) = walk.turn(&page_of(&request, &answer))?;
+                    let Answer { fetched_at, headers, validators, body, .. } = answer;
+                    // Where one answer has shown the end by itself, an unchanged one shows it again.
+                    if turn == Turn::End && pages.is_empty() && !is_paged(&headers) {
+                        of_one_page = validators;
+                    }
                     if is_kept {
+                        spool.goes_on_behind(&body.records);
+                        records += body.records.count;
                         let (upload, sha256, source_url) = (body.upload, body.sha256, public_url(&request.url));
                         pages.push(Observation { id: Uuid::now_v7(), fetched_at, source_url, upload, sha256 });
-                        (hasher, count) = (records.hasher, count + records.count);
-                        let is_alone = pages.len() == 1 && !is_paged(&page.headers) && !self.next_page().is_counted();
-                        of_one_page = if is_alone { validators } else { Validators::default() };
                         crash_point!("page-spooled");
                     }
                     turn
@@ -228,16 +220,14 @@ impl Api {
         if turn == Turn::Torn {
             return Ok(Walked::Torn);
         }
-        self.warn_of_total(&walk, count);
-        Ok(Walked::Whole(Snapshot {
-            pages,
-            records: count,
-            validators: of_one_page,
-            records_sha256: Sha256::of(hasher),
-            request: digest(first, &self.wanted),
-            records_at: self.wanted.records_at.clone(),
-            is_torn: walk.is_torn(),
-        }))
+        self.warn(&walk, records);
+        let facts = SnapshotFacts {
+            records_sha256: Some(spool.records_sha256()),
+            request: Some(self.digest(first)),
+            records_at: Some(records_at),
+            torn: walk.is_torn(),
+        };
+        Ok(Walked::Whole(Snapshot { pages, validators: of_one_page, records, facts }))
     }
 
     /// One page, tried again while that may help. `None` for a 304.
@@ -246,14 +236,13 @@ impl Api {
         request: &Request,
         validators: &Validators,
         spool: &mut Spool,
-        before: &sha2::Sha256,
         walk: &mut Walk,
     ) -> Result<Option<Answer>, HttpError> {
         let mut dice = fastrand::Rng::new();
         let mut tries = 0;
         loop {
             beat();
-            let error = match self.http.exchange(request, validators, spool, &self.wanted, before).await {
+            let error = match self.http.exchange(request, validators, spool).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -265,19 +254,51 @@ impl Api {
         }
     }
 
-    fn warn_of_total(&self, walk: &Walk, count: u64) {
-        let Some((at, total)) = walk.larger_total() else { return };
-        if !self.has_warned_of_total.swap(true, Ordering::Relaxed) {
-            events::total_is_larger(at, total, count);
+    /// Each of these is said once, until it is over.
+    fn warn(&self, walk: &Walk, records: u64) {
+        if walk.is_torn() && !self.has_warned_of_torn.swap(walk.is_torn(), Ordering::Relaxed) {
+            events::taken_torn(WALKS);
         }
+        self.has_warned_of_torn.store(walk.is_torn(), Ordering::Relaxed);
+        let larger = walk.larger_total();
+        if let Some((at, total)) = larger.filter(|_| !self.has_warned_of_total.load(Ordering::Relaxed)) {
+            events::total_is_larger(at, total, records);
+        }
+        self.has_warned_of_total.store(larger.is_some(), Ordering::Relaxed);
+    }
+
+    /// 16 bits that tell requests apart, and what is taken for their collections. A secret that may be rotated does not count.
+    fn digest(&self, first: &Request) -> u16 {
+        let mut hasher = sha2::Sha256::new();
+        let body = first.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let next_page = format!("{:?}", self.settings.next_page);
+        for part in [public_url(&first.url), body, self.wanted.records_at.to_string(), next_page] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        let Sha256([high, low, ..]) = Sha256::of(hasher);
+        u16::from_be_bytes([high, low])
+    }
+}
+
+/// An answer, as the walk sees it.
+fn page_of(request: &Request, Answer { url, headers, body, .. }: &Answer) -> Page {
+    let Records { count, digest, around, last, .. } = &body.records;
+    Page {
+        request: request.clone(),
+        url: url.clone(),
+        headers: headers.clone(),
+        records: *count,
+        digest: *digest,
+        around: around.clone(),
+        last_record: last.as_ref().map(|last| String::from_utf8_lossy(last).into_owned()),
     }
 }
 
 impl Source for Api {
     async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
         let first = self.first()?;
-        let validators =
-            if first.body.is_none() { validators(last, digest(&first, &self.wanted)) } else { Validators::default() };
+        let validators = validators(last.filter(|_| first.body.is_none()), self.digest(&first));
         let mut walk = 1;
         loop {
             match self.walk(&first, &validators, walk >= WALKS).await? {
@@ -288,18 +309,6 @@ impl Source for Api {
             walk += 1;
         }
     }
-}
-
-/// 16 bits that tell requests apart. Secrets that may be rotated are none of it.
-fn digest(first: &Request, wanted: &Wanted) -> u16 {
-    let mut hasher = sha2::Sha256::new();
-    let body = first.body.as_ref().map(Value::to_string).unwrap_or_default();
-    for part in [public_url(&first.url), body, wanted.records_at.to_string()] {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let Sha256([high, low, ..]) = Sha256::of(hasher);
-    u16::from_be_bytes([high, low])
 }
 
 fn read_body(file: &Path) -> io::Result<Value> {

@@ -24,8 +24,11 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Brackets in brackets beyond this are no JSON to us: each costs a byte.
 const DEPTH_LIMIT: usize = 16 << 20;
 
-/// What stands around the value that was looked for is kept member by member, but for longer ones: no cursor and no count is so long.
+/// What stands around the value that was looked for is kept member by member, but for longer texts and arrays: no cursor is so long.
 const AROUND_MEMBER_BYTES: usize = 64 * 1024;
+
+/// What stands for one that is longer.
+const LONG: &[u8] = br#"{"too long":true}"#;
 
 /// All members that are kept together. No answer of an API comes near it.
 const AROUND_BYTES: usize = 1 << 20;
@@ -122,8 +125,8 @@ impl<R: Read> Document<R> {
         self
     }
 
-    /// The document with `null` for the value to which the pointer has led, without members longer than 64 KiB. Nothing is in it unless it
-    /// was asked for.
+    /// The document with `null` for the value to which the pointer has led, and `{"too long":true}` for texts and arrays beside it that are
+    /// longer than 64 KiB. Nothing is in it unless it was asked for.
     pub fn into_around(self) -> String {
         String::from_utf8_lossy(&self.around.unwrap_or_default()).into_owned()
     }
@@ -308,10 +311,14 @@ impl<R: Read> Document<R> {
 
     fn keep_member(&mut self, name: &str, value: &Element) -> Result<(), DocumentError> {
         let Some(kept) = self.around.as_ref().map(Vec::len) else { return Ok(()) };
-        let raw = self.raw(value).to_owned();
-        if !value.is_whole() || raw.len() > AROUND_MEMBER_BYTES {
-            return Ok(());
+        let raw = self.raw(value);
+        let is_object = raw.starts_with(b"{");
+        let is_kept = value.is_whole() && (raw.len() <= AROUND_MEMBER_BYTES || is_object);
+        // An object may have a cursor among what is long in it.
+        if is_object && !is_kept {
+            return Err(broken(value.at, "a member beside its records is longer than 16 MiB"));
         }
+        let raw = if is_kept { raw.to_owned() } else { LONG.to_vec() };
         if kept + name.len() + raw.len() > AROUND_BYTES {
             return Err(broken(value.at, "more than 1 MiB stands around its records"));
         }
@@ -346,6 +353,13 @@ impl<R: Read> Document<R> {
 
     fn unread(&self) -> &[u8] {
         &self.buffer[self.unread.clone()]
+    }
+}
+
+impl DocumentError {
+    /// Whether the document only ends too soon.
+    pub fn is_cut_short(&self) -> bool {
+        matches!(self, Self::Broken { why, .. } if why.starts_with("it ends inside") || why.starts_with("EOF while"))
     }
 }
 
@@ -510,7 +524,11 @@ mod tests {
                 "/a/b",
                 r#"{"x":{"y": [2]},"a":{"b":null,"n":null},"zA":1.50}"#,
             ),
-            (&format!(r#"{{"long":"{}","a":[],"b":1}}"#, "x".repeat(AROUND_MEMBER_BYTES)), "/a", r#"{"a":null,"b":1}"#),
+            (
+                &format!(r#"{{"long":"{}","a":[],"b":1}}"#, "x".repeat(AROUND_MEMBER_BYTES)),
+                "/a",
+                r#"{"long":{"too long":true},"a":null,"b":1}"#,
+            ),
         ] {
             let mut read = Document::new(document.as_bytes(), HEAD_BYTES).keeping_around();
             assert!(matches!(read.descend(&pointer(at)), Ok(Place::Value(b'['))), "{document}");

@@ -138,8 +138,8 @@ pub fn read_records(
     read(&mut Document::new(reader, RECORD_LIMIT_BYTES), at, take)
 }
 
-/// The same. It also answers with the document around the records: `null` stands for them, and members longer than 64 KiB are left out. More
-/// than 1 MiB around them is refused.
+/// The same. It also answers with the document around the records, in which `null` stands for them. More
+/// than 1 MiB around them is refused, but for long texts and arrays.
 pub fn read_page(
     reader: impl Read,
     at: &RecordsAt,

@@ -8,6 +8,7 @@ use shared::{archive::Upload, json_pointer::JsonPointer};
 
 use crate::{
     request::{Place, Request},
+    retry::is_transient,
     source::{Api, PollError},
 };
 
@@ -20,15 +21,17 @@ const DEPTH: usize = 4;
 /// A longer text is hardly an id.
 const ID_BYTES: usize = 100;
 
-/// What APIs call the number of a page, the number of records to pass, and the record to go on behind. Those of a group are tried together, then each alone.
-const USUAL: [(&[&str], Counts); 7] = [
-    (&["page"], Counts::Pages),
-    (&["offset"], Counts::Records),
-    (&["skip", "start", "from", "startAt", "startIndex", "$offset", "$skip"], Counts::Records),
-    (&["_page", "p", "pageNumber", "page_number", "pageNo", "page[number]"], Counts::Pages),
-    (&["after"], Counts::LastId),
-    (&["before"], Counts::LastId),
-    (&["starting_after"], Counts::LastId),
+/// What APIs call the number of a page, the number of records to pass, and the record to go on behind. Those of a group are tried together, then
+/// each alone.
+const USUAL: [(Counts, &[&str]); 5] = [
+    (Counts::Pages, &["page", "_page", "p", "pageNumber", "page_number", "pageNo", "page[number]"]),
+    (
+        Counts::Records,
+        &["offset", "skip", "start", "from", "startAt", "startIndex", "resultOffset", "$offset", "$skip"],
+    ),
+    (Counts::LastId, &["after"]),
+    (Counts::LastId, &["before"]),
+    (Counts::LastId, &["starting_after"]),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,61 +42,80 @@ enum Counts {
     LastId,
 }
 
-/// A collection of one page whose answer shows no sign of more: asks with the usual parameters whether records come that are not on the page.
-/// Answers with the settings that would bring them, if so.
-pub async fn find_more(api: &Api, page: &Value, records_at: &str) -> Result<Option<String>, PollError> {
-    let first = api.first()?;
-    let records_of = |page: &Value| -> HashSet<String> {
-        page.pointer(records_at).map_or(&[][..], as_records).iter().map(Value::to_string).collect()
-    };
-    let ask = async |request: &Request| Ok(api.peek(request).await?.and_then(|body| read(&body.upload)));
-    let known = records_of(page);
-    let records = page.pointer(records_at).map_or(&[][..], as_records);
-    let id_at = likely_ids(records).into_iter().next().unwrap_or_default();
-    let last_id = records.last().and_then(|record| record.pointer(&id_at)).filter(|_| !id_at.is_empty()).cloned();
-    let is_steady = ask(&first).await?.is_some_and(|again| records_of(&again) == known);
-    // Nothing to compare with, or records that change with each request.
-    if first.body.is_some() || known.is_empty() || !is_steady {
-        return Ok(None);
-    }
-    for (names, counts) in USUAL {
-        let brings_others = async |names: &[&str], value: &Value| {
-            let request = names
-                .iter()
-                .fold(first.clone(), |request, name| request.with(&Place::Parameter((*name).to_owned()), value));
-            // An API that does not take the parameter has no more behind it.
-            let answer: Result<_, PollError> = ask(&request).await;
-            answer.ok().flatten().is_some_and(|other| !records_of(&other).is_subset(&known))
-        };
-        let Some(value) = (match counts {
-            Counts::Pages => Some(2.into()),
-            Counts::Records => Some(known.len().into()),
-            Counts::LastId => last_id.clone(),
-        }) else {
-            continue;
-        };
-        if !brings_others(names, &value).await {
-            continue;
-        }
-        for name in names {
-            if names.len() > 1 && !brings_others(&[*name], &value).await {
-                continue;
-            }
-            let advice = match counts {
-                Counts::Records => format!("NEXT_PAGE={name}+records"),
-                Counts::LastId => format!("NEXT_PAGE={name}={records_at}/-1{id_at}"),
-                Counts::Pages => {
-                    let begins = u8::from(!brings_others(&[*name], &1.into()).await);
-                    format!("NEXT_PAGE={name}+1, and {name}={begins} in SOURCE_URL")
-                }
-            };
-            return Ok(Some(format!("with {name}={value} other records come: set {advice}")));
-        }
-    }
-    Ok(None)
+/// Whether there is more than a page shows.
+pub enum Found {
+    /// These settings bring it.
+    More(String),
+    /// No usual parameter brings other records.
+    Nothing,
+    /// It was not tried, for this reason.
+    NotTried(&'static str),
 }
 
-/// A page as a document, unless it is long or none.
+/// Asks with the usual parameters whether records come that are not on the page, which seems to be all.
+pub async fn find_more(api: &Api, page: Option<&Value>, records_at: &str) -> Result<Found, PollError> {
+    let first = api.first()?;
+    let Some(page) = page else { return Ok(Found::NotTried("the page is longer than 16 MiB")) };
+    if first.body.is_some() {
+        return Ok(Found::NotTried("the requests have a body"));
+    }
+    let records_of = |page: &Value| page.pointer(records_at).map_or(Vec::new(), |records| as_records(records).to_vec());
+    let texts = |records: &[Value]| records.iter().map(Value::to_string).collect::<HashSet<_>>();
+    let ask =
+        async |request: &Request| Ok(read(&api.peek(request).await?.upload).map(|page| texts(&records_of(&page))));
+    let records = records_of(page);
+    let known = texts(&records);
+    if known.is_empty() {
+        return Ok(Found::NotTried("there are no records yet"));
+    }
+    if ask(&first).await?.is_none_or(|again: HashSet<String>| again != known) {
+        return Ok(Found::NotTried("the records change with each request"));
+    }
+    // `None` if the API refuses the request.
+    let brings_others = async |names: &[&str], value: &Value| {
+        let request = names
+            .iter()
+            .fold(first.clone(), |request, name| request.with(&Place::Parameter((*name).to_owned()), value));
+        match ask(&request).await {
+            Ok(other) => Ok(Some(other.is_some_and(|other| !other.is_subset(&known)))),
+            Err(PollError::Http(error)) if is_transient(&error) => Err(PollError::Http(error)),
+            Err(_) => Ok(None),
+        }
+    };
+    let id_at = likely_ids(&records).into_iter().next().unwrap_or_default();
+    let last_id = records.last().and_then(|record| record.pointer(&id_at)).filter(|_| !id_at.is_empty());
+    for (counts, names) in USUAL {
+        let values = match counts {
+            // The first page may have the number 0.
+            Counts::Pages => vec![2.into(), 1.into()],
+            Counts::Records => vec![known.len().into()],
+            Counts::LastId => last_id.cloned().into_iter().collect(),
+        };
+        for value in values {
+            // An API may refuse all of them for one that it does not know.
+            if brings_others(names, &value).await? == Some(false) {
+                continue;
+            }
+            for name in names {
+                if brings_others(&[*name], &value).await? != Some(true) {
+                    continue;
+                }
+                let advice = match counts {
+                    Counts::Records => format!("NEXT_PAGE={name}+records"),
+                    Counts::LastId => format!("NEXT_PAGE={name}={records_at}/-1{id_at}"),
+                    Counts::Pages => {
+                        let begins = u8::from(brings_others(&[*name], &1.into()).await? != Some(true));
+                        format!("NEXT_PAGE={name}+1, and {name}={begins} in SOURCE_URL")
+                    }
+                };
+                return Ok(Found::More(format!("with {name}={value} other records come: set {advice}")));
+            }
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+/// A page as a document; `None` for one that is longer than 16 MiB or no JSON.
 pub fn read(page: &Upload) -> Option<Value> {
     let bytes = usize::try_from(page.bytes).ok().filter(|_| page.bytes <= LIMIT_BYTES)?;
     let mut text = vec![0; bytes];

@@ -14,10 +14,11 @@ use shared::{
     telemetry::chain,
 };
 
-use super::advice::{as_records, find_more, likely_ids, likely_records, read};
+use super::advice::{Found, as_records, find_more, likely_ids, likely_records, read};
 use crate::{
-    body::{Spool, SpoolError},
+    body::{Spool, SpoolError, Wanted},
     http::HttpError,
+    next_page::NextPage,
     queue::Queue,
     retry::is_transient,
     run::bytes_a_day,
@@ -37,6 +38,8 @@ pub struct Surroundings<'a> {
     pub poll_interval: Duration,
     /// Where answers wait.
     pub spool_dir: &'a Path,
+    /// Whether the lines are for a program.
+    pub is_json: bool,
 }
 
 /// Writes a line for each dependency, as JSON or for a person. Whether all is well.
@@ -62,7 +65,7 @@ impl<W: Write> Report<'_, W> {
         } else {
             writeln!(self.out, "{what:<8}  {:<7}  {says}", if is_well { "ok" } else { "PROBLEM" })?;
         }
-        // Whoever reads lines may want the first at once.
+        // A program may wait for the first line.
         Ok(self.out.flush()?)
     }
 }
@@ -73,10 +76,9 @@ pub async fn check(
     archive: &impl Archive,
     queue: &impl Queue,
     surroundings: Surroundings<'_>,
-    is_json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let mut report = Report { out, is_json, is_well: true };
+    let mut report = Report { out, is_json: surroundings.is_json, is_well: true };
     match api.poll(None).await {
         Err(error) => {
             let may_pass = matches!(&error, PollError::Http(error) if is_transient(error));
@@ -118,11 +120,12 @@ async fn tell_of_api<W: Write>(
     snapshot: &Snapshot,
     poll_interval: Duration,
 ) -> anyhow::Result<()> {
-    let Snapshot { pages, records, records_at, .. } = snapshot;
+    let Snapshot { pages, records, facts, .. } = snapshot;
     let bytes = pages.iter().map(|page| page.upload.bytes).sum();
     let in_pages = if pages.len() == 1 { "1 page".to_owned() } else { format!("{} pages", pages.len()) };
     let page = pages.first().and_then(|page| read(&page.upload));
-    let at = if *records_at == RecordsAt::Document { String::new() } else { records_at.to_string() };
+    let at = facts.records_at.as_ref().filter(|at| **at != RecordsAt::Document).map(ToString::to_string);
+    let at = at.unwrap_or_default();
     let all = page.as_ref().and_then(|page| page.pointer(&at)).map_or(&[][..], as_records);
     let ids = likely_ids(all);
     let mut says = format!("it answered with {records} records in {in_pages}, {bytes} bytes, and SPOOL_DIR took them");
@@ -130,14 +133,17 @@ async fn tell_of_api<W: Write>(
         let shown: Vec<_> = ids.iter().take(SHOWN_IDS).map(String::as_str).collect();
         says = format!("{says}; each may be known by {}", shown.join(" or "));
     }
-    if snapshot.is_torn {
-        says.push_str("; the collection did not hold still, so records may be missing");
-    }
-    report.tell_with("api", Ok(says), json!({ "ids": ids, "record": all.first() }))?;
-    if let Some(page) = page.filter(|_| pages.len() == 1 && api.told_next_page().is_none()) {
-        let found = match find_more(api, &page, &at).await {
-            Ok(Some(advice)) => Err(format!("this is not all. {advice}")),
-            Ok(None) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
+    let found = if facts.torn {
+        Err(format!("{says}; the collection did not hold still, so records may be missing"))
+    } else {
+        Ok(says)
+    };
+    report.tell_with("api", found, json!({ "ids": ids, "record": all.first() }))?;
+    if pages.len() == 1 && api.told_next_page() != Some(&NextPage::None) {
+        let found = match find_more(api, page.as_ref(), &at).await {
+            Ok(Found::More(advice)) => Err(format!("this is not all. {advice}")),
+            Ok(Found::Nothing) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
+            Ok(Found::NotTried(why)) => Ok(format!("whether this is all was not tried, since {why}")),
             Err(error) => Err(chain(&error)),
         };
         report.tell("paging", found)?;
@@ -177,7 +183,7 @@ async fn may_append(archive: &impl Archive, end: &End, spool_dir: &Path) -> Resu
     let Some(object) = object.filter(|object| object.metadata == *metadata) else {
         return Err("the archive's end is gone, or another one now: who else writes to it?".to_owned());
     };
-    let mut spool = Spool::new(spool_dir, u64::MAX).map_err(|error| chain(&error))?;
+    let mut spool = Spool::new(spool_dir, u64::MAX, Wanted::default()).map_err(|error| chain(&error))?;
     let upload = spool.keep_unread(object.body).await.map_err(|error| chain(&error))?;
     match archive.append(*sequence, metadata, &upload).await {
         Ok(Append::Taken) => Ok("the role may append, and a number that is taken is refused".to_owned()),

@@ -217,8 +217,8 @@ async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow:
     let spool_dir = settings.wires.source.spool.dir();
     let (api, archive, queue) = connect(settings.wires).await?;
     let poll_interval = settings.pace.poll_interval;
-    let surroundings = Surroundings { stream: &stream, poll_interval, spool_dir: &spool_dir };
+    let surroundings = Surroundings { stream: &stream, poll_interval, spool_dir: &spool_dir, is_json: json };
     let mut out = io::stdout().lock();
-    let is_well = check(&api, &archive, &queue, surroundings, json, &mut out).await?;
+    let is_well = check(&api, &archive, &queue, surroundings, &mut out).await?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
