@@ -199,7 +199,7 @@ impl Spool {
         Ok(written)
     }
 
-    /// Passes the chunks on as they come; whoever writes them says himself why he does not take more.
+    /// Passes the chunks on as they come. The thread that writes them says why it takes no more.
     async fn receive<B>(&self, mut body: B, writer: mpsc::Sender<Bytes>) -> Result<(), SpoolError>
     where
         B: Stream<Item = io::Result<Bytes>> + Unpin,
@@ -322,7 +322,7 @@ fn shown(beginning: &[u8]) -> String {
     }
 }
 
-/// The sender counts what comes over the wire, which only he sees, and says so with our own error.
+/// Who sends the chunks sees alone what comes over the wire, and refuses too much of it with our own error.
 fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
     source.downcast().unwrap_or_else(|source| SpoolError::Broken { bytes, source })
 }
@@ -421,6 +421,15 @@ mod tests {
                     )),
                 "{said}"
             );
+        }
+        for (text, why) in [
+            (r#"{"id":1"#, "EOF while parsing"),
+            (r#"{"id":}"#, "broken from byte 0"),
+            ("[1]", "the document is an array"),
+        ] {
+            let mut spool = Spool::new(dir.path(), 1000, wanted(".")).unwrap();
+            let said = shared::telemetry::chain(&spool.keep(body(&[Ok(text)])).await.unwrap_err());
+            assert!(said.contains(why), "{text}: {said}");
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();

@@ -101,13 +101,22 @@ pub fn total_is_larger(at: &str, total: u64, records: u64) {
     );
 }
 
+/// How long an object took.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// Its snapshot's fetch.
+    pub fetch: Duration,
+    /// Its append.
+    pub append: Duration,
+}
+
 /// An object is in the archive.
 pub fn appended(
     stream: &StreamName,
     sequence: Sequence,
     metadata: &Metadata,
     bytes: u64,
-    (fetch, append): (Duration, Duration),
+    Took { fetch, append }: Took,
 ) {
     NUMBERS.objects.inc();
     NUMBERS.bytes.inc_by(bytes);

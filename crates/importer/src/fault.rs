@@ -82,14 +82,20 @@ pub fn state_after(fault: &ImportError) -> State {
     }
 }
 
-/// When to poll again after a poll that failed, as the `faults`th in a row; without a fault it would be at `regular`.
-pub fn next_poll(
-    fault: &ImportError,
-    faults: u32,
-    interval: Duration,
-    (now, regular): (Instant, Instant),
-    dice: &mut fastrand::Rng,
-) -> Instant {
+/// When polls are due.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// From poll to poll.
+    pub interval: Duration,
+    /// What time it is.
+    pub now: Instant,
+    /// When the next poll would be without a fault.
+    pub regular: Instant,
+}
+
+/// When to poll again after a poll that failed, as the `faults`th in a row.
+pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastrand::Rng) -> Instant {
+    let Pace { interval, now, regular } = pace;
     let grown = FIRST_PAUSE.saturating_mul(1 << faults.min(16));
     match fault {
         // The API did its part, and is not asked again because the queue does not.
@@ -145,7 +151,7 @@ mod tests {
             (ImportError::EndMoved, long, 1, 3600.0),
         ] {
             let now = Instant::now();
-            let next = next_poll(&fault, faults, interval, (now, now + interval), &mut dice) - now;
+            let next = next_poll(&fault, faults, Pace { interval, now, regular: now + interval }, &mut dice) - now;
             let off = next.as_secs_f64() / seconds;
             assert!((0.9..=1.1).contains(&off), "{fault} after {faults} faults every {interval:?}: {next:?}");
         }

@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use shared::json_pointer::{JsonPointer, JsonPointerError};
+use shared::{
+    json_pointer::{JsonPointer, JsonPointerError},
+    records::RecordsAt,
+};
 use thiserror::Error;
 
 use crate::request::{Place, Request};
@@ -76,8 +79,24 @@ impl NextPage {
         }
     }
 
-    /// What stands in the way of a walk from this request.
-    pub fn problem(&self, first: &Request) -> Option<String> {
+    /// What stands in the way of a walk from this request through answers with their records there.
+    pub fn problem(&self, first: &Request, records_at: &RecordsAt) -> Option<String> {
+        match (self, records_at) {
+            (Self::Address(_) | Self::Value(..), RecordsAt::Document) => {
+                let why = "RECORDS_AT is a dot\nan answer that is one record has no next page: leave one of them out";
+                return Some(why.to_owned());
+            }
+            (Self::Address(at) | Self::Value(_, at), RecordsAt::Array(records)) => {
+                let inside = at.names().strip_prefix(records.names());
+                if inside.is_some_and(|inside| inside.first().is_none_or(|first| first != "-1")) {
+                    return Some(format!(
+                        "{at} leads into the records, which are at RECORDS_AT, or are the answer itself where that is not set\nof \
+                         its elements an array's last one alone can be named, by -1"
+                    ));
+                }
+            }
+            _ => {}
+        }
         match self {
             Self::Number(place) if first.number(place).is_none() => {
                 let place = match place {
@@ -129,10 +148,24 @@ mod tests {
         for text in ["", "page", "after=next", "+1", "=/next", "Link", "None"] {
             assert!(text.parse::<NextPage>().is_err(), "{text}");
         }
-        let problem = |text: &str, url: &str| {
-            text.parse::<NextPage>().unwrap().problem(&Request { url: url.parse().unwrap(), body: None }).is_some()
+        let problem = |text: &str, url: &str, at: &str| {
+            let request = Request { url: url.parse().unwrap(), body: None };
+            text.parse::<NextPage>().unwrap().problem(&request, &at.parse().unwrap()).is_some()
         };
-        assert!(problem("page+1", "http://api/?page=x") && !problem("page+1", "http://api/?page=0"));
-        assert!(problem("/from+records", "http://api/") && !problem("offset+records", "http://api/"));
+        for (text, url, at, is_wrong) in [
+            ("page+1", "http://api/?page=x", "", true),
+            ("page+1", "http://api/?page=0", "", false),
+            ("/from+records", "http://api/", "", true),
+            ("offset+records", "http://api/", "", false),
+            ("/next", "http://api/", "", true),
+            ("/next", "http://api/", ".", true),
+            ("/next", "http://api/", "/data", false),
+            ("after=/data/0/id", "http://api/", "/data", true),
+            ("after=/data", "http://api/", "/data", true),
+            ("after=/data/-1/id", "http://api/", "/data", false),
+            ("after=/-1/id", "http://api/", "", false),
+        ] {
+            assert_eq!(problem(text, url, at), is_wrong, "{text} {url} {at}");
+        }
     }
 }

@@ -362,9 +362,9 @@ impl Walk {
         };
         let is_value = !found.starts_with('{') && found != "true";
         // A number goes on as it stands there: some are longer than any that can be held.
-        let as_it_stands =
-            |value: Value| if value.is_number() && value.to_string() != found { found.clone().into() } else { value };
-        let value = serde_json::from_str(&found).ok().map(as_it_stands);
+        let is_held = found.parse::<u64>().is_ok() || found.parse::<i64>().is_ok();
+        let is_long = !is_held && found.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+        let value = if is_long { Some(found.clone().into()) } else { serde_json::from_str(&found).ok() };
         let (from, found) = (page.request.to_string(), quoted(&found));
         value.filter(|_| is_value).map(Found::Value).ok_or(PageError::NoValue { from, at: at.clone(), found })
     }

@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::{
-    events,
-    fault::{ImportError, Outcome, next_poll, result, state_after},
+    events::{self, Took},
+    fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
     retry::{LONGEST_PAUSE, jittered},
     snapshot::{End, next_objects},
@@ -40,7 +40,7 @@ const BELIEVED_POLLS: u32 = 60;
 /// So many objects that others appended are adopted one by one; when there are more, listing is quicker.
 const MOST_ADOPTED: u32 = 100;
 
-/// So many polls in a row that bring another answer are no coincidence.
+/// This many polls in a row that bring other records are no coincidence.
 const STREAK_POLLS: u32 = 10;
 
 /// How often.
@@ -97,7 +97,12 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
                 Err(fault) => {
                     faults += 1;
                     self.status.set(state_after(fault));
-                    next_poll(fault, faults, pace.poll_interval, (Instant::now(), regular), &mut dice)
+                    next_poll(
+                        fault,
+                        faults,
+                        Pace { interval: pace.poll_interval, now: Instant::now(), regular },
+                        &mut dice,
+                    )
                 }
             };
             while Instant::now() < next {
@@ -166,7 +171,8 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             let begun = Instant::now();
             self.append(*sequence, metadata, upload).await?;
             bytes += upload.bytes;
-            events::appended(&self.stream, *sequence, metadata, upload.bytes, (fetch, begun.elapsed()));
+            let took = Took { fetch, append: begun.elapsed() };
+            events::appended(&self.stream, *sequence, metadata, upload.bytes, took);
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
             crash_point!("between-pages");
         }

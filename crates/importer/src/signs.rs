@@ -60,8 +60,8 @@ impl Signs {
             let total = value.rsplit_once('/').and_then(|(_, total)| total.parse().ok());
             self.totals.extend(total.map(|total| (name.to_owned(), total)));
         }
-        const NAMED: [&str; 5] = ["total", "pagination", "continuation", "next", "page-token"];
-        if !name.contains("ratelimit") && (name.starts_with("x-") || NAMED.iter().any(|part| name.contains(part))) {
+        let named = ["total", "pagination", "continuation", "next", "page-token"];
+        if !name.contains("ratelimit") && (name.starts_with("x-") || named.iter().any(|part| name.contains(part))) {
             self.classify(name, name.trim_start_matches("x-"), &serde_json::Value::from(value).to_string(), LEVELS);
             // `X-Pagination: {"TotalCount":57}`, as ASP.NET says it.
             self.read_object(name, value, &[], 0);
@@ -118,10 +118,10 @@ impl Signs {
         match (is_true, number) {
             // Far from the records they are of something else.
             (Some(is_true), _) if levels > 0 && (is_end_word(&word) || is_more_word(&word)) => {
-                if is_end_word(&word) != is_true {
-                    self.more.push(format!("`{at}` is {plain}"));
-                } else {
+                if is_end_word(&word) == is_true {
                     self.is_end |= is_clear_word(&word);
+                } else {
+                    self.more.push(format!("`{at}` is {plain}"));
                 }
             }
             (_, Some(pages)) if is_count_of_pages(&word) => self.pages.push((at.to_owned(), pages)),
@@ -140,7 +140,9 @@ impl Signs {
             _ if is_next_word(&word) || is_cursor_word(&word) || is_more_word(&word) && json.starts_with('"') => {
                 let next = first_filled(at, json, LEVELS);
                 // A number is a place only where its name says so. An object that is next may have members that are, too.
-                let next = next.filter(|next| is_next_word(&word) || word == "cursor" && next.at == at || next.value.starts_with('"'));
+                let next = next.filter(|next| {
+                    is_next_word(&word) || word == "cursor" && next.at == at || next.value.starts_with('"')
+                });
                 self.next.extend(next.filter(|next| !self.next.contains(next)));
             }
             _ => {}

@@ -83,10 +83,11 @@ pub fn exposure(source_url: &str, allow_http: bool) -> Option<String> {
 }
 
 /// What stands in the way of a walk, as far as the settings show it.
-pub fn obstacle(source_url: &str, body_file: Option<&str>, next_page: &str) -> Option<String> {
-    let (url, form) = (source_url.parse().ok()?, next_page.parse::<NextPage>().ok()?);
+pub fn obstacle(source_url: &str, body_file: Option<&str>, next_page: &str, records_at: &str) -> Option<String> {
+    let (url, form, records_at) =
+        (source_url.parse().ok()?, next_page.parse::<NextPage>().ok()?, records_at.parse().ok()?);
     let body = body_file.map(|file| read_body(file.as_ref()).unwrap_or_default());
-    let problem = form.problem(&Request { url, body })?;
+    let problem = form.problem(&Request { url, body }, &records_at)?;
     Some(format!("NEXT_PAGE (--next-page) is `{next_page}`, and {problem}"))
 }
 

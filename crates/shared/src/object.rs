@@ -500,9 +500,13 @@ mod tests {
             ..metadata()
         };
         longest.facts.records_at = Some(format!("/{}", text(199)).parse().unwrap());
-        let fields = longest.encode().unwrap();
-        let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
-        assert!(bytes <= METADATA_LIMIT_BYTES - 100, "{bytes}");
+        // One of several pages has no validators, and an address that takes more room the way it is written.
+        let of_several = Metadata { source_url: "%00".repeat(233), etag: None, last_modified: None, ..longest.clone() };
+        for metadata in [longest, of_several] {
+            let fields = metadata.encode().unwrap();
+            let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
+            assert!(bytes <= METADATA_LIMIT_BYTES - 100, "{bytes}");
+        }
     }
 
     #[test]

@@ -121,8 +121,8 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_http = given("allow_http").is_some_and(|value| value == "true");
     let exposure = given("source_url").and_then(|url| exposure(&url, allow_http));
     let next_page = given("next_page").unwrap_or_default();
-    let body_file = given("source_body_file");
-    let obstacle = given("source_url").and_then(|url| obstacle(&url, body_file.as_deref(), &next_page));
+    let (body_file, records_at) = (given("source_body_file"), given("records_at").unwrap_or_default());
+    let obstacle = given("source_url").and_then(|url| obstacle(&url, body_file.as_deref(), &next_page, &records_at));
     let gone = GONE.iter().filter(|(name, _)| env::var_os(name).is_some_and(|value| !value.is_empty()));
     let gone = gone.map(|(name, instead)| format!("{name} is no setting any more\n{instead}"));
     exposure.into_iter().chain(obstacle).chain(gone).collect()
