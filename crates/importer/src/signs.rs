@@ -64,7 +64,9 @@ impl Signs {
         if !name.contains("ratelimit") && (name.starts_with("x-") || named.iter().any(|part| name.contains(part))) {
             self.classify(name, name.trim_start_matches("x-"), &serde_json::Value::from(value).to_string(), LEVELS);
             // `X-Pagination: {"TotalCount":57}`, as ASP.NET says it.
-            self.read_object(name, value, &[], 0);
+            if !members(value).is_empty() {
+                self.read_object(name, value, &[], 0);
+            }
         }
     }
 
@@ -111,8 +113,10 @@ impl Signs {
         let plain = json.trim_matches('"');
         let number = plain.parse::<u64>().ok().or_else(|| plain.strip_suffix(".0")?.parse().ok());
         let is_true = match plain.to_ascii_lowercase().as_str() {
-            "true" | "1" => Some(true),
-            "false" | "0" => Some(false),
+            "true" => Some(true),
+            "false" => Some(false),
+            // `has_more: 1`; but `last: 1` is a number.
+            "1" | "0" if is_more_word(&word) => Some(plain == "1"),
             _ => None,
         };
         match (is_true, number) {
@@ -321,9 +325,11 @@ mod tests {
             let signs = read(around, "/data");
             assert!(signs.is_end && signs.more.is_empty(), "{around}: {signs:?}");
         }
-        for around in
-            [r#"{"data":null,"truncated":false,"ok":true}"#, r#"{"data":null,"deep":{"er":{"and":{"has_more":true}}}}"#]
-        {
+        for around in [
+            r#"{"data":null,"truncated":false,"ok":true}"#,
+            r#"{"data":null,"has_more_before":false,"shards":{"complete":true},"page":{"first":0,"last":1}}"#,
+            r#"{"data":null,"deep":{"er":{"and":{"has_more":true}}}}"#,
+        ] {
             assert_eq!(read(around, "/data"), Signs::default(), "{around}");
         }
     }
@@ -377,6 +383,7 @@ mod tests {
             ("x-prev-page", ""),
             ("x-ratelimit-total", "9"),
             ("x-nextjs-cache", "HIT"),
+            ("x-request-info", "{no JSON}"),
             ("x-pagination", r#"{"TotalCount":59}"#),
             ("content-range", "items 0-9/58"),
             ("content-length", "99"),
