@@ -471,7 +471,7 @@ impl State {
         self.version.load(SeqCst)
     }
 
-    /// Posts of which half change with each version, a record that is none, and in turn: a document that breaks off, nothing more, a post
+    /// Posts of which half change with each version, a record that is none, and in turn: a document that is broken, nothing more, a post
     /// that the table refuses.
     fn document(&self, version: u64, page: u64) -> String {
         let first = 10 * page;
@@ -486,8 +486,10 @@ impl State {
         if version.is_multiple_of(3) {
             records.push(post(first + 9, REFUSED));
         }
-        let end = if version % 3 == 1 { "" } else { "]" };
-        format!("[{}{}{end}", records.join(","), " ".repeat(self.padding))
+        if version % 3 == 1 {
+            records.push("no JSON".to_owned());
+        }
+        format!("[{}{}]", records.join(","), " ".repeat(self.padding))
     }
 
     fn last_page(&self) -> String {

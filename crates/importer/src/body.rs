@@ -30,7 +30,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 const BEGINNING_BYTES: usize = 4 * SHOWN_CHARS;
 const SHOWN_CHARS: usize = 80;
 
-/// So many chunks may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
+/// Chunks that may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
 const CHUNKS_AHEAD: usize = 2;
 
 /// Where answers wait, and how long they may be.
@@ -259,7 +259,7 @@ impl Read for Tee {
                 Ok(true) => {}
                 Ok(false) => return Ok(0),
                 Err(error) => {
-                    // Whoever reads would take it for the document's fault.
+                    // The reader would take it for the document's fault.
                     let kind = error.kind();
                     self.failure = Some(error);
                     self.chunks.close();

@@ -115,19 +115,8 @@ pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastra
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-    use reqwest::StatusCode;
-
     use super::*;
-
-    fn status(code: u16, retry_after: Option<u64>) -> HttpError {
-        HttpError::Status {
-            request: "GET http://api/posts".into(),
-            status: StatusCode::from_u16(code).unwrap(),
-            retry_after: retry_after.map(|seconds| seconds.to_string()),
-            at: Timestamp::UNIX_EPOCH,
-        }
-    }
+    use crate::retry::tests::status;
 
     #[test]
     fn a_fault_makes_polls_rarer_and_what_may_pass_is_tried_before_a_long_interval_is_over() {

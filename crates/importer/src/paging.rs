@@ -501,7 +501,7 @@ fn parameter_for(at: &str) -> String {
 }
 
 /// The target of the first link with the relation, in header lines. Relations are compared as RFC 8288 says: words, in any case. A next link
-/// to a page without results is none.
+/// to a page without results does not count.
 fn target(headers: &[(String, String)], relation: &str) -> Option<String> {
     let headers = headers.iter().filter(|(name, _)| name == "link");
     let links = headers.flat_map(|(_, line)| line.split('<').skip(1)).filter_map(|link| link.split_once('>'));

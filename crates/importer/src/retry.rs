@@ -79,10 +79,10 @@ fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn status(code: u16, retry_after: Option<u64>) -> HttpError {
+    pub(crate) fn status(code: u16, retry_after: Option<u64>) -> HttpError {
         HttpError::Status {
             request: "GET http://api/posts".into(),
             status: StatusCode::from_u16(code).unwrap(),

@@ -130,7 +130,7 @@ impl Signs {
             }
             (_, Some(pages)) if is_count_of_pages(&word) => self.pages.push((at.to_owned(), pages)),
             (_, Some(total)) if is_total_word(&word) => self.totals.push((at.to_owned(), total)),
-            // `"total": {"value": 57, "relation": "eq"}`, as Elasticsearch says it; `gte` is at least so many, and more.
+            // `"total": {"value": 57, "relation": "eq"}`, as Elasticsearch says it; `gte` means that there are more.
             (_, None) if json.starts_with('{') && is_total_word(&word) => {
                 let total = members(json);
                 let value = total.get("value").and_then(|value| value.get().parse::<u64>().ok());
@@ -209,7 +209,7 @@ fn is_one_of(word: &str, words: &str) -> bool {
     words.split_ascii_whitespace().any(|known| known == word)
 }
 
-/// The members of an object. There are none of anything else, and of an object with a name that is no text.
+/// The members of an object; nothing of anything else, and nothing of an object with a name that is no text.
 pub fn members(json: &str) -> BTreeMap<String, &RawValue> {
     serde_json::from_str(json).unwrap_or_default()
 }

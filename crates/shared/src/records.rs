@@ -55,7 +55,7 @@ impl FromStr for RecordsAt {
 
     fn from_str(text: &str) -> Result<Self, RecordsAtError> {
         // As it is encoded in metadata.
-        let bytes = text.bytes().map(|byte| if byte.is_ascii_graphic() && byte != b'%' { 1 } else { 3 });
+        let bytes = text.bytes().map(|byte| if (b' '..=b'~').contains(&byte) && byte != b'%' { 1 } else { 3 });
         match text {
             _ if bytes.sum::<usize>() > RECORDS_AT_LIMIT_BYTES => Err(RecordsAtError::TooLong),
             "." => Ok(Self::Document),

@@ -231,7 +231,7 @@ run "what_can_be_chosen" {
       }
       my-comments = {
         source_url           = "https://api.example.org:9443/comments"
-        importer_settings    = { NEXT_PAGE = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/next " }
+        importer_settings    = { RECORDS_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/data ", NEXT_PAGE = "cursor=/next" }
         transformer_settings = { RECORDS_AT = "/a b\t%n %% $HOME $$ ${"$"}{HOME} `id` $(id) * ~0 # ; ' \" \\ \\\\ \\\" \\n é\n=/data " }
       }
     }
