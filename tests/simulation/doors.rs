@@ -94,7 +94,7 @@ impl World {
             pages.map(|posts| serde_json::to_string(&posts).expect("it is JSON")).collect()
         };
         let etag = (pages.len() == 1).then(|| pages[0].clone());
-        if etag.is_some() && validators(last, REQUEST).etag == etag {
+        if etag.is_some() && validators(last, REQUEST, URL).etag == etag {
             return None;
         }
         let page = |body: String| {

@@ -80,7 +80,7 @@ pub enum PageError {
     #[error("the answer to {from} shows that there is more ({signs}), and nothing says how to go on: {advice}")]
     More { from: String, signs: String, advice: String },
     /// A page that was there before.
-    #[error("the page behind {from} is one that came before: the pages lead in a circle")]
+    #[error("the answer to {from} came before: the pages lead in a circle")]
     Circle { from: String },
     /// Another server.
     #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]

@@ -101,11 +101,17 @@ fn is_unchanged(end: &Metadata, snapshot: &Snapshot, snapshot_sha256: Sha256) ->
     end.last_page && is_same && (facts.torn || !known.torn)
 }
 
-/// What to send with the next GET of the same request. A snapshot of several pages has no validator of its own, and one that was cut or torn
-/// none that counts.
-pub fn validators(last: Option<&Metadata>, request: u16) -> Validators {
+/// What to send with the next GET of the same request from `source_url`. A snapshot of several pages has no validator of its own, one that was
+/// cut or torn none that counts, and what another address said is not to be held against this one.
+pub fn validators(last: Option<&Metadata>, request: u16, source_url: &str) -> Validators {
     match last {
-        Some(last) if last.last_page && last.page == 1 && last.facts.request == Some(request) && !last.facts.torn => {
+        Some(last)
+            if last.last_page
+                && last.page == 1
+                && last.source_url == source_url
+                && last.facts.request == Some(request)
+                && !last.facts.torn =>
+        {
             // Whoever may append may have written something there that no header can hold.
             let header = |value: &Option<String>| value.clone().filter(|value| HeaderValue::try_from(value).is_ok());
             Validators { etag: header(&last.etag), last_modified: header(&last.last_modified) }
@@ -220,8 +226,10 @@ mod tests {
     #[test]
     fn validators_are_those_of_a_whole_settled_snapshot_of_one_page_of_the_same_request() {
         let end = end_of(&snapshot(vec![page(1, 1)])).metadata;
-        assert_eq!(validators(Some(&end), 7).etag.as_deref(), Some("\"a\""));
-        assert_eq!(validators(Some(&end), 8), Validators::default());
+        let url = "https://example.org/posts";
+        assert_eq!(validators(Some(&end), 7, url).etag.as_deref(), Some("\"a\""));
+        assert_eq!(validators(Some(&end), 8, url), Validators::default());
+        assert_eq!(validators(Some(&end), 7, "https://example.com/posts"), Validators::default());
         let mut others = vec![end.clone(); 5];
         others[0].etag = Some("\"a\r\nb: c\"".into());
         others[1].last_page = false;
@@ -229,7 +237,7 @@ mod tests {
         others[3].facts.torn = true;
         others[4].facts.request = None;
         for without in others.iter().map(Some).chain([None]) {
-            assert_eq!(validators(without, 7), Validators::default());
+            assert_eq!(validators(without, 7, url), Validators::default());
         }
     }
 }

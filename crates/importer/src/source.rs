@@ -268,12 +268,14 @@ impl Api {
         self.has_warned_of_total.store(larger.is_some(), Ordering::Relaxed);
     }
 
-    /// 16 bits that tell requests apart, and what is taken for their collections. A secret that may be rotated does not count.
+    /// 16 bits that tell requests apart, and what is taken for their collections. Neither a secret that may be rotated counts, nor the origin:
+    /// two importers may reach one API on two ways.
     fn digest(&self, first: &Request) -> u16 {
         let mut hasher = sha2::Sha256::new();
         let body = first.body.as_ref().map(Value::to_string).unwrap_or_default();
         let next_page = format!("{:?}", self.settings.next_page);
-        for part in [public_url(&first.url), body, self.wanted.records_at.to_string(), next_page] {
+        let path = public_url(&first.url).split_off(first.url.origin().ascii_serialization().len());
+        for part in [path, body, self.wanted.records_at.to_string(), next_page] {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);
         }
@@ -299,7 +301,8 @@ fn page_of(request: &Request, Answer { url, headers, body, .. }: &Answer) -> Pag
 impl Source for Api {
     async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
         let first = self.first()?;
-        let validators = validators(last.filter(|_| first.body.is_none()), self.digest(&first));
+        let last = last.filter(|_| first.body.is_none());
+        let validators = validators(last, self.digest(&first), &public_url(&first.url));
         let mut walk = 1;
         loop {
             match self.walk(&first, &validators, walk >= WALKS).await? {
