@@ -48,7 +48,7 @@ pub struct SourceSettings {
     /// Where the records are.
     #[command(flatten)]
     pub records: RecordsSettings,
-    /// How pages follow, unless they do behind `Link` headers:
+    /// How pages follow, if not by `Link` headers:
     /// /links/next is the place of the next address in the answer, after=/paging/next/after the place of a value that goes into the parameter
     /// `after`; page+1 counts the parameter `page` up, offset+records adds the records that came; none says that one page is all. -1 is an
     /// array's last element, as in starting_after=/data/-1/id. A parameter that begins with a slash is a place in the body of
