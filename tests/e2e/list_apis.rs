@@ -18,7 +18,7 @@ use support::{
 const RECORDS: usize = 57;
 const PAGE: usize = 10;
 
-/// So many streams at once: most of a stream's time is waiting.
+/// Streams at once: most of a stream's time is waiting.
 const AT_ONCE: usize = 4;
 
 /// What an answer shows of further pages to whoever has been told nothing but address, records and id.

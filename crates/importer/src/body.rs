@@ -71,7 +71,7 @@ pub struct Records {
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
-    /// The body with `null` in their place, without members longer than 64 KiB; the body itself if it is the record.
+    /// The body with `null` in their place, and a mark for texts and arrays longer than 64 KiB; the body itself if it is the record.
     pub around: String,
     /// Has seen the records of the pages before and of this one, each with its length before it.
     hasher: sha2::Sha256,
@@ -157,6 +157,7 @@ impl Spool {
         let read = move |tee: &mut Tee| read_records(tee, &wanted, before);
         let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
         let records = records.map_err(|source| {
+            self.end = upload.offset;
             let beginning = shown(&beginning);
             SpoolError::NoRecords { beginning, upload: upload.clone(), source: Box::new(source) }
         })?;

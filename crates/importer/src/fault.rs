@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum Outcome {
-    /// Something new is archived, of so many bytes.
+    /// New objects are archived, of these bytes together.
     Appended { bytes: u64 },
     /// The archive ends with what the API says.
     Unchanged,
@@ -42,7 +42,7 @@ pub enum ImportError {
     /// The queue's side. What was fetched is archived all the same.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Another importer appended, or somebody deleted. The answer is thrown away and the API asked again, one interval later.
+    /// Another importer appended, or objects were deleted. The answer is thrown away and the API asked again, one interval later.
     #[error("the archive no longer ends where it did when the fetch began")]
     EndMoved,
 }

@@ -176,12 +176,9 @@ impl Walk {
         self.is_torn
     }
 
-    /// A total that the API names, and that is larger than the records that came. One that does not hold still says nothing.
+    /// A total that the API names, and that is larger than the records that came. Of one that does not hold still the least counts.
     pub fn larger_total(&self) -> Option<(&str, u64)> {
-        self.total
-            .as_ref()
-            .filter(|(_, total)| !self.is_torn && *total > self.records)
-            .map(|(at, total)| (at.as_str(), *total))
+        self.total.as_ref().filter(|(_, total)| *total > self.records).map(|(at, total)| (at.as_str(), *total))
     }
 
     /// Notes that a request had to be made again.
@@ -409,9 +406,7 @@ impl Walk {
     fn shown_end(&self, page: &Page, signs: &Signs, is_shown: bool) -> Result<Turn, PageError> {
         let mut more = self.more(signs);
         let is_known = is_shown || self.pages > 1 && page.records > 0;
-        if !is_known {
-            more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
-        }
+        more.extend(self.missing().filter(|_| !is_known));
         // Once the walk has gone on, what leads on is known, and other words are of something else.
         let is_named = match &self.next_page {
             NextPage::Address(at) | NextPage::Value(_, at) => {
@@ -425,23 +420,20 @@ impl Walk {
         if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
             more.push("a `Link` header has a next page".to_owned());
         }
-        if more.is_empty() {
-            return Ok(Turn::End);
-        }
-        Err(PageError::More { from: page.request.to_string(), signs: more.join(", "), advice: advice(signs) })
+        end_unless(page.request.to_string(), &more, advice(signs))
     }
 
     /// An end that nothing but the want of further records shows: a total speaks against it.
     fn natural_end(&self, from: &str, more: &[String]) -> Result<Turn, PageError> {
-        let mut more = more.to_vec();
-        more.extend(self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records)));
-        if more.is_empty() {
-            return Ok(Turn::End);
-        }
         let advice = "the API ends sooner than it says; ask for larger pages in SOURCE_URL, or set TOTALS=ignore if that counts something \
-                      else"
-            .to_owned();
-        Err(PageError::More { from: from.to_owned(), signs: more.join(", "), advice })
+                      else";
+        let more: Vec<_> = more.iter().cloned().chain(self.missing()).collect();
+        end_unless(from.to_owned(), &more, advice.to_owned())
+    }
+
+    /// That a total is larger than what came, for a person.
+    fn missing(&self) -> Option<String> {
+        self.larger_total().map(|(at, total)| format!("`{at}` is {total}, and {} came", self.records))
     }
 
     /// The words for more, and a number of pages beyond those that came.
@@ -457,6 +449,11 @@ impl Walk {
         self.is_torn |= self.is_last_try;
         if self.is_last_try { Turn::End } else { Turn::Torn }
     }
+}
+
+/// The end, unless something shows that there is more.
+fn end_unless(from: String, more: &[String], advice: String) -> Result<Turn, PageError> {
+    if more.is_empty() { Ok(Turn::End) } else { Err(PageError::More { from, signs: more.join(", "), advice }) }
 }
 
 /// What an answer has that leads to the next page.
@@ -1043,6 +1040,27 @@ mod tests {
             Said::Page(Reply::new(records, records).around("count", json!(records)))
         });
         whole(&counts, &[3, 2, 1]);
+    }
+
+    #[test]
+    fn a_total_that_moves_does_not_hide_that_records_are_missing() {
+        let mut walk = Walk::new("page+1".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), true);
+        let mut asked = request("http://api/?page=1");
+        for (number, total) in [57, 58, 57].into_iter().enumerate() {
+            let reply = Reply::new(if number < 2 { 10 } else { 0 }, number as u64).around("total", json!(total));
+            match walk.turn(&page(asked.clone(), reply)) {
+                Ok((_, Turn::Ask(next))) => asked = *next,
+                end => panic!("{end:?}"),
+            }
+        }
+        let empty = |asked: &Request| page(asked.clone(), Reply::new(0, 9).around("total", json!(57)));
+        let end = loop {
+            match walk.turn(&empty(&asked)) {
+                Ok((_, Turn::Ask(next))) => asked = *next,
+                end => break end,
+            }
+        };
+        assert!(end.is_err_and(|error| error.to_string().contains("`/total` is 57, and 20 came")));
     }
 
     #[test]

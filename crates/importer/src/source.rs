@@ -251,6 +251,7 @@ impl Api {
             let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
             walk.tried_again();
             events::asking_again(&error, tries, pause);
+            // The API tells nobody when it can answer again: what it has asked for, or a pause that grows, is all that is known.
             sleep(pause).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Somebody's own API in place of the posts: its settings, and what the importer says of it before anything is started.
+//! A user's own API in place of the posts: its settings, and what the importer says of it before anything is started.
 
 use std::{convert::Infallible, env, fmt::Display, path, process::Stdio, str::FromStr};
 
@@ -36,7 +36,7 @@ const PASSED_ON: [&str; 14] = [
 /// Other places of ids that are named beside the best.
 const SHOWN_IDS: usize = 3;
 
-/// What the importer is told of archive and queue, which nobody asks: they are not started yet.
+/// The importer's settings of archive and queue. Nothing is sent there: they are not started yet.
 const NOWHERE: [(&str, &str); 7] = [
     ("ARCHIVE_BUCKET", "none"),
     ("QUEUE_URL", "http://127.0.0.1:9/none.fifo"),

@@ -60,7 +60,7 @@ impl JsonPointer {
         format!("{} is {kind}", self.place(depth))
     }
 
-    /// For a person: where it has come to after so many members.
+    /// For a person: where it leads to after this many members.
     pub(crate) fn place(&self, depth: usize) -> String {
         if depth == 0 { "the document".to_owned() } else { format!("`{}`", Self(self.0[..depth].to_vec())) }
     }

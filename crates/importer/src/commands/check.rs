@@ -1,6 +1,6 @@
 //! `importer check`: is everything that the importer needs reachable and permitted, and is the collection whole?
 //!
-//! It writes nothing: the right to append is tried on a number that is taken, and the queue is told of an object that was
+//! It writes nothing: the right to append is tried on a number that is taken, and the pointer that is sent is that of an object that was
 //! announced before, or, without one, of an object that will never be.
 
 use std::{io::Write, path::Path, time::Duration};
