@@ -5,8 +5,7 @@
 
 use std::{
     fs::File,
-    hash::{DefaultHasher, Hasher},
-    io::{self, Read},
+    io::{self, BufWriter, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-use futures_util::{Stream, StreamExt};
+use crc_fast::CrcAlgorithm;
+use futures_util::{Stream, StreamExt, stream};
 use sha2::Digest;
 use shared::{
     archive::Upload,
@@ -25,13 +25,17 @@ use shared::{
 };
 use thiserror::Error;
 use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
-/// How much of a body is kept to say what it begins with, and how much of that is shown.
-const BEGINNING_BYTES: usize = 4 * SHOWN_CHARS;
+/// How much of a body is looked into to say what it begins with, and how much of that is shown.
+const BEGINNING_BYTES: u64 = 4096;
 const SHOWN_CHARS: usize = 80;
 
-/// Chunks that may wait for the disk; hyper makes none longer than its read buffer, 408 KiB.
+/// Chunks that may wait for each of the two threads; hyper makes none longer than its read buffer, 408 KiB.
 const CHUNKS_AHEAD: usize = 2;
+
+/// Records are hashed in pieces of this size: most records alone are too short for the hashes to be quick.
+const HASHED_BYTES: usize = 16 * 1024;
 
 /// Where answers wait, and how long they may be.
 #[derive(Args, Clone, Debug)]
@@ -67,7 +71,7 @@ pub struct Body {
 pub struct Records {
     /// How many there are.
     pub count: u64,
-    /// Equal ones are the same records in the same order.
+    /// Equal ones are the same records in the same order: CRC-64/NVME over each with its length before it.
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
@@ -138,8 +142,8 @@ impl Spool {
         Ok(Self { file: Arc::new(file), dir: dir.to_owned(), end: 0, max_bytes, wanted, hasher })
     }
 
-    /// The body is the next page of the snapshot.
-    pub fn goes_on_behind(&mut self, records: &Records) {
+    /// Adds the page's records to the digest of the snapshot.
+    pub fn add_page(&mut self, records: &Records) {
         self.hasher = records.hasher.clone();
     }
 
@@ -148,63 +152,69 @@ impl Spool {
         Sha256::of(self.hasher.clone())
     }
 
-    /// Writes a body behind those that are there. One that fails leaves the spool as it was.
-    pub async fn keep<B>(&mut self, body: B) -> Result<Body, SpoolError>
-    where
-        B: Stream<Item = io::Result<Bytes>> + Unpin,
-    {
+    /// Appends a body to the file, while another thread reads its records. One that fails leaves the spool as it was.
+    pub async fn keep(&mut self, body: impl Stream<Item = io::Result<Bytes>> + Unpin) -> Result<Body, SpoolError> {
+        let (reader, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let chunks = stream::poll_fn(move |context| chunks.poll_recv(context).map(|chunk| chunk.map(io::Result::Ok)));
+        let chunks = SyncIoBridge::new(StreamReader::new(chunks));
         let (wanted, before) = (self.wanted.clone(), self.hasher.clone());
-        let read = move |tee: &mut Tee| read_records(tee, &wanted, before);
-        let (upload, sha256, beginning, records) = self.write_while(body, read).await?;
-        let records = records.map_err(|source| {
-            self.end = upload.offset;
-            let beginning = shown(&beginning);
-            SpoolError::NoRecords { beginning, upload: upload.clone(), source: Box::new(source) }
-        })?;
-        Ok(Body { upload, sha256, records: records.with_body(sha256) })
+        let reading = spawn_blocking(move || read_records(chunks, &wanted, before));
+        let written = self.write(body, Some(reader)).await;
+        let read = reading.await.expect("reading does not panic");
+        let (upload, sha256) = written?;
+        match read {
+            Ok(records) => Ok(Body { upload, sha256, records: records.with_body(sha256) }),
+            Err(source) => {
+                self.end = upload.offset;
+                let beginning = shown(&self.beginning_of(&upload)?);
+                Err(SpoolError::NoRecords { beginning, upload, source: Box::new(source) })
+            }
+        }
     }
 
-    /// Writes a body without a look into it.
-    pub async fn keep_unread<B>(&mut self, body: B) -> Result<Upload, SpoolError>
-    where
-        B: Stream<Item = io::Result<Bytes>> + Unpin,
-    {
-        Ok(self.write_while(body, |_| ()).await?.0)
-    }
-
-    /// Writes what comes, while it is read on the writing thread.
-    async fn write_while<B, T>(
+    /// The same without a look into it.
+    pub async fn keep_unread(
         &mut self,
-        body: B,
-        read: impl FnOnce(&mut Tee) -> T + Send + 'static,
-    ) -> Result<(Upload, Sha256, Vec<u8>, T), SpoolError>
-    where
-        B: Stream<Item = io::Result<Bytes>> + Unpin,
-        T: Send + 'static,
-    {
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        let mut tee = Tee::new(chunks, self.file.clone(), self.end);
-        let writing = spawn_blocking(move || {
-            let found = read(&mut tee);
-            // The rest behind what was understood.
-            let rest = io::copy(&mut tee, &mut io::sink());
-            let failure = tee.failure.take();
-            failure.map_or(rest, Err).map(|_| (tee.upload, Sha256::of(tee.hasher), tee.beginning, found))
-        });
-        let received = self.receive(body, sender).await;
+        body: impl Stream<Item = io::Result<Bytes>> + Unpin,
+    ) -> Result<Upload, SpoolError> {
+        Ok(self.write(body, None).await?.0)
+    }
+
+    fn beginning_of(&self, upload: &Upload) -> Result<Vec<u8>, SpoolError> {
+        let bytes = upload.bytes.min(BEGINNING_BYTES);
+        let mut beginning = vec![0; usize::try_from(bytes).expect("a few")];
+        let read = upload.file.read_exact_at(&mut beginning, upload.offset);
+        read.map(|()| beginning).map_err(|source| self.disk(source))
+    }
+
+    fn disk(&self, source: io::Error) -> SpoolError {
+        SpoolError::Disk { dir: self.dir.clone(), source }
+    }
+
+    async fn write(
+        &mut self,
+        body: impl Stream<Item = io::Result<Bytes>> + Unpin,
+        reader: Option<mpsc::Sender<Bytes>>,
+    ) -> Result<(Upload, Sha256), SpoolError> {
+        let (writer, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let upload = Upload { file: self.file.clone(), offset: self.end, bytes: 0 };
+        let writing = spawn_blocking(move || write_chunks(chunks, upload));
+        let received = self.receive(body, writer, reader).await;
         // Awaited whatever was received, so that no write of a body that was given up lands in the next one.
-        let written = writing.await.expect("writing and reading a file do not panic");
-        let written = written.map_err(|source| SpoolError::Disk { dir: self.dir.clone(), source })?;
+        let written = writing.await.expect("writing a file does not panic");
+        let written = written.map_err(|source| self.disk(source))?;
         received?;
         self.end += written.0.bytes;
         Ok(written)
     }
 
-    /// Passes the chunks on as they come. The thread that writes them says why it takes no more.
-    async fn receive<B>(&self, mut body: B, writer: mpsc::Sender<Bytes>) -> Result<(), SpoolError>
-    where
-        B: Stream<Item = io::Result<Bytes>> + Unpin,
-    {
+    /// Passes the chunks on as they come.
+    async fn receive(
+        &self,
+        mut body: impl Stream<Item = io::Result<Bytes>> + Unpin,
+        writer: mpsc::Sender<Bytes>,
+        reader: Option<mpsc::Sender<Bytes>>,
+    ) -> Result<(), SpoolError> {
         let mut bytes = 0;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| fault_of(source, bytes))?;
@@ -213,7 +223,12 @@ impl Spool {
             if self.end + bytes > self.max_bytes {
                 return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
             }
+            if let Some(reader) = &reader {
+                // The thread that reads needs no more once it knows that this is no collection.
+                let _ = reader.send(chunk.clone()).await;
+            }
             if writer.send(chunk).await.is_err() {
+                // The thread that writes says why it takes no more.
                 break;
             }
         }
@@ -221,69 +236,47 @@ impl Spool {
     }
 }
 
-/// What is read from it is on disk, and hashed.
-struct Tee {
-    chunks: mpsc::Receiver<Bytes>,
-    /// What is on disk and not read yet.
-    chunk: Bytes,
-    upload: Upload,
-    hasher: sha2::Sha256,
-    beginning: Vec<u8>,
-    /// Why no more was written.
-    failure: Option<io::Error>,
-}
-
-impl Tee {
-    fn new(chunks: mpsc::Receiver<Bytes>, file: Arc<File>, offset: u64) -> Self {
-        let upload = Upload { file, offset, bytes: 0 };
-        let (chunk, hasher, beginning) = (Bytes::new(), sha2::Sha256::new(), Vec::new());
-        Self { chunks, chunk, upload, hasher, beginning, failure: None }
-    }
-
-    /// Takes the next chunk; `false` at the end.
-    fn take(&mut self) -> io::Result<bool> {
-        let Some(chunk) = self.chunks.blocking_recv() else { return Ok(false) };
-        self.hasher.update(&chunk);
-        self.beginning.extend(chunk.iter().take(BEGINNING_BYTES - self.beginning.len()));
-        self.upload.file.write_all_at(&chunk, self.upload.offset + self.upload.bytes)?;
-        self.upload.bytes += chunk.len() as u64;
-        self.chunk = chunk;
+fn write_chunks(mut chunks: mpsc::Receiver<Bytes>, mut upload: Upload) -> io::Result<(Upload, Sha256)> {
+    let mut hasher = sha2::Sha256::new();
+    while let Some(chunk) = chunks.blocking_recv() {
+        hasher.update(&chunk);
+        upload.file.write_all_at(&chunk, upload.offset + upload.bytes)?;
+        upload.bytes += chunk.len() as u64;
         crash_point!("spooling");
-        Ok(true)
     }
+    Ok((upload, Sha256::of(hasher)))
 }
 
-impl Read for Tee {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.take() {
-                Ok(true) => {}
-                Ok(false) => return Ok(0),
-                Err(error) => {
-                    // The reader would take it for the document's fault.
-                    let kind = error.kind();
-                    self.failure = Some(error);
-                    self.chunks.close();
-                    return Err(kind.into());
-                }
-            }
-        }
-        let bytes = self.chunk.len().min(buffer.len());
-        buffer[..bytes].copy_from_slice(&self.chunk.split_to(bytes));
-        Ok(bytes)
+/// What the records of a page are hashed for.
+struct Hashes {
+    /// To tell a snapshot from the one before.
+    of_all: sha2::Sha256,
+    /// To tell the page from the others of its walk, for which 64 bits are enough.
+    of_page: crc_fast::Digest,
+}
+
+impl Write for Hashes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.of_all.update(bytes);
+        self.of_page.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Counts and hashes the records while they pass.
-fn read_records(tee: &mut Tee, wanted: &Wanted, before: sha2::Sha256) -> Result<Records, RecordsError> {
-    let (mut hasher, mut hash) = (before, DefaultHasher::new());
+fn read_records(body: impl Read, wanted: &Wanted, before: sha2::Sha256) -> Result<Records, RecordsError> {
+    let hashes = Hashes { of_all: before, of_page: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) };
+    let mut hashes = BufWriter::with_capacity(HASHED_BYTES, hashes);
     let (mut count, mut last, mut has_long_one) = (0, None, false);
     let is_array = wanted.records_at != RecordsAt::Document;
-    let (found, around) = read_page(tee, &wanted.records_at, |record| {
+    let (found, around) = read_page(body, &wanted.records_at, |record| {
         let length = (record.raw.len() as u64).to_be_bytes();
         for part in [&length, record.raw] {
-            hasher.update(part);
-            hash.write(part);
+            hashes.write_all(part).expect("hashing does not fail");
         }
         count += 1;
         has_long_one |= !record.is_whole;
@@ -302,7 +295,8 @@ fn read_records(tee: &mut Tee, wanted: &Wanted, before: sha2::Sha256) -> Result<
         Some(record) if !is_array => String::from_utf8_lossy(record).into_owned(),
         _ => around,
     };
-    Ok(Records { count, digest: hash.finish(), last, around, hasher, has_long_one })
+    let Hashes { of_all, of_page } = hashes.into_inner().map_err(io::Error::from)?;
+    Ok(Records { count, digest: of_page.finalize(), last, around, hasher: of_all, has_long_one })
 }
 
 impl SpoolError {
@@ -323,7 +317,7 @@ fn shown(beginning: &[u8]) -> String {
     }
 }
 
-/// Who sends the chunks sees alone what comes over the wire, and refuses too much of it with our own error.
+/// [`Http`](crate::http::Http) limits the bytes that come over the wire; its error arrives inside an `io::Error`.
 fn fault_of(source: io::Error, bytes: u64) -> SpoolError {
     source.downcast().unwrap_or_else(|source| SpoolError::Broken { bytes, source })
 }
@@ -390,7 +384,7 @@ mod tests {
         let mut spool = Spool::new(dir.path(), 1000, wanted("")).unwrap();
         for text in [r#"[{"id":1}]"#, r#"[{"id":2}]"#] {
             let page = spool.keep(body(&[Ok(text)])).await.unwrap();
-            spool.goes_on_behind(&page.records);
+            spool.add_page(&page.records);
         }
         assert_eq!(spool.records_sha256(), digests[0].1);
     }

@@ -150,11 +150,6 @@ impl Api {
         Ok(Self { http, settings, wanted, has_warned_of_total, has_warned_of_torn })
     }
 
-    /// How its pages follow, as the settings say it.
-    pub fn told_next_page(&self) -> Option<&NextPage> {
-        self.settings.next_page.as_ref()
-    }
-
     /// One answer by itself, not tried again.
     pub async fn peek(&self, request: &Request) -> Result<Body, PollError> {
         let answer = self.http.exchange(request, &Validators::default(), &mut self.spool()?).await?;
@@ -176,7 +171,8 @@ impl Api {
         Ok(self.next_page().first(request))
     }
 
-    fn next_page(&self) -> NextPage {
+    /// How its pages follow.
+    pub fn next_page(&self) -> NextPage {
         self.settings.next_page.clone().unwrap_or_default()
     }
 
@@ -199,7 +195,7 @@ impl Api {
                         of_one_page = validators;
                     }
                     if is_kept {
-                        spool.goes_on_behind(&body.records);
+                        spool.add_page(&body.records);
                         records += body.records.count;
                         let (upload, sha256, source_url) = (body.upload, body.sha256, public_url(&request.url));
                         pages.push(Observation { id: Uuid::now_v7(), fetched_at, source_url, upload, sha256 });
@@ -214,7 +210,7 @@ impl Api {
                 Err(error) => return Err(error.into()),
             };
             match turn {
-                Turn::Ask(next) => request = *next,
+                Turn::Ask(next) => request = next,
                 turn => break turn,
             }
         };
@@ -251,26 +247,26 @@ impl Api {
             let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
             walk.tried_again();
             events::asking_again(&error, tries, pause);
-            // The API tells nobody when it can answer again: what it has asked for, or a pause that grows, is all that is known.
+            // Nothing signals that an API can answer again.
             sleep(pause).await;
         }
     }
 
     /// Each of these is said once, until it is over.
     fn warn(&self, walk: &Walk, records: u64) {
-        if walk.is_torn() && !self.has_warned_of_torn.swap(walk.is_torn(), Ordering::Relaxed) {
+        let (is_torn, larger) = (walk.is_torn(), walk.larger_total());
+        if !self.has_warned_of_torn.swap(is_torn, Ordering::Relaxed) && is_torn {
             events::taken_torn(WALKS);
         }
-        self.has_warned_of_torn.store(walk.is_torn(), Ordering::Relaxed);
-        let larger = walk.larger_total();
-        if let Some((at, total)) = larger.filter(|_| !self.has_warned_of_total.load(Ordering::Relaxed)) {
+        if !self.has_warned_of_total.swap(larger.is_some(), Ordering::Relaxed)
+            && let Some((at, total)) = larger
+        {
             events::total_is_larger(at, total, records);
         }
-        self.has_warned_of_total.store(larger.is_some(), Ordering::Relaxed);
     }
 
-    /// 16 bits that tell requests apart, and what is taken for their collections. Neither a secret that may be rotated counts, nor the origin:
-    /// two importers may reach one API on two ways.
+    /// 16 bits of a digest over path, body, RECORDS_AT and NEXT_PAGE. Secrets and the origin are left out: a secret may be rotated, and two
+    /// importers may reach one API on two ways.
     fn digest(&self, first: &Request) -> u16 {
         let mut hasher = sha2::Sha256::new();
         let body = first.body.as_ref().map(Value::to_string).unwrap_or_default();
