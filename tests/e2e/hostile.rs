@@ -255,7 +255,7 @@ async fn a_next_link_leads_nowhere_but_to_a_page() -> Result<()> {
         (&there, "on another origin"),
         (there.trim_start_matches("http:"), "on another origin"),
         ("http://[::1", "is no address"),
-        (&path, "has an address of"),
+        (&path, "has a path of"),
         (&query, "has an address of"),
     ] {
         let api = FaultyApi::saying([Answer::ok("[{}]").with("Link", format!("<{link}>; rel=next"))]).await?;

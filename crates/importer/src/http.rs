@@ -35,7 +35,7 @@ const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that one answer may take while it moves: 1 GiB at 0.6 MB/s.
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// So much of a packed body is unpacked at once; each piece costs a word to the thread that writes it.
+/// How much of a packed body is unpacked at once. Each piece costs a message to the threads that take it.
 const UNPACKED_BYTES: usize = 64 * 1024;
 
 /// More hops than this are a loop. They never leave the origin.

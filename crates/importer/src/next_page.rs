@@ -66,12 +66,12 @@ impl FromStr for NextPage {
 }
 
 impl NextPage {
-    /// Whether the requests count, so that an unchanged first page says nothing of a new last one.
+    /// Whether the requests carry the number of a page or of records.
     pub fn is_counted(&self) -> bool {
         matches!(self, Self::Number(_) | Self::Offset(_))
     }
 
-    /// The first request: an API that does not know the parameter that counts has to show it there.
+    /// The first request. It sends the first offset, 0, too, so that an API that refuses the parameter does so at once.
     pub fn first(&self, request: Request) -> Request {
         match self {
             Self::Offset(place) if request.number(place).is_none() => request.with(place, &0.into()),

@@ -20,17 +20,17 @@ use crate::{
 /// A collection of more pages is taken for an endless one.
 pub const MOST_PAGES: usize = 10_000;
 
-/// Behind ten pages without records, one after the other, it is not known whether there is more.
+/// After ten pages without records in a row nobody can tell whether more follow.
 const MOST_EMPTY_PAGES: u32 = 10;
 
 /// All requests of a walk are in memory together, and few servers take a longer address.
 const LINK_LIMIT_BYTES: usize = 4_000;
 
-/// An address without its query goes into an object's metadata up to this length, however it has to be written there. Were a longer one
-/// refused only when its page is appended, each poll would append the pages before it anew.
+/// The longest path of an address, which goes into an object's metadata. If only the append refused a longer one, each poll would append the pages
+/// before it anew.
 const PATH_LIMIT_BYTES: usize = 700;
 
-/// The same for a body, with a cursor in it.
+/// The longest body of a request; it may hold a cursor.
 const BODY_LIMIT_BYTES: usize = 256 * 1024;
 
 /// A page, as the walk sees it.
@@ -52,7 +52,7 @@ pub struct Page {
     pub last_record: Option<String>,
 }
 
-/// Whether headers speak of further pages, which an unchanged body need not. A `Link` may be for something else.
+/// Whether headers show further pages. A 304 has nothing else to show them. A `Link` may be for something else.
 pub fn is_paged(headers: &[(String, String)]) -> bool {
     let signs = Signs::read(headers, "null", &RecordsAt::default());
     !signs.totals.is_empty() || ["next", "last"].iter().any(|relation| target(headers, relation).is_some())
@@ -62,7 +62,7 @@ pub fn is_paged(headers: &[(String, String)]) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Ask this.
-    Ask(Box<Request>),
+    Ask(Request),
     /// That was the end: the pages are the collection.
     End,
     /// The collection did not hold still: walk again from its first page.
@@ -73,30 +73,24 @@ pub enum Turn {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PageError {
-    /// It is no part of a collection, whatever its status says.
+    /// The answer says of itself that the request failed.
     #[error("the answer to {from} says that it failed: {failure}")]
     Failure { from: String, failure: String },
-    /// It is not all.
+    /// The answer shows more than the walk can reach.
     #[error("the answer to {from} shows that there is more ({signs}), and nothing says how to go on: {advice}")]
     More { from: String, signs: String, advice: String },
     /// A page that was there before.
     #[error("the answer to {from} came before: the pages lead in a circle")]
     Circle { from: String },
-    /// Another server.
+    /// The next page is on another origin.
     #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
     OtherOrigin { from: String, next: String },
     /// No address at all.
     #[error("the next page of {from} is `{next}`, which is no address")]
     Unreadable { from: String, next: String },
-    /// An address that is too long.
-    #[error(
-        "the next page of {from} has an address of {bytes} bytes, and a page's may have {LINK_LIMIT_BYTES}, and {PATH_LIMIT_BYTES} \
-         before its query"
-    )]
-    LongAddress { from: String, bytes: usize },
-    /// A body that is too long.
-    #[error("the request for the page behind {from} has a body of {bytes} bytes, and may have {BODY_LIMIT_BYTES}")]
-    LongBody { from: String, bytes: usize },
+    /// A request that is too long.
+    #[error("the request for the page behind {from} has {what} of {bytes} bytes, and may have one of {limit}")]
+    LongRequest { from: String, what: &'static str, bytes: usize, limit: usize },
     /// What leads to the next page is something else.
     #[error(
         "the answer to {from} has {found} at {at}, where NEXT_PAGE looks for what leads to the next page: set it to where that is"
@@ -108,7 +102,7 @@ pub enum PageError {
          correct it, or set NEXT_PAGE=none if this is all"
     )]
     Same { from: String },
-    /// Too many.
+    /// The collection has too many pages.
     #[error("the collection goes on after {MOST_PAGES} pages: ask for larger ones in SOURCE_URL")]
     Endless,
 }
@@ -122,7 +116,7 @@ pub struct Walk {
     records_at: RecordsAt,
     /// Whether a collection that changes is walked to its end all the same.
     is_last_try: bool,
-    /// The pages that belong to the snapshot, the records in them, and whether two of them differ, so that the API knows what leads on.
+    /// The pages of the snapshot, the records in them, and whether two pages differ, which shows that the API reads the parameter.
     pages: usize,
     records: u64,
     are_different: bool,
@@ -176,7 +170,7 @@ impl Walk {
         self.is_torn
     }
 
-    /// A total that the API names, and that is larger than the records that came. Of one that does not hold still the least counts.
+    /// A total that the API names and that is larger than the records that came. If it changes between pages, the smallest counts.
     pub fn larger_total(&self) -> Option<(&str, u64)> {
         self.total.as_ref().filter(|(_, total)| *total > self.records).map(|(at, total)| (at.as_str(), *total))
     }
@@ -188,47 +182,90 @@ impl Walk {
 
     /// Takes a page. Answers whether it is part of the snapshot, and what comes after it.
     pub fn turn(&mut self, page: &Page) -> Result<(bool, Turn), PageError> {
-        let from = page.request.to_string();
         let mut signs = Signs::read(&page.headers, &page.around, &self.records_at);
         if let Some(failure) = signs.failure {
-            return Err(PageError::Failure { from, failure });
+            return Err(PageError::Failure { from: page.request.to_string(), failure });
         }
         if self.totals == Totals::Ignore || self.next_page == NextPage::None {
             (signs.totals, signs.pages) = (Vec::new(), Vec::new());
         }
         if self.past == Past::Twice {
-            let last = self.last.as_ref().filter(|last| last.digest == page.digest).map(|last| last.more.clone());
-            let turn = if let Some(more) = last { self.natural_end(&from, &more)? } else { self.torn() };
+            let turn = match &self.last {
+                Some(last) if last.digest == page.digest => self.natural_end(&page.request, &last.more)?,
+                _ => self.torn(),
+            };
             return Ok((false, turn));
         }
         self.past = Past::No;
         if self.has_changed(page, &signs) && self.torn() == Turn::Torn {
             return Ok((true, Turn::Torn));
         }
+        let is_first = self.pages == 0;
+        if let NextPage::Number(place) = &self.next_page
+            && is_first
+        {
+            self.first_number = page.request.number(place).unwrap_or_default();
+        }
         let brought = self.brought.insert(page.request.digest(), page.digest);
         let more = self.more(&signs);
         if let Some(brought) = brought {
-            // A server that keeps its own place may have sent a page on a try that failed.
-            if self.was_tried_again && self.torn() == Turn::Torn {
+            let is_same = brought == page.digest;
+            let mut keeps_its_place = !is_same;
+            if is_same
+                && page.records == 0
+                && self.follows_answers()
+                && let Turn::Ask(next) = self.after(page, &signs)?
+            {
+                if !self.brought.contains_key(&next.digest()) {
+                    return Ok((false, Turn::Ask(next)));
+                }
+                keeps_its_place = true;
+            }
+            // Such a server may have sent a page on a try that failed.
+            if keeps_its_place && self.was_tried_again && self.torn() == Turn::Torn {
                 return Ok((true, Turn::Torn));
             }
-            if page.records == 0 || brought == page.digest && self.are_different {
-                return Ok((false, self.natural_end(&from, &more)?));
+            if is_same && (page.records == 0 || self.are_different) {
+                return Ok((false, self.natural_end(&page.request, &more)?));
             }
-            if brought == page.digest {
-                return Err(PageError::Circle { from });
+            if is_same {
+                return Err(PageError::Circle { from: page.request.to_string() });
             }
         }
-        let is_first = self.pages == 0;
         if self.next_page.is_counted() && self.last.as_ref().is_some_and(|last| last.digest == page.digest) {
-            return Ok((false, self.behind_a_page_once_more(from, &signs)?));
+            return Ok((false, self.behind_a_page_once_more(page, &signs)?));
         }
         if is_first || page.records > 0 {
             self.take(page, more);
         }
         let is_the_end_near = page.records == 0 && (!is_first || self.next_page.is_counted());
         let turn = if is_the_end_near { self.behind_an_empty_page(page, &signs)? } else { self.after(page, &signs)? };
+        let is_asked_again = turn == Turn::End && page.records == 0 && self.is_sudden(page, &signs);
+        let turn = if is_asked_again { Turn::Ask(page.request.clone()) } else { turn };
         Ok((is_first || page.records > 0, turn))
+    }
+
+    /// Whether nothing but a page without records ends the walk, behind one as long as the first: a server that is busy answers so, too.
+    fn is_sudden(&self, page: &Page, signs: &Signs) -> bool {
+        let is_behind_a_full_page = self.last.as_ref().is_some_and(|last| last.records >= self.first_records.max(1));
+        is_behind_a_full_page && !self.is_end_shown(page) && !signs.is_end && self.total.is_none()
+    }
+
+    /// Whether the answer has something where NEXT_PAGE looks for what leads on, if only null.
+    fn is_end_shown(&self, page: &Page) -> bool {
+        match &self.next_page {
+            NextPage::Address(at) | NextPage::Value(_, at) => value_at(&page.around, at.names()).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether what leads on stands beside the records, so that a page without them may have it.
+    fn follows_answers(&self) -> bool {
+        match &self.next_page {
+            NextPage::Address(at) | NextPage::Value(_, at) => in_last_record(at, &self.records_at).is_none(),
+            NextPage::Link => true,
+            NextPage::Number(_) | NextPage::Offset(_) | NextPage::None => false,
+        }
     }
 
     /// A request was answered with this status. What to do if that may be the end of a counted walk; `None` if it is a fault.
@@ -240,18 +277,15 @@ impl Walk {
         let turn = match self.past {
             Past::No if last.records >= self.first_records => {
                 self.past = Past::Once;
-                Turn::Ask(Box::new(request.clone()))
+                Turn::Ask(request.clone())
             }
             Past::Once => {
                 self.past = Past::Twice;
-                Turn::Ask(Box::new(last.request.clone()))
+                Turn::Ask(last.request.clone())
             }
             Past::Twice => return Ok(None),
             // Behind a page that is shorter than the first nothing else was to be expected.
-            Past::No => {
-                let more = last.more.clone();
-                self.natural_end(&request.to_string(), &more)?
-            }
+            Past::No => self.natural_end(request, &last.more)?,
         };
         Ok(Some(turn))
     }
@@ -261,9 +295,6 @@ impl Walk {
         self.records += page.records;
         if self.pages == 1 {
             self.first_records = page.records;
-            if let NextPage::Number(place) = &self.next_page {
-                self.first_number = page.request.number(place).unwrap_or_default();
-            }
         }
         self.are_different |= self.last.as_ref().is_some_and(|last| last.digest != page.digest);
         self.empty = 0;
@@ -271,13 +302,15 @@ impl Walk {
         self.last = Some(Last { request, digest, records, more });
     }
 
-    /// Whether the total, or the last page of the links, is another than before. A count of one page's records is no total, and is known by not
-    /// being larger than them. Of totals that change the least one counts.
+    /// Whether the total, or the last page of the links, is another than before. A count that is no larger than the records that came counts a
+    /// page, and not the collection. Of totals that change the least one counts.
     fn has_changed(&mut self, page: &Page, signs: &Signs) -> bool {
         let last_link = target(&page.headers, "last");
-        if self.pages == 0 && self.brought.is_empty() {
-            let larger = signs.totals.iter().filter(|(_, total)| *total > page.records);
+        if self.total.is_none() {
+            let larger = signs.totals.iter().filter(|(_, total)| *total > self.records + page.records);
             self.total = larger.max_by_key(|(_, total)| *total).cloned();
+        }
+        if self.brought.is_empty() {
             self.last_link = last_link;
             return false;
         }
@@ -290,7 +323,10 @@ impl Walk {
 
     /// What follows a page that belongs to the snapshot.
     fn after(&self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
-        let from = page.request.to_string();
+        let no_value = |at: JsonPointer, found: &Value| {
+            let (from, found) = (page.request.to_string(), quoted(&found.to_string()));
+            Err(PageError::NoValue { from, at, found })
+        };
         let next = match self.next_page.clone() {
             NextPage::None => return Ok(Turn::End),
             NextPage::Link => match target(&page.headers, "next").map(|next| resolve(page, &next)).transpose()? {
@@ -299,29 +335,25 @@ impl Walk {
                 }
                 link => return self.shown_end(page, signs, link.is_some()),
             },
-            _ if signs.is_end && self.next_page.is_counted() => return self.natural_end(&from, &self.more(signs)),
+            _ if signs.is_end && self.next_page.is_counted() => {
+                return self.natural_end(&page.request, &self.more(signs));
+            }
             _ if signs.is_end => return self.shown_end(page, signs, true),
             NextPage::Address(at) => match self.value(page, &at)? {
-                Found::Value(Value::String(next)) => {
-                    Request { url: resolve(page, &next)?, body: page.request.body.clone() }
-                }
-                Found::Value(value) => {
-                    return Err(PageError::NoValue { from, at, found: quoted(&value.to_string()) });
-                }
-                Found::Nothing { is_shown } => return self.shown_end(page, signs, is_shown),
+                Some(Value::String(next)) => Request { url: resolve(page, &next)?, body: page.request.body.clone() },
+                Some(value) => return no_value(at, &value),
+                None => return self.shown_end(page, signs, self.is_end_shown(page)),
             },
             NextPage::Value(place, at) => match self.value(page, &at)? {
-                Found::Value(list @ Value::Array(_)) if matches!(place, Place::Parameter(_)) => {
-                    return Err(PageError::NoValue { from, at, found: quoted(&list.to_string()) });
-                }
-                Found::Value(value) => page.request.with(&place, &value),
-                Found::Nothing { is_shown } => return self.shown_end(page, signs, is_shown),
+                Some(list @ Value::Array(_)) if matches!(place, Place::Parameter(_)) => return no_value(at, &list),
+                Some(value) => page.request.with(&place, &value),
+                None => return self.shown_end(page, signs, self.is_end_shown(page)),
             },
             // A total that was larger than the first page is that of the collection: nothing is asked behind it, where some APIs fail.
             NextPage::Number(_) | NextPage::Offset(_)
                 if self.total.as_ref().is_some_and(|(_, total)| *total == self.records) =>
             {
-                return self.natural_end(&from, &self.more(signs));
+                return self.natural_end(&page.request, &self.more(signs));
             }
             NextPage::Number(place) => page.request.counted(&place, 1),
             NextPage::Offset(place) => page.request.counted(&place, page.records),
@@ -330,22 +362,23 @@ impl Walk {
     }
 
     fn ask(&self, page: &Page, next: Request) -> Result<Turn, PageError> {
-        let from = || page.request.to_string();
-        let bytes = next.url.as_str().len();
-        if bytes > LINK_LIMIT_BYTES || next.url.as_str().find('?').unwrap_or(bytes) > PATH_LIMIT_BYTES {
-            return Err(PageError::LongAddress { from: from(), bytes });
+        let address = next.url.as_str();
+        for (what, bytes, limit) in [
+            ("an address", address.len(), LINK_LIMIT_BYTES),
+            ("a path", address.find('?').unwrap_or(address.len()), PATH_LIMIT_BYTES),
+            ("a body", next.body.as_ref().map_or(0, |body| body.to_string().len()), BODY_LIMIT_BYTES),
+        ] {
+            if bytes > limit {
+                return Err(PageError::LongRequest { from: page.request.to_string(), what, bytes, limit });
+            }
         }
-        let bytes = next.body.as_ref().map_or(0, |body| body.to_string().len());
-        if bytes > BODY_LIMIT_BYTES {
-            return Err(PageError::LongBody { from: from(), bytes });
-        }
-        if self.pages >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Ask(Box::new(next))) }
+        if self.pages >= MOST_PAGES { Err(PageError::Endless) } else { Ok(Turn::Ask(next)) }
     }
 
-    /// What the answer has there.
-    fn value(&self, page: &Page, at: &JsonPointer) -> Result<Found, PageError> {
+    /// What the answer has there that leads to the next page.
+    fn value(&self, page: &Page, at: &JsonPointer) -> Result<Option<Value>, PageError> {
         let found = match (in_last_record(at, &self.records_at), &page.last_record) {
-            (Some(_), None) => return Ok(Found::Nothing { is_shown: false }),
+            (Some(_), None) => return Ok(None),
             (Some(rest), Some(last)) => {
                 // The records go on as long as there are any.
                 let there = value_at(last, rest).filter(|value| is_filled(value) || value == "0");
@@ -354,7 +387,7 @@ impl Walk {
             }
             (None, _) => match value_at(&page.around, at.names()) {
                 Some(value) if is_filled(&value) || value == "0" => value,
-                value => return Ok(Found::Nothing { is_shown: value.is_some() }),
+                _ => return Ok(None),
             },
         };
         let is_value = !found.starts_with('{') && found != "true";
@@ -362,24 +395,25 @@ impl Walk {
         let is_held = found.parse::<u64>().is_ok() || found.parse::<i64>().is_ok();
         let is_long = !is_held && found.starts_with(|c: char| c == '-' || c.is_ascii_digit());
         let value = if is_long { Some(found.clone().into()) } else { serde_json::from_str(&found).ok() };
-        let (from, found) = (page.request.to_string(), quoted(&found));
-        value.filter(|_| is_value).map(Found::Value).ok_or(PageError::NoValue { from, at: at.clone(), found })
+        value.filter(|_| is_value).map(Some).ok_or_else(|| PageError::NoValue {
+            from: page.request.to_string(),
+            at: at.clone(),
+            found: quoted(&found),
+        })
     }
 
-    /// A page without records. It ends a walk that counts or goes on behind the last record, and one that has all records, unless the API
-    /// says that there is more. Another walk goes on where the page leads, for there may be records behind it.
+    /// A page without records. It ends a walk that counts or goes on behind the last record, and one that has as many records as the total
+    /// says, unless the API says that there is more. Another walk goes on where the page leads: records may follow.
     fn behind_an_empty_page(&mut self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
         self.empty += 1;
-        let (from, more) = (page.request.to_string(), self.more(signs));
+        let more = self.more(signs);
         let is_more_said = !more.is_empty() || self.larger_total().is_some();
-        let leads_on = match &self.next_page {
-            NextPage::Value(_, at) | NextPage::Address(at) => in_last_record(at, &self.records_at).is_none(),
-            _ => true,
-        };
-        let is_the_end = self.next_page.is_counted() || self.total.is_some();
+        let has_all = self.total.as_ref().is_some_and(|(_, total)| *total == self.records);
+        let is_the_end = self.next_page.is_counted() || has_all;
         let are_many = self.empty >= MOST_EMPTY_PAGES;
+        let leads_on = self.follows_answers() || self.next_page.is_counted();
         if !leads_on || is_the_end && !is_more_said || are_many && is_more_said {
-            return self.natural_end(&from, &more);
+            return self.natural_end(&page.request, &more);
         }
         if are_many {
             return Ok(self.torn());
@@ -392,13 +426,13 @@ impl Walk {
 
     /// The records of the page before came once more. Servers that take a number past the end for the last page do that, and so do those that
     /// do not know the parameter, unless they have a total which says that this is all.
-    fn behind_a_page_once_more(&self, from: String, signs: &Signs) -> Result<Turn, PageError> {
+    fn behind_a_page_once_more(&self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
         // A count may be that of the page.
         let mut totals = signs.totals.iter().filter(|(at, _)| at.to_ascii_lowercase().contains("total"));
         if self.are_different || totals.any(|(_, total)| *total == self.records) {
-            self.natural_end(&from, &self.more(signs))
+            self.natural_end(&page.request, &self.more(signs))
         } else {
-            Err(PageError::Same { from })
+            Err(PageError::Same { from: page.request.to_string() })
         }
     }
 
@@ -420,15 +454,15 @@ impl Walk {
         if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
             more.push("a `Link` header has a next page".to_owned());
         }
-        end_unless(page.request.to_string(), &more, advice(signs))
+        end_unless(&page.request, &more, || advice(signs))
     }
 
-    /// An end that nothing but the want of further records shows: a total speaks against it.
-    fn natural_end(&self, from: &str, more: &[String]) -> Result<Turn, PageError> {
+    /// An end that nothing but the want of further records shows. A larger total refutes it.
+    fn natural_end(&self, request: &Request, more: &[String]) -> Result<Turn, PageError> {
         let advice = "the API ends sooner than it says; ask for larger pages in SOURCE_URL, or set TOTALS=ignore if that counts something \
                       else";
         let more: Vec<_> = more.iter().cloned().chain(self.missing()).collect();
-        end_unless(from.to_owned(), &more, advice.to_owned())
+        end_unless(request, &more, || advice.to_owned())
     }
 
     /// That a total is larger than what came, for a person.
@@ -452,17 +486,11 @@ impl Walk {
 }
 
 /// The end, unless something shows that there is more.
-fn end_unless(from: String, more: &[String], advice: String) -> Result<Turn, PageError> {
-    if more.is_empty() { Ok(Turn::End) } else { Err(PageError::More { from, signs: more.join(", "), advice }) }
-}
-
-/// What an answer has that leads to the next page.
-enum Found {
-    Value(Value),
-    /// Nothing; `is_shown` by null or something else that is empty.
-    Nothing {
-        is_shown: bool,
-    },
+fn end_unless(request: &Request, more: &[String], advice: impl FnOnce() -> String) -> Result<Turn, PageError> {
+    if more.is_empty() {
+        return Ok(Turn::End);
+    }
+    Err(PageError::More { from: request.to_string(), signs: more.join(", "), advice: advice() })
 }
 
 /// Which settings to try.
@@ -617,7 +645,7 @@ mod tests {
                 }
             };
             match turn {
-                Ok(Turn::Ask(next)) => request = *next,
+                Ok(Turn::Ask(next)) => request = next,
                 end => {
                     walked.end = end.map_err(|error| error.to_string());
                     return walked;
@@ -682,7 +710,7 @@ mod tests {
             ("<https://api/posts?_page=2>; rel=next", "on another origin"),
             ("<http://[>; rel=next", "is no address"),
             ("<javascript:alert(1)>; rel=next", "on another origin"),
-            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has an address of 701 bytes"),
+            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has a path of 701 bytes"),
             (&format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 16)), "has an address of 4001 bytes"),
         ] {
             refused(
@@ -827,7 +855,7 @@ mod tests {
             let (_, next) =
                 walk.turn(&page(request.clone(), Reply::new(2, digest).around("scroll", json!("same")))).unwrap();
             match next {
-                Turn::Ask(next) => request = *next,
+                Turn::Ask(next) => request = next,
                 turn => {
                     return assert_eq!(
                         (digest, turn),
@@ -839,6 +867,40 @@ mod tests {
             walk.tried_again();
         }
         panic!("the walk did not begin anew");
+    }
+
+    #[test]
+    fn a_server_that_keeps_its_own_place_may_be_busy_or_lose_a_page_to_a_try_that_failed() {
+        let mut turn = 0;
+        let busy = walk_by("scroll_id=/scroll", "scroll_id", |_| {
+            turn += 1;
+            let reply = if matches!(turn, 1 | 2 | 4) { Reply::new(2, turn) } else { Reply::new(0, 0) };
+            Said::Page(reply.around("scroll", json!("same")))
+        });
+        whole(&busy, &[1, 2, 4]);
+
+        let mut walk = Walk::new("scroll_id=/scroll".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), false);
+        let reply = |records: u64| Reply::new(records, records).around("scroll", json!("same"));
+        let (_, next) = walk.turn(&page(request(FIRST), reply(2))).unwrap();
+        let Turn::Ask(next) = next else { panic!("{next:?}") };
+        walk.tried_again();
+        assert_eq!(walk.turn(&page(next.clone(), reply(0))).unwrap().1, Turn::Ask(next.clone()));
+        assert_eq!(walk.turn(&page(next, reply(0))).unwrap().1, Turn::Torn);
+    }
+
+    #[test]
+    fn a_page_without_records_that_leads_on_the_second_time_is_followed() {
+        let mut asked = 0;
+        let walked = walk_by("cursor=/next", "cursor", |cursor| {
+            asked += 1;
+            Said::Page(match cursor {
+                "" => Reply::new(2, 1).around("next", json!("b")),
+                "b" if asked == 2 => Reply::new(0, 0).around("next", json!("b")),
+                "b" => Reply::new(0, 0).around("next", json!("c")),
+                _ => Reply::new(2, 2),
+            })
+        });
+        whole(&walked, &[1, 2]);
     }
 
     #[test]
@@ -886,7 +948,7 @@ mod tests {
 
     #[test]
     fn numbers_are_counted_up_until_a_page_is_empty_or_comes_once_more() {
-        for (last, asked) in [(0, 4), (3, 4)] {
+        for (last, asked) in [(0, 5), (3, 4)] {
             let walked = walk_by("page+1", "page", |page| {
                 Said::Page(match page.parse().unwrap() {
                     number @ 1..=3 => Reply::new(2, number),
@@ -895,7 +957,7 @@ mod tests {
                 })
             });
             whole(&walked, &[1, 2, 3]);
-            assert_eq!((walked.asked.len(), walked.asked[3].as_str()), (asked, "x=%E9&page=4"));
+            assert_eq!((walked.asked.len(), walked.asked[asked - 1].as_str()), (asked, "x=%E9&page=4"));
         }
         refused(&walk_by("page+1", "page", |_| Said::Page(Reply::new(2, 1))), "has the records of the page before it");
         let all = walk_by("page+1", "page", |_| Said::Page(Reply::new(2, 1).around("total", json!(2))));
@@ -940,6 +1002,26 @@ mod tests {
             _ => Said::Status(400),
         });
         refused(&capped, "`/total` is 57, and 4 came");
+    }
+
+    #[test]
+    fn a_page_without_records_behind_a_full_one_is_asked_for_once_more() {
+        for (next_page, parameter) in [("page+1", "page"), ("id=/data/-1/id", "id"), ("id=/next", "id")] {
+            let mut asked = 0;
+            let walked = walk_by(next_page, parameter, |_| {
+                asked += 1;
+                let last_record = Some(json!({ "id": asked }));
+                Said::Page(match asked {
+                    1 | 4 => Reply { last_record, ..Reply::new(2, asked) }.around("next", json!(asked)),
+                    3 if next_page == "id=/next" => Reply::new(1, asked),
+                    3 => Reply { last_record, ..Reply::new(2, asked) },
+                    _ => Reply::new(0, 0),
+                })
+            });
+            let pages = if next_page == "id=/next" { &[1, 3][..] } else { &[1, 3, 4] };
+            whole(&walked, pages);
+            assert_eq!(walked.asked[1], walked.asked[2], "{next_page}");
+        }
     }
 
     #[test]
@@ -1026,7 +1108,7 @@ mod tests {
                     pages += 1;
                     let reply = if pages < 4 { Reply::new(4, pages) } else { Reply::new(0, 0) };
                     match walk.turn(&page(asked.clone(), change(reply, pages))).unwrap() {
-                        (_, Turn::Ask(next)) if pages < 20 => asked = *next,
+                        (_, Turn::Ask(next)) if pages < 20 => asked = next,
                         (_, end) => break end,
                     }
                 };
@@ -1043,20 +1125,50 @@ mod tests {
     }
 
     #[test]
+    fn a_total_that_a_later_page_names_counts_and_one_that_is_too_small_ends_nothing() {
+        let late = walk_by("page+1", "page", |page| {
+            Said::Page(match page {
+                "1" => Reply::new(10, 1),
+                "2" => Reply::new(10, 2).around("total", json!(57)),
+                _ => Reply::new(0, 0).around("total", json!(57)),
+            })
+        });
+        refused(&late, "`/total` is 57, and 20 came");
+        let small = walk_by("cursor=/next", "cursor", |cursor| {
+            let reply = match cursor {
+                "" => Reply::new(10, 1).around("next", json!("a")),
+                "a" => Reply::new(10, 2).around("next", json!("b")),
+                "b" => Reply::new(0, 0).around("next", json!("c")),
+                _ => Reply::new(5, 4),
+            };
+            Said::Page(reply.around("total", json!(15)))
+        });
+        whole(&small, &[1, 2, 4]);
+        let begun_later = walk("page+1", request("http://api/?page=2"), Totals::Check, |request| {
+            if request.url.query() == Some("page=2") {
+                Said::Page(Reply::new(2, 1).around("total_pages", json!(2)))
+            } else {
+                Said::Status(404)
+            }
+        });
+        whole(&begun_later, &[1]);
+    }
+
+    #[test]
     fn a_total_that_moves_does_not_hide_that_records_are_missing() {
         let mut walk = Walk::new("page+1".parse().unwrap(), Totals::Check, "/data".parse().unwrap(), true);
         let mut asked = request("http://api/?page=1");
         for (number, total) in [57, 58, 57].into_iter().enumerate() {
             let reply = Reply::new(if number < 2 { 10 } else { 0 }, number as u64).around("total", json!(total));
             match walk.turn(&page(asked.clone(), reply)) {
-                Ok((_, Turn::Ask(next))) => asked = *next,
+                Ok((_, Turn::Ask(next))) => asked = next,
                 end => panic!("{end:?}"),
             }
         }
         let empty = |asked: &Request| page(asked.clone(), Reply::new(0, 9).around("total", json!(57)));
         let end = loop {
             match walk.turn(&empty(&asked)) {
-                Ok((_, Turn::Ask(next))) => asked = *next,
+                Ok((_, Turn::Ask(next))) => asked = next,
                 end => break end,
             }
         };

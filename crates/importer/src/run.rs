@@ -32,12 +32,12 @@ use crate::{
 const APPEND_AGAIN_AFTER: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(500), Duration::from_millis(2500)];
 
-/// So many answers are believed that nothing is new; then it is asked for whole, and the archive's end is looked at. A 304 need not
+/// After this many polls with validators, one asks without them, and the archive's end is looked at. A 304 need not
 /// carry `Link` (RFC 9110, 15.4.5), so a collection that grew a second page behind an unchanged first one would stay as it was.
 /// `once` forgets, and finds that with the first change.
 const BELIEVED_POLLS: u32 = 60;
 
-/// So many objects that others appended are adopted one by one; when there are more, listing is quicker.
+/// Up to this many objects of other importers are adopted one by one. When there are more, listing is quicker.
 const MOST_ADOPTED: u32 = 100;
 
 /// This many polls in a row that bring other records are no coincidence.

@@ -135,7 +135,7 @@ impl Signs {
                 let total = members(json);
                 let value = total.get("value").and_then(|value| value.get().parse::<u64>().ok());
                 let is_least = total.get("relation").is_some_and(|relation| relation.get().contains("gte"));
-                self.totals.extend(value.map(|value| (at.to_owned(), value + u64::from(is_least))));
+                self.totals.extend(value.map(|value| (at.to_owned(), value.saturating_add(u64::from(is_least)))));
             }
             (_, None) if json.starts_with('[') && is_one_of(&word, "link links") => {
                 let next = linked(json, "next").map(|value| Next { at: format!("{at}/next"), value });
@@ -174,7 +174,7 @@ fn is_end_word(word: &str) -> bool {
     word.starts_with("endof") || word.starts_with("nomore") || is_one_of(word, words)
 }
 
-/// Of these two: it can be nothing else than the end of the collection.
+/// Those of the words above that can mean nothing but the end of the collection.
 fn is_clear_word(word: &str) -> bool {
     let words = "more hasmore hasmoreitems hasmorepages hasmoreresults moreitemsincollection hasnext hasnextpage islast islastpage last lastpage \
                  done endofstream endofrecords endofresults endoflist nomore";
@@ -190,7 +190,7 @@ fn is_next_word(word: &str) -> bool {
 
 fn is_cursor_word(word: &str) -> bool {
     let words = "cursor endcursor aftercursor after continue marker bookmark scrollid offset pagetoken paginationtoken lastevaluatedkey";
-    word.starts_with("continuation") || word.starts_with("resumption") || is_one_of(word, words)
+    word.contains("continuation") || word.starts_with("resumption") || is_one_of(word, words)
 }
 
 fn is_count_of_pages(word: &str) -> bool {
@@ -223,7 +223,7 @@ fn elements(json: &str) -> Vec<&RawValue> {
 pub fn is_filled(json: &str) -> bool {
     match json {
         "null" | "false" | "\"\"" | "0" => false,
-        _ if json.starts_with('{') => first_filled("", json, LEVELS).is_some(),
+        _ if json.starts_with('{') => first_filled("", json, u8::MAX).is_some(),
         _ if json.starts_with('[') => !elements(json).is_empty(),
         _ => !json.is_empty(),
     }
@@ -380,6 +380,7 @@ mod tests {
             ("x-wp-total", "57"),
             ("x-wp-totalpages", "6"),
             ("x-next-page", "2"),
+            ("x-ms-continuationtoken", "a"),
             ("x-prev-page", ""),
             ("x-ratelimit-total", "9"),
             ("x-nextjs-cache", "HIT"),
@@ -393,7 +394,8 @@ mod tests {
         let totals = [("x-wp-total", 57), ("x-pagination/TotalCount", 59), ("content-range", 58)];
         assert_eq!(signs.totals, totals.map(|(at, total)| (at.to_owned(), total)));
         assert_eq!(signs.pages, [("x-wp-totalpages".to_owned(), 6)]);
-        assert_eq!(signs.next, [Next { at: "x-next-page".into(), value: "\"2\"".into() }]);
+        let next = [("x-next-page", "\"2\""), ("x-ms-continuationtoken", "\"a\"")];
+        assert_eq!(signs.next, next.map(|(at, value)| Next { at: at.into(), value: value.into() }));
     }
 
     #[test]

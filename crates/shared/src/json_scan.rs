@@ -28,7 +28,7 @@ const DEPTH_LIMIT: usize = 16 << 20;
 const AROUND_MEMBER_BYTES: usize = 64 * 1024;
 
 /// What stands for one that is longer.
-const LONG: &[u8] = br#"{"too long":true}"#;
+const LONG: &[u8] = br#"{"too long":1}"#;
 
 /// All members that are kept together. No answer of an API comes near it.
 const AROUND_BYTES: usize = 1 << 20;
@@ -125,7 +125,7 @@ impl<R: Read> Document<R> {
         self
     }
 
-    /// The document with `null` for the value to which the pointer has led, and `{"too long":true}` for texts and arrays beside it that are
+    /// The document with `null` for the value to which the pointer has led, and `{"too long":1}` for texts and arrays beside it that are
     /// longer than 64 KiB. Nothing is in it unless it was asked for.
     pub fn into_around(self) -> String {
         String::from_utf8_lossy(&self.around.unwrap_or_default()).into_owned()
@@ -527,7 +527,7 @@ mod tests {
             (
                 &format!(r#"{{"long":"{}","a":[],"b":1}}"#, "x".repeat(AROUND_MEMBER_BYTES)),
                 "/a",
-                r#"{"long":{"too long":true},"a":null,"b":1}"#,
+                r#"{"long":{"too long":1},"a":null,"b":1}"#,
             ),
         ] {
             let mut read = Document::new(document.as_bytes(), HEAD_BYTES).keeping_around();

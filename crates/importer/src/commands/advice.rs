@@ -21,17 +21,18 @@ const DEPTH: usize = 4;
 /// A longer text is hardly an id.
 const ID_BYTES: usize = 100;
 
-/// What APIs call the number of a page, the number of records to pass, and the record to go on behind. Those of a group are tried together, then
-/// each alone.
-const USUAL: [(Counts, &[&str]); 5] = [
-    (Counts::Pages, &["page", "_page", "p", "pageNumber", "page_number", "pageNo", "page[number]"]),
-    (
-        Counts::Records,
-        &["offset", "skip", "start", "from", "startAt", "startIndex", "resultOffset", "$offset", "$skip"],
-    ),
-    (Counts::LastId, &["after"]),
-    (Counts::LastId, &["before"]),
-    (Counts::LastId, &["starting_after"]),
+/// What APIs call the number of a page, the number of records to pass, and the record to go on behind. All names of a row go into one request.
+/// Only where that does not bring the same records are its groups tried, and then its names.
+const USUAL: [&[(Counts, &[&str])]; 3] = [
+    &[
+        (Counts::Pages, &["page", "_page", "p", "pageNumber", "page_number", "pageNo", "page[number]"]),
+        (
+            Counts::Records,
+            &["offset", "skip", "start", "from", "startAt", "startIndex", "resultOffset", "$offset", "$skip"],
+        ),
+    ],
+    &[(Counts::LastId, &["after", "starting_after"])],
+    &[(Counts::LastId, &["before"])],
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,19 @@ enum Counts {
     LastId,
 }
 
+/// What a request with further parameters brings.
+#[derive(PartialEq, Eq)]
+enum Brings {
+    /// What came without them, or part of it.
+    TheSame,
+    Others,
+    NoRecords,
+    /// The API refuses it.
+    AnError,
+}
+
 /// Whether there is more than a page shows.
-pub enum Found {
+pub enum Verdict {
     /// These settings bring it.
     More(String),
     /// No usual parameter brings other records.
@@ -53,66 +65,100 @@ pub enum Found {
 }
 
 /// Asks with the usual parameters whether records come that are not on the page, which seems to be all.
-pub async fn find_more(api: &Api, page: Option<&Value>, records_at: &str) -> Result<Found, PollError> {
+pub async fn find_more(api: &Api, page: Option<&Value>, records_at: &str) -> Result<Verdict, PollError> {
     let first = api.first()?;
-    let Some(page) = page else { return Ok(Found::NotTried("the page is longer than 16 MiB")) };
+    let Some(page) = page else { return Ok(Verdict::NotTried("the page is longer than 16 MiB")) };
     if first.body.is_some() {
-        return Ok(Found::NotTried("the requests have a body"));
+        return Ok(Verdict::NotTried("the requests have a body"));
     }
-    let records_of = |page: &Value| page.pointer(records_at).map_or(Vec::new(), |records| as_records(records).to_vec());
-    let texts = |records: &[Value]| records.iter().map(Value::to_string).collect::<HashSet<_>>();
-    let ask =
-        async |request: &Request| Ok(read(&api.peek(request).await?.upload).map(|page| texts(&records_of(&page))));
-    let records = records_of(page);
-    let known = texts(&records);
-    if known.is_empty() {
-        return Ok(Found::NotTried("there are no records yet"));
+    let records = records_of(page, records_at);
+    let probe = Probe { api, first, records_at, known: texts(records) };
+    if probe.known.is_empty() {
+        return Ok(Verdict::NotTried("there are no records yet"));
     }
-    if ask(&first).await?.is_none_or(|again: HashSet<String>| again != known) {
-        return Ok(Found::NotTried("the records change with each request"));
+    if probe.ask(&probe.first).await?.is_none_or(|again| again != probe.known) {
+        return Ok(Verdict::NotTried("the records change with each request"));
     }
-    // `None` if the API refuses the request.
-    let brings_others = async |names: &[&str], value: &Value| {
-        let request = names
-            .iter()
-            .fold(first.clone(), |request, name| request.with(&Place::Parameter((*name).to_owned()), value));
-        match ask(&request).await {
-            Ok(other) => Ok(Some(other.is_some_and(|other| !other.is_subset(&known)))),
-            Err(PollError::Http(error)) if is_transient(&error) => Err(PollError::Http(error)),
-            Err(_) => Ok(None),
-        }
-    };
-    let id_at = likely_ids(&records).into_iter().next().unwrap_or_default();
+    let id_at = likely_ids(records).into_iter().next().unwrap_or_default();
     let last_id = records.last().and_then(|record| record.pointer(&id_at)).filter(|_| !id_at.is_empty());
-    for (counts, names) in USUAL {
-        let values = match counts {
+    let values = |counts| -> Vec<Value> {
+        match counts {
             // The first page may have the number 0.
             Counts::Pages => vec![2.into(), 1.into()],
-            Counts::Records => vec![known.len().into()],
+            Counts::Records => vec![probe.known.len().into()],
             Counts::LastId => last_id.cloned().into_iter().collect(),
-        };
-        for value in values {
-            // An API may refuse all of them for one that it does not know.
-            if brings_others(names, &value).await? == Some(false) {
-                continue;
-            }
-            for name in names {
-                if brings_others(&[*name], &value).await? != Some(true) {
+        }
+    };
+    let together = |names: &[&'static str], value: Option<&Value>| -> Vec<(&'static str, Value)> {
+        names.iter().zip(value.into_iter().cycle()).map(|(name, value)| (*name, value.clone())).collect()
+    };
+    for row in USUAL {
+        let all: Vec<_> = row.iter().flat_map(|(counts, names)| together(names, values(*counts).first())).collect();
+        if all.is_empty() || probe.brings(&all).await? == Brings::TheSame {
+            continue;
+        }
+        for (counts, names) in row {
+            for value in values(*counts) {
+                if matches!(probe.brings(&together(names, Some(&value))).await?, Brings::TheSame | Brings::NoRecords) {
                     continue;
                 }
-                let advice = match counts {
-                    Counts::Records => format!("NEXT_PAGE={name}+records"),
-                    Counts::LastId => format!("NEXT_PAGE={name}={records_at}/-1{id_at}"),
-                    Counts::Pages => {
-                        let begins = u8::from(brings_others(&[*name], &1.into()).await? != Some(true));
-                        format!("NEXT_PAGE={name}+1, and {name}={begins} in SOURCE_URL")
+                // Some APIs refuse all of them for one that they do not know.
+                for name in *names {
+                    if probe.brings(&[(*name, value.clone())]).await? != Brings::Others {
+                        continue;
                     }
-                };
-                return Ok(Found::More(format!("with {name}={value} other records come: set {advice}")));
+                    let advice = match counts {
+                        Counts::Records => format!("NEXT_PAGE={name}+records"),
+                        Counts::LastId => format!("NEXT_PAGE={name}={records_at}/-1{id_at}"),
+                        Counts::Pages => {
+                            let begins = u8::from(probe.brings(&[(*name, 1.into())]).await? != Brings::Others);
+                            format!("NEXT_PAGE={name}+1, and {name}={begins} in SOURCE_URL")
+                        }
+                    };
+                    return Ok(Verdict::More(format!("with {name}={value} other records come: set {advice}")));
+                }
             }
         }
     }
-    Ok(Found::Nothing)
+    Ok(Verdict::Nothing)
+}
+
+/// Asks for the collection in other ways, and compares.
+struct Probe<'a> {
+    api: &'a Api,
+    first: Request,
+    records_at: &'a str,
+    known: HashSet<String>,
+}
+
+impl Probe<'_> {
+    /// The records that come; `None` for what is no JSON.
+    async fn ask(&self, request: &Request) -> Result<Option<HashSet<String>>, PollError> {
+        let page = read(&self.api.peek(request).await?.upload);
+        Ok(page.map(|page| texts(records_of(&page, self.records_at))))
+    }
+
+    async fn brings(&self, parameters: &[(&str, Value)]) -> Result<Brings, PollError> {
+        let with = |request: Request, (name, value): &(&str, Value)| {
+            request.with(&Place::Parameter((*name).to_owned()), value)
+        };
+        match self.ask(&parameters.iter().fold(self.first.clone(), with)).await {
+            Ok(Some(other)) if other.is_empty() => Ok(Brings::NoRecords),
+            Ok(Some(other)) if other.is_subset(&self.known) => Ok(Brings::TheSame),
+            Ok(Some(_)) => Ok(Brings::Others),
+            Err(PollError::Http(error)) if is_transient(&error) => Err(PollError::Http(error)),
+            Ok(None) | Err(_) => Ok(Brings::AnError),
+        }
+    }
+}
+
+/// The records of a page, at a place that is a JSON pointer.
+pub fn records_of<'a>(page: &'a Value, records_at: &str) -> &'a [Value] {
+    page.pointer(records_at).map_or(&[], as_records)
+}
+
+fn texts(records: &[Value]) -> HashSet<String> {
+    records.iter().map(Value::to_string).collect()
 }
 
 /// A page as a document; `None` for one that is longer than 16 MiB or no JSON.
@@ -124,7 +170,7 @@ pub fn read(page: &Upload) -> Option<Value> {
 }
 
 /// The records that a place holds: an array's elements, or the one that it is.
-pub fn as_records(value: &Value) -> &[Value] {
+fn as_records(value: &Value) -> &[Value] {
     match value {
         Value::Null => &[],
         Value::Array(records) => records,

@@ -14,7 +14,7 @@ use shared::{
     telemetry::chain,
 };
 
-use super::advice::{Found, as_records, find_more, likely_ids, likely_records, read};
+use super::advice::{Verdict, find_more, likely_ids, likely_records, read, records_of};
 use crate::{
     body::{Spool, SpoolError, Wanted},
     http::HttpError,
@@ -126,7 +126,7 @@ async fn tell_of_api<W: Write>(
     let page = pages.first().and_then(|page| read(&page.upload));
     let at = facts.records_at.as_ref().filter(|at| **at != RecordsAt::Document).map(ToString::to_string);
     let at = at.unwrap_or_default();
-    let all = page.as_ref().and_then(|page| page.pointer(&at)).map_or(&[][..], as_records);
+    let all = page.as_ref().map_or(&[][..], |page| records_of(page, &at));
     let ids = likely_ids(all);
     let mut says = format!("it answered with {records} records in {in_pages}, {bytes} bytes, and SPOOL_DIR took them");
     if !ids.is_empty() {
@@ -139,11 +139,11 @@ async fn tell_of_api<W: Write>(
         Ok(says)
     };
     report.tell_with("api", found, json!({ "ids": ids, "record": all.first() }))?;
-    if pages.len() == 1 && api.told_next_page() != Some(&NextPage::None) {
+    if pages.len() == 1 && api.next_page() != NextPage::None {
         let found = match find_more(api, page.as_ref(), &at).await {
-            Ok(Found::More(advice)) => Err(format!("this is not all. {advice}")),
-            Ok(Found::Nothing) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
-            Ok(Found::NotTried(why)) => Ok(format!("whether this is all was not tried, since {why}")),
+            Ok(Verdict::More(advice)) => Err(format!("this is not all. {advice}")),
+            Ok(Verdict::Nothing) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
+            Ok(Verdict::NotTried(why)) => Ok(format!("whether this is all was not tried, since {why}")),
             Err(error) => Err(chain(&error)),
         };
         report.tell("paging", found)?;
