@@ -1,4 +1,4 @@
-//! The doubles: the API and the three doors to the world, each as exact as the thing itself, and as unreliable as the dice say.
+//! The doubles of the three doors to the world, each as exact as the thing itself, and as unreliable as the dice say.
 
 use std::{
     cell::Cell,
@@ -10,19 +10,12 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use importer::{
-    paging::PageError,
-    queue::{Queue, QueueError},
-    snapshot::{Observation, Snapshot, Validators, validators},
-    source::{PollError, Source},
-};
-use jiff::Timestamp;
+use importer::queue::{Queue, QueueError};
 use sha2::Digest;
 use shared::{
     archive::{Append, Archive, ArchiveError, Head, Object, Upload},
-    object::{Metadata, Sequence, Sha256, SnapshotFacts},
+    object::{Metadata, Sequence, Sha256},
     pointer::Pointer,
-    records::RecordsAt,
 };
 use tokio::{
     task::spawn_local,
@@ -39,7 +32,6 @@ use transformer::{
 
 use crate::world::{Lock, Message, Posts, Rows, Shared, Stored, World, latency};
 
-const URL: &str = "https://api.example.org/posts";
 const QUEUE_URL: &str = "https://sqs.example.org/posts.fifo";
 
 /// How long SQS remembers a deduplication id, and how long a received message is invisible.
@@ -49,12 +41,12 @@ const VISIBILITY: Duration = Duration::from_secs(4);
 const BACKUPS: usize = 6;
 
 /// An upload wants a file; the bodies are in memory.
-static NO_FILE: LazyLock<Arc<File>> = LazyLock::new(|| Arc::new(File::open("/dev/null").expect("there is one")));
+pub static NO_FILE: LazyLock<Arc<File>> = LazyLock::new(|| Arc::new(File::open("/dev/null").expect("there is one")));
 
 /// A door to the world: all of them are this.
 #[derive(Clone)]
 pub struct Door {
-    world: Shared,
+    pub world: Shared,
     /// Which archive the bucket held when this daemon looked last.
     looked: Rc<Cell<u64>>,
 }
@@ -64,63 +56,8 @@ impl Door {
         Self { world, looked: Rc::default() }
     }
 
-    fn fails(&self, percent: u8) -> bool {
+    pub fn fails(&self, percent: u8) -> bool {
         self.world.borrow_mut().fails(percent)
-    }
-}
-
-impl Source for Door {
-    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
-        latency(&self.world).await;
-        if self.fails(10) {
-            return Err(PollError::Page(PageError::Endless));
-        }
-        let answer = self.world.borrow_mut().answer(last);
-        latency(&self.world).await;
-        Ok(answer)
-    }
-}
-
-impl World {
-    /// What the API says now: pages of three posts; only a single one has a validator.
-    fn answer(&mut self, last: Option<&Metadata>) -> Option<Snapshot> {
-        const REQUEST: u16 = 1;
-        let mut first = self.api.posts.clone();
-        let second = first.keys().nth(3).copied().map(|id| first.split_off(&id));
-        let pages = [first].into_iter().chain(second);
-        let pages: Vec<String> = if self.api.is_broken {
-            vec!["broken".to_owned()]
-        } else {
-            pages.map(|posts| serde_json::to_string(&posts).expect("it is JSON")).collect()
-        };
-        let etag = (pages.len() == 1).then(|| pages[0].clone());
-        if etag.is_some() && validators(last, REQUEST, URL).etag == etag {
-            return None;
-        }
-        let page = |body: String| {
-            let upload = Upload { file: NO_FILE.clone(), offset: self.bodies.len() as u64, bytes: body.len() as u64 };
-            let sha256 = Sha256(sha2::Sha256::digest(&body).into());
-            self.bodies.push(body.into());
-            Observation {
-                id: self.uuid(),
-                // The order of observation, for the check.
-                fetched_at: Timestamp::from_second(self.api.version).expect("there are not many"),
-                source_url: URL.to_owned(),
-                upload,
-                sha256,
-            }
-        };
-        // The records of all pages, whichever page has them.
-        let records_sha256 = Sha256(sha2::Sha256::digest(pages.join(",").replace("],[", ",")).into());
-        let pages = pages.into_iter().map(page).collect();
-        let validators = Validators { etag, last_modified: None };
-        let facts = SnapshotFacts {
-            records_sha256: Some(records_sha256),
-            request: Some(REQUEST),
-            records_at: Some(RecordsAt::default()),
-            torn: self.fails(5),
-        };
-        Some(Snapshot { pages, validators, records: self.api.posts.len() as u64, facts })
     }
 }
 

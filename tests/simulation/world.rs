@@ -17,6 +17,8 @@ use tokio::{
 use transformer::decide::Position;
 use uuid::Uuid;
 
+use crate::api::Manner;
+
 /// The world, as everybody in it holds it. One thread, so nobody is ever in the middle of a borrow at an await.
 pub type Shared = Rc<RefCell<World>>;
 
@@ -61,9 +63,12 @@ pub struct World {
 /// The collection, and how often it has changed.
 #[derive(Clone, Debug, Default)]
 pub struct Api {
+    pub manner: Manner,
     pub version: i64,
     pub posts: Posts,
     pub posts_before: Posts,
+    /// How many posts those have passed who ask a server that keeps their place.
+    pub places: HashMap<u64, u64>,
     /// The body is no document.
     pub is_broken: bool,
 }
@@ -135,8 +140,9 @@ impl AddAssign for Figures {
 
 impl World {
     pub fn new(seed: u64) -> Shared {
-        let dice = fastrand::Rng::with_seed(seed);
-        Rc::new(RefCell::new(Self { dice, backups: [Rows::default()].into(), ..Self::default() }))
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let api = Api { manner: Manner::any(&mut dice), ..Api::default() };
+        Rc::new(RefCell::new(Self { dice, api, backups: [Rows::default()].into(), ..Self::default() }))
     }
 
     /// Whether this goes wrong, in so many of a hundred cases.

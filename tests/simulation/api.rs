@@ -1,0 +1,244 @@
+//! The double of the API, whose pages follow each other in one of the ways that APIs have, and the importer's walk through them.
+
+use std::{ops::ControlFlow, sync::LazyLock};
+
+use importer::{
+    next_page::{NextPage, Totals},
+    paging::{Page, PageError, Turn, Walk, is_paged},
+    request::{Place, Request},
+    snapshot::{Observation, Snapshot, Validators, validators},
+    source::{PollError, Source},
+};
+use jiff::Timestamp;
+use reqwest::StatusCode;
+use serde_json::json;
+use sha2::Digest;
+use shared::{
+    archive::Upload,
+    object::{Metadata, Sha256, SnapshotFacts},
+    records::RecordsAt,
+};
+use url::Url;
+
+use crate::{
+    doors::{Door, NO_FILE},
+    world::{Posts, World, latency},
+};
+
+static ADDRESS: LazyLock<Url> = LazyLock::new(|| "https://api.example.org/posts".parse().expect("an address"));
+static DATA: LazyLock<RecordsAt> = LazyLock::new(|| "/data".parse().expect("a place"));
+const REQUEST: u16 = 1;
+
+const PAGE_POSTS: usize = 2;
+
+/// As often as the importer walks through a collection that does not hold still.
+const WALKS: [bool; 3] = [false, false, true];
+
+/// How the API's pages follow each other.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// The setting of the importer, empty for links.
+    next_page: &'static str,
+    query: &'static str,
+    has_total: bool,
+    past_the_end: PastTheEnd,
+}
+
+/// What a number past the end brings.
+#[derive(Clone, Copy, Debug, Default)]
+enum PastTheEnd {
+    #[default]
+    NoRecords,
+    NotFound,
+    /// Without a total nobody could tell that from an API that does not know the parameter.
+    LastPage,
+}
+
+impl Manner {
+    pub fn any(dice: &mut fastrand::Rng) -> Self {
+        let (next_page, query) = [
+            ("", ""),
+            ("/next", ""),
+            ("after=/cursor", ""),
+            ("after=/data/-1/id", ""),
+            ("page+1", "page=1"),
+            ("offset+records", "offset=0"),
+            ("scroll=/scroll", ""),
+        ][dice.usize(..7)];
+        let has_total = dice.bool();
+        let past_the_end = [PastTheEnd::NoRecords, PastTheEnd::NotFound, PastTheEnd::LastPage]
+            [dice.usize(..if has_total && next_page == "page+1" { 3 } else { 2 })];
+        Self { next_page, query, has_total, past_the_end }
+    }
+}
+
+/// What came of one request.
+enum Answer {
+    Page { page: Box<Page>, posts: Posts, body: String },
+    NotFound,
+    Unmodified,
+}
+
+impl Source for Door {
+    async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
+        for is_last_try in WALKS {
+            if let ControlFlow::Break(snapshot) = self.walk(last, is_last_try).await? {
+                return Ok(snapshot);
+            }
+        }
+        unreachable!("the last try is taken as it is")
+    }
+}
+
+impl Door {
+    /// Goes on with the next walk where the collection did not hold still.
+    async fn walk(
+        &self,
+        last: Option<&Metadata>,
+        is_last_try: bool,
+    ) -> Result<ControlFlow<Option<Snapshot>>, PollError> {
+        let (manner, version) = {
+            let world = self.world.borrow();
+            (world.api.manner, world.api.version)
+        };
+        let next_page: NextPage = manner.next_page.parse().unwrap_or_default();
+        let mut url = ADDRESS.clone();
+        url.set_query(Some(manner.query).filter(|query| !query.is_empty()));
+        let mut request = Request { url, body: None };
+        let mut walk = Walk::new(next_page, Totals::Check, DATA.clone(), is_last_try);
+        let (mut pages, mut posts, mut bodies) = (Vec::new(), Posts::new(), String::new());
+        let mut of_one_page = Validators::default();
+        let mut was_wrong = false;
+        let turn = loop {
+            latency(&self.world).await;
+            if self.fails(5) {
+                return Err(PageError::Endless.into());
+            }
+            // Never twice in a row: the importer could not know.
+            let is_wrong = !was_wrong && !pages.is_empty() && self.fails(5);
+            let answer = self.world.borrow_mut().answer(manner, &request, last.filter(|_| pages.is_empty()), is_wrong);
+            if self.fails(5) {
+                // It was lost on its way.
+                walk.tried_again();
+                continue;
+            }
+            was_wrong = is_wrong;
+            let turn = match answer {
+                Answer::Unmodified => return Ok(ControlFlow::Break(None)),
+                Answer::NotFound => walk.status(&request, StatusCode::NOT_FOUND)?.ok_or(PageError::Endless)?,
+                Answer::Page { page, posts: on_it, body } => {
+                    let (is_kept, turn) = walk.turn(&page)?;
+                    if turn == Turn::End && pages.is_empty() && !is_paged(&page.headers) {
+                        of_one_page.etag = Some(body.clone());
+                    }
+                    if is_kept {
+                        bodies.push_str(&body);
+                        pages.push(self.world.borrow_mut().observation(body));
+                        posts.extend(on_it);
+                    }
+                    turn
+                }
+            };
+            match turn {
+                Turn::Ask(next) => request = next,
+                turn => break turn,
+            }
+        };
+        latency(&self.world).await;
+        if turn == Turn::Torn {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let mut world = self.world.borrow_mut();
+        if !walk.is_torn() && world.api.version == version && !world.api.is_broken && posts != world.api.posts {
+            world.wrong = Some(format!("{posts:?} was taken for the whole of {:?} ({manner:?})", world.api.posts));
+        }
+        let facts = SnapshotFacts {
+            records_sha256: Some(digest(&bodies)),
+            request: Some(REQUEST),
+            records_at: Some(DATA.clone()),
+            torn: walk.is_torn() || world.fails(5),
+        };
+        let snapshot = Snapshot { pages, validators: of_one_page, records: posts.len() as u64, facts };
+        Ok(ControlFlow::Break(Some(snapshot)))
+    }
+}
+
+impl World {
+    /// What the API says now. Where it `is_wrong`, it is busy and says that there is nothing.
+    fn answer(&mut self, manner: Manner, request: &Request, last: Option<&Metadata>, is_wrong: bool) -> Answer {
+        let all: Vec<_> = self.api.posts.iter().map(|(id, title)| (*id, title.clone())).collect();
+        let number = |name: &str| request.number(&Place::Parameter(name.to_owned()));
+        let behind = |id: u64| all.iter().take_while(|(known, _)| *known <= id.cast_signed()).count();
+        let place = number("scroll").and_then(|scroll| self.api.places.get(&scroll).copied());
+        let passed = number("page").map(|page| (page - 1) * PAGE_POSTS as u64).or(number("offset")).or(place);
+        let mut begin =
+            passed.map_or_else(|| number("after").map_or(0, behind), |passed| usize::try_from(passed).expect("a few"));
+        if begin >= all.len() && begin > 0 && passed.is_some() && place.is_none() {
+            match manner.past_the_end {
+                PastTheEnd::NoRecords => {}
+                PastTheEnd::NotFound => return Answer::NotFound,
+                PastTheEnd::LastPage => begin = all.len().saturating_sub(1) / PAGE_POSTS * PAGE_POSTS,
+            }
+        }
+        if is_wrong && passed.is_some() && place.is_none() && self.dice.bool() {
+            return Answer::NotFound;
+        }
+        let end = all.len().min(begin + PAGE_POSTS);
+        let posts: Posts =
+            if is_wrong { Posts::new() } else { all.get(begin..end).unwrap_or_default().iter().cloned().collect() };
+        // One that is broken is archived as it is: records are judged by the transformer.
+        let body =
+            if self.api.is_broken { "broken".to_owned() } else { serde_json::to_string(&posts).expect("it is JSON") };
+        if end == all.len() && validators(last, REQUEST, ADDRESS.as_str()).etag.is_some_and(|known| known == body) {
+            return Answer::Unmodified;
+        }
+        let last_id = posts.keys().next_back();
+        let next = last_id.filter(|_| end < all.len());
+        let mut around = json!({ "data": null });
+        let mut headers = Vec::new();
+        if manner.has_total && !is_wrong {
+            around["total"] = all.len().into();
+        }
+        match (manner.next_page, next) {
+            ("", Some(id)) => headers.push(("link".to_owned(), format!("<?after={id}>; rel=next"))),
+            ("/next", Some(id)) => around["next"] = format!("?after={id}").into(),
+            ("after=/cursor", Some(id)) => around["cursor"] = (*id).into(),
+            ("scroll=/scroll", _) => {
+                let scroll = number("scroll").unwrap_or_else(|| self.number());
+                if !is_wrong {
+                    self.api.places.insert(scroll, end as u64);
+                }
+                around["scroll"] = scroll.into();
+            }
+            _ => {}
+        }
+        let page = Page {
+            request: request.clone(),
+            url: request.url.clone(),
+            headers,
+            records: posts.len() as u64,
+            digest: u64::from_be_bytes(digest(&format!("{posts:?}")).0[..8].try_into().expect("eight bytes")),
+            around: around.to_string(),
+            last_record: last_id.map(|id| json!({ "id": id }).to_string()),
+        };
+        Answer::Page { page: Box::new(page), posts, body }
+    }
+
+    fn observation(&mut self, body: String) -> Observation {
+        let upload = Upload { file: NO_FILE.clone(), offset: self.bodies.len() as u64, bytes: body.len() as u64 };
+        let sha256 = digest(&body);
+        self.bodies.push(body.into());
+        Observation {
+            id: self.uuid(),
+            // The order of observation, for the check.
+            fetched_at: Timestamp::from_second(self.api.version).expect("there are not many"),
+            source_url: ADDRESS.to_string(),
+            upload,
+            sha256,
+        }
+    }
+}
+
+fn digest(text: &str) -> Sha256 {
+    Sha256(sha2::Sha256::digest(text).into())
+}
