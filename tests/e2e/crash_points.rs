@@ -487,7 +487,7 @@ impl State {
             records.push(post(first + 9, REFUSED));
         }
         if version % 3 == 1 {
-            records.push("no JSON".to_owned());
+            records.push("{[}]".to_owned());
         }
         format!("[{}{}]", records.join(","), " ".repeat(self.padding))
     }

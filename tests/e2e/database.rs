@@ -1,12 +1,13 @@
 //! Postgres for real: TLS that checks, secrets that rotate, answers that never come.
 
-use std::{collections::HashMap, fs, net::UdpSocket, path::Path, process::Command, time::Instant};
+use std::{collections::HashMap, fs, net::UdpSocket, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use sandbox::{Sandbox, Setup};
 use support::{
     SOON, applied,
     author::{Author, document},
+    certificates::Certificates,
     cluster::Cluster,
     execute,
     iam_gate::IamGate,
@@ -16,37 +17,6 @@ use support::{
 
 async fn nothing_runs() -> Result<Sandbox> {
     start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await
-}
-
-/// An authority and a certificate of its making for `name`, in PEM.
-struct Certificates {
-    authority: std::path::PathBuf,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-}
-
-impl Certificates {
-    fn make(folder: &Path, name: &str) -> Result<Self> {
-        let authority = name.replace(':', "-");
-        fs::create_dir_all(folder)?;
-        let openssl = |arguments: &str| {
-            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output()?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            anyhow::Ok(())
-        };
-        fs::write(folder.join("names"), format!("subjectAltName={name}\n"))?;
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        openssl(&format!("req -x509 {key} -days 2 -subj /CN={authority} -keyout ca.key -out ca.pem"))?;
-        openssl(&format!("req {key} -subj /CN=server -keyout server.key -out server.csr"))?;
-        openssl(
-            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-        )?;
-        Ok(Self {
-            authority: folder.join("ca.pem"),
-            certificate: fs::read(folder.join("server.pem"))?,
-            key: fs::read(folder.join("server.key"))?,
-        })
-    }
 }
 
 /// An address of this machine that is not loopback. Nothing is sent.

@@ -199,7 +199,7 @@ async fn headers_of_every_kind_are_kept_or_left_out_and_the_data_is_archived() -
         ("no ASCII", Answer::ok("").with("ETag", "\"é\""), None, None),
         ("quotes", Answer::ok("").with("ETag", r#"W/"a\"b%0D%0A""c"#), Some(r#"W/"a\"b%0D%0A""c"#), None),
         ("a tab", Answer::ok("").with("ETag", "\"a\tb\""), Some("\"a\tb\""), None),
-        ("no time", Answer::ok("").with("Last-Modified", "yesterday, 25:61"), None, Some("yesterday, 25:61")),
+        ("no time", Answer::ok("").with("Last-Modified", "yesterday, 25:61"), None, None),
         ("a long time", Answer::ok("").with("Last-Modified", &long), None, None),
         ("many", many(Answer::ok("")), None, None),
         ("a long link", Answer::ok("").with("Link", format!("</{long}>; rel=preload, ").repeat(10)), None, None),
@@ -280,7 +280,7 @@ async fn a_next_link_leads_nowhere_but_to_a_page() -> Result<()> {
 async fn a_body_that_is_not_what_its_headers_say_is_refused() -> Result<()> {
     let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;
     for (answer, why) in [
-        (Answer::ok(POSTS).with("Content-Encoding", "gzip"), "the body broke off"),
+        (Answer::ok(POSTS).with("Content-Encoding", "gzip"), "its bytes are something else"),
         (Answer::ok(POSTS).gzip().with_body(&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..]), "the body broke off"),
         (Answer::ok(POSTS).with("Content-Encoding", "gzip, gzip"), "is encoded as `gzip, gzip`"),
         (Answer::ok(&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..]), "begins with"),

@@ -42,6 +42,7 @@ async fn the_api_is_not_what_was_thought() -> Result<()> {
     insta::assert_snapshot!("api_empty", with_api(&sandbox, Answer::ok(""), &[]).await?);
     insta::assert_snapshot!("api_404", with_api(&sandbox, Answer::status(404), &[]).await?);
     insta::assert_snapshot!("api_401", with_api(&sandbox, Answer::status(401), &[]).await?);
+    insta::assert_snapshot!("api_403", with_api(&sandbox, Answer::status(403), &[]).await?);
     let busy = Answer::status(429).with("Retry-After", 3600);
     insta::assert_snapshot!("api_429", with_api(&sandbox, busy, &[]).await?);
     let long = with_api(&sandbox, Answer::posts(10_001), &[("MAX_BODY", "10000")]).await?;
@@ -50,7 +51,7 @@ async fn the_api_is_not_what_was_thought() -> Result<()> {
     insta::assert_snapshot!("api_endless_redirect", with_api(&sandbox, circle, &[]).await?);
     let away = Answer::status(301).with("Location", "https://www.example.org/posts");
     insta::assert_snapshot!("api_redirect_away", with_api(&sandbox, away, &[]).await?);
-    let packed = Answer::ok("[]").with("Content-Encoding", "br");
+    let packed = Answer::ok("[]").with("Content-Encoding", "compress");
     insta::assert_snapshot!("api_encoding", with_api(&sandbox, packed, &[]).await?);
     assert_eq!(sandbox.end().await?, 0);
     Ok(())

@@ -57,11 +57,15 @@ async fn every_case_of_json_test_suite_loads_or_is_quarantined() -> Result<()> {
     assert_eq!(sandbox.transformer.restarts(), 0);
 
     let mut connection = sandbox.connect().await?;
-    let ledger: Vec<(String, Option<String>)> =
-        sqlx::query_as("SELECT outcome, reason FROM objects ORDER BY sequence").fetch_all(&mut connection).await?;
-    for ((name, document), (outcome, reason)) in cases.iter().zip(ledger) {
+    let ledger: Vec<(String, Option<String>, i64)> =
+        sqlx::query_as("SELECT outcome, reason, quarantined FROM objects ORDER BY sequence")
+            .fetch_all(&mut connection)
+            .await?;
+    for ((name, document), (outcome, reason, records)) in cases.iter().zip(ledger) {
         let expected = match name.get(..2) {
             Some("y_") if is_collection(document) => &["loaded"][..],
+            // What is no JSON may cost its record alone.
+            Some("n_") if records > 0 => &["loaded"],
             Some("y_" | "n_") => &["quarantined"],
             // The standard leaves these to the reader.
             _ => &["loaded", "quarantined"],

@@ -2,9 +2,14 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use anyhow::Result;
-use sandbox::Setup;
-use support::{SOON, assert_whole, retitle, start};
+use anyhow::{Context, Result};
+use sandbox::{Setup, Signal};
+use support::{
+    SOON, assert_whole,
+    faulty_api::{Answer, FaultyApi},
+    logged, retitle, start, start_nothing,
+};
+use tokio::process::Command;
 
 #[tokio::test]
 async fn both_daemons_killed_again_and_again_lose_and_repeat_nothing() -> Result<()> {
@@ -41,6 +46,38 @@ async fn a_killed_importer_announces_what_it_archived() -> Result<()> {
     while events.recv().await?.message != "appended" {}
     sandbox.importer.kill();
     assert_whole(&sandbox).await
+}
+
+#[tokio::test]
+async fn sighup_drains_as_sigterm_does() -> Result<()> {
+    let sandbox = start(Setup::default()).await?;
+    sandbox.settled(SOON).await?;
+    let mut events = sandbox.events().subscribe();
+    for daemon in [&sandbox.importer, &sandbox.transformer] {
+        daemon.signal(Signal::HUP).context("it runs")?;
+        let event = logged(&mut events, daemon.name(), "draining").await?;
+        assert_eq!(event.text("signal").as_deref(), Some("SIGHUP"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn under_nohup_a_daemon_goes_on() -> Result<()> {
+    let api = FaultyApi::saying([Answer::ok("[]")]).await?;
+    let sandbox = start_nothing().await?;
+    let mut settings = sandbox.settings().clone();
+    settings.set(&[("SOURCE_URL", &api.url()), ("POLL_INTERVAL", "50ms")]);
+    let mut ignoring = sandbox.world().program("/bin/sh".as_ref(), &settings);
+    ignoring.args(["-c", "trap '' HUP; exec \"$0\""]).arg(&sandbox.world().programs().importer);
+    let mut importer = Command::from(ignoring).kill_on_drop(true).spawn()?;
+    let asked = async |times: usize| Ok(api.seen().len() >= times);
+    sandbox.wait_until("the API is asked", SOON, async || asked(1).await).await?;
+    let pid = importer.id().context("it runs")?.to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().await?.success());
+    let so_far = api.seen().len();
+    sandbox.wait_until("the API is asked again", SOON, async || asked(so_far + 2).await).await?;
+    assert!(importer.try_wait()?.is_none());
+    Ok(())
 }
 
 #[tokio::test]

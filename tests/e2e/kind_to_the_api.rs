@@ -1,16 +1,27 @@
 //! The importer is a good guest: it asks for no more than it needs, waits when it is told to, and says who it is.
 
-use std::{fs, sync::Mutex, time::Duration};
+use std::{
+    fs,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use sandbox::{Sandbox, Signal};
 use support::{
     SOON,
-    faulty_api::{Answer, FaultyApi, Request},
-    importer, logged, metadata,
+    certificates::Certificates,
+    faulty_api::{Answer, FaultyApi, Request, gzipped},
+    importer, logged, metadata, metrics,
     proxy::{Proxy, Way},
-    second, start_nothing,
+    readiness, second, start_nothing,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    sync::Notify,
 };
 
 const POSTS: &str = r#"[{"userId":1,"id":1,"title":"a","body":"b"}]"#;
@@ -142,6 +153,161 @@ async fn a_busy_api_is_asked_again_when_it_wants_to_be() -> Result<()> {
         assert!(second.at - first.at >= at_least, "{answer:?}: after {:?}", second.at - first.at);
     }
     assert_eq!(sandbox.end().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_limit_is_waited_out_and_the_pages_in_hand_are_kept() -> Result<()> {
+    let mut limits = [
+        Answer::status(429),
+        Answer::status(429).with("Retry-After", "0.5"),
+        Answer::status(403).with("X-RateLimit-Remaining", 0).with("X-RateLimit-Reset", 1),
+    ]
+    .into_iter();
+    let api = FaultyApi::start(move |request| match request.parameter("page").as_deref() {
+        None => Answer::ok("[1]").with("Link", "<?page=2>; rel=next"),
+        _ => limits.next().unwrap_or_else(|| Answer::ok("[2]")),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    let (code, said) = once(&sandbox, &api, &[]).await?;
+    assert_eq!((code, sandbox.end().await?), (Some(0), 2), "{said}");
+    let asked: Vec<_> = api.seen().into_iter().map(|request| request.query).collect();
+    assert_eq!(asked, ["", "page=2", "page=2", "page=2", "page=2"]);
+    assert!(said.contains("answered with 429 Too Many Requests, since it limits requests"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_long_wait_shows_and_ends_with_the_daemon() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.parameter("page") {
+        None => Answer::ok("[1]").with("Link", "<?page=2>; rel=next"),
+        Some(_) => Answer::status(429).with("Retry-After", 1800),
+    })
+    .await?;
+    let sandbox = polling(&api).await?;
+    let waits = async || Ok(readiness(&sandbox.importer).await.is_ok_and(|(_, state)| state.starts_with("waiting")));
+    sandbox.wait_until("the importer waits", SOON, waits).await?;
+    let (status, state) = readiness(&sandbox.importer).await?;
+    assert!(status == 503 && state.contains("it is asked again at 20"), "{status} {state}");
+    let until: i64 = metrics(&sandbox.importer).await?["importer_asks_again_timestamp_seconds"].parse()?;
+    assert!((1_700..=1_802).contains(&(until - Timestamp::now().as_second())), "{until}");
+    assert_eq!(api.seen().len(), 2, "nothing is asked meanwhile");
+    let ended = sandbox.importer.terminate().await?;
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_expires_between_pages_is_read_again() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let file = sandbox.logs().join("token");
+    fs::write(&file, "first")?;
+    let renewed = file.clone();
+    let api = FaultyApi::start(move |request| match (request.parameter("page"), request.header("authorization")) {
+        (None, _) => Answer::ok("[1]").with("Link", "<?page=2>; rel=next"),
+        (Some(_), Some("Bearer second")) => Answer::ok("[2]"),
+        (Some(_), _) => {
+            fs::write(&renewed, "second").expect("the file can be written");
+            Answer::status(401)
+        }
+    })
+    .await?;
+    let (code, said) = once(&sandbox, &api, &[("SOURCE_HEADER_FILE", &*file.to_string_lossy())]).await?;
+    assert_eq!((code, api.seen().len(), sandbox.end().await?), (Some(0), 3, 2), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn lines_of_json_are_records() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let two = "{\"id\":1}\n{\"id\":2}\n";
+    let api = FaultyApi::saying([Answer::ok(two).with("Content-Type", "application/x-ndjson")]).await?;
+    let (code, said) = once(&sandbox, &api, &[]).await?;
+    assert_eq!((code, sandbox.body(1).await?), (Some(0), two.into()), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_waited_for_as_long_as_the_setting_says_and_asked_for_once() -> Result<()> {
+    let gate = Arc::new(Notify::new());
+    let api = FaultyApi::saying([Answer::ok(POSTS).held_by(&gate)]).await?;
+    let sandbox = start_nothing().await?;
+    let (code, said) = once(&sandbox, &api, &[("SOURCE_TIMEOUT", "300ms")]).await?;
+    assert_eq!((code, api.seen().len()), (Some(1), 1), "{said}");
+    assert!(said.contains("was not answered within SOURCE_TIMEOUT, which is 300ms: raise it"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn json_is_asked_for_unless_a_header_of_the_settings_asks_for_something_else() -> Result<()> {
+    let api = FaultyApi::saying([Answer::ok(POSTS)]).await?;
+    let sandbox = start_nothing().await?;
+    let file = sandbox.logs().join("headers");
+    fs::write(&file, "Accept: application/vnd.api+json; version=2\nUser-Agent: mine\n")?;
+    once(&sandbox, &api, &[]).await?;
+    once(&sandbox, &api, &[("SOURCE_HEADER_FILE", &*file.to_string_lossy())]).await?;
+    let seen = api.seen();
+    let headers =
+        |name: &str| [seen[0].header(name), seen[1].header(name)].map(|value| value.unwrap_or_default().to_owned());
+    assert_eq!(headers("accept"), ["application/json, */*;q=0.5", "application/vnd.api+json; version=2"]);
+    assert_eq!(headers("user-agent"), ["posts-importer/0.1.0", "mine"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_may_come_in_each_encoding_that_was_asked_for() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let packed = |number: u8, encoding: &str, begin: &[u8], end: &[u8]| {
+        let body = [begin, format!(r#"[{{"id":{number}}}]"#).as_bytes(), end].concat();
+        (number, Answer::ok(body).with("Content-Encoding", encoding))
+    };
+    let gzip = |number: u8, encoding: &str, behind: &[u8]| {
+        let text = format!(r#"[{{"id":{number}}}]"#);
+        let (first, second) = text.as_bytes().split_at(4);
+        let body = [&gzipped(first), &gzipped(second), behind].concat();
+        (number, Answer::ok(body).with("Content-Encoding", encoding))
+    };
+    for (number, answer) in [
+        packed(1, "none", b"", b""),
+        packed(2, "UTF-8", b"", b""),
+        gzip(3, "gzip", b""),
+        gzip(4, "x-gzip", &[0; 512]),
+        // Stored as they are, the lengths and checksums around them by hand: zlib, bare deflate, brotli, zstd.
+        packed(5, "deflate", b"\x78\x01\x01\x0a\0\xf5\xff", b"\x11\xba\x03\x31"),
+        packed(6, "deflate", b"\x01\x0a\0\xf5\xff", b""),
+        packed(7, "br", b"\x8b\x04\x80", b"\x03"),
+        packed(8, "zstd", b"\x28\xb5\x2f\xfd\x20\x0a\x51\0\0", b""),
+    ] {
+        let api = FaultyApi::saying([answer]).await?;
+        let (code, said) = once(&sandbox, &api, &[]).await?;
+        assert_eq!(code, Some(0), "{number}: {said}");
+        let end = sandbox.end().await?;
+        assert_eq!(sandbox.body(end).await?, format!(r#"[{{"id":{number}}}]"#).as_bytes(), "{number}");
+    }
+    for encoding in ["gzip", "deflate", "br", "zstd"] {
+        let api = FaultyApi::saying([Answer::ok(POSTS).with("Content-Encoding", encoding)]).await?;
+        let (code, said) = once(&sandbox, &api, &[]).await?;
+        assert_eq!((code, api.seen().len()), (Some(1), 1), "{encoding}: {said}");
+        assert!(said.contains(&format!("labelled `Content-Encoding: {encoding}`")), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_time_of_change_within_the_second_of_the_answer_is_no_validator() -> Result<()> {
+    for (behind, is_sent) in [(0, false), (60, true)] {
+        let api = FaultyApi::start(move |_| {
+            let changed_at = Timestamp::now() - Duration::from_secs(behind);
+            let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&changed_at).expect("it has four digits");
+            Answer::ok(POSTS).with("Last-Modified", date)
+        })
+        .await?;
+        let sandbox = start_nothing().await?;
+        once(&sandbox, &api, &[]).await?;
+        once(&sandbox, &api, &[]).await?;
+        assert_eq!(api.seen()[1].header("if-modified-since").is_some(), is_sent, "{behind} s");
+    }
     Ok(())
 }
 
@@ -301,12 +467,45 @@ async fn http_to_another_host_needs_a_word() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_authority_of_ones_own_is_named_by_ssl_cert_file() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let folder = sandbox.logs().join("tls");
+    let certificates = match Certificates::make(&folder, "IP:127.0.0.1") {
+        Ok(certificates) => certificates,
+        Err(why) => {
+            support::skipped(format!("openssl makes no certificates here: {why:#}"));
+            return Ok(());
+        }
+    };
+    fs::write(folder.join("posts"), format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{POSTS}", POSTS.len()))?;
+    let mut server = Command::new("openssl");
+    server.args("s_server -accept 127.0.0.1:0 -cert server.pem -key server.key -HTTP".split(' ')).current_dir(&folder);
+    let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut lines = BufReader::new(server.stdout.take().context("it is piped")?).lines();
+    let address = loop {
+        let line = lines.next_line().await?.context("openssl says where it listens")?;
+        if let Some(address) = line.strip_prefix("ACCEPT ") {
+            break address.to_owned();
+        }
+    };
+    let url = format!("https://{address}/posts");
+    let unknown = importer(&sandbox, &[("SOURCE_URL", &url)], &["once"]).await?;
+    let said = String::from_utf8(unknown.stderr)?;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(said.contains("name the file of that authority's certificates in SSL_CERT_FILE"), "{said}");
+    let file = certificates.authority.to_string_lossy();
+    let known = importer(&sandbox, &[("SOURCE_URL", &url), ("SSL_CERT_FILE", &file)], &["once"]).await?;
+    assert_eq!(known.status.code(), Some(0), "{}", String::from_utf8_lossy(&known.stderr));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_packed_answer_is_archived_unpacked() -> Result<()> {
     let api = FaultyApi::saying([Answer::ok(POSTS).gzip().with("ETag", "\"packed\"")]).await?;
     let sandbox = start_nothing().await?;
     let (code, said) = once(&sandbox, &api, &[]).await?;
     assert_eq!((code, sandbox.body(1).await?), (Some(0), POSTS.into()), "{said}");
-    assert_eq!(api.seen()[0].header("accept-encoding"), Some("gzip"));
+    assert_eq!(api.seen()[0].header("accept-encoding"), Some("gzip, zstd, br, deflate"));
     assert_eq!(metadata(&sandbox, 1).await?.etag.as_deref(), Some("\"packed\""));
     Ok(())
 }
@@ -333,6 +532,7 @@ async fn what_cannot_be_the_data_gets_no_sequence_and_is_told_once() -> Result<(
         (Answer::ok("<!DOCTYPE html><title>Log in</title>"), "begins with `<!DOCTYPE html><title>Log in</title>`"),
         (Answer::ok(""), "begins with nothing: the document is empty"),
         (Answer::ok("try later"), "begins with `try later`"),
+        (Answer::ok(format!("{}try later", " ".repeat(1_000))), "begins with `try later`"),
     ] {
         let api = FaultyApi::saying([answer]).await?;
         let sandbox = polling(&api).await?;

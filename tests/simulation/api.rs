@@ -1,11 +1,14 @@
 //! The double of the API, whose pages follow each other in one of the ways that APIs have, and the importer's walk through them.
 
-use std::{ops::ControlFlow, sync::LazyLock};
+use std::{ops::ControlFlow, sync::LazyLock, time::Duration};
 
 use importer::{
+    http::HttpError,
+    limit::Asked,
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::{Place, Request},
+    retry::{Tried, pause_after},
     snapshot::{Observation, Snapshot, Validators, validators},
     source::{PollError, Source},
 };
@@ -18,6 +21,7 @@ use shared::{
     object::{Metadata, Sha256, SnapshotFacts},
     records::RecordsAt,
 };
+use tokio::time::sleep;
 use url::Url;
 
 use crate::{
@@ -109,11 +113,19 @@ impl Door {
         let (mut pages, mut posts, mut bodies) = (Vec::new(), Posts::new(), String::new());
         let mut of_one_page = Validators::default();
         let mut was_wrong = false;
+        let mut tried = Tried { times: 0, waited: Duration::ZERO, is_in_walk: false };
         let turn = loop {
             latency(&self.world).await;
+            tried.is_in_walk = !pages.is_empty();
             if self.fails(5) {
                 return Err(PageError::Endless.into());
             }
+            if self.fails(3) {
+                let pause = self.limited(&mut tried)?;
+                sleep(pause).await;
+                continue;
+            }
+            tried.waited = Duration::ZERO;
             // Never twice in a row: the importer could not know.
             let is_wrong = !was_wrong && !pages.is_empty() && self.fails(5);
             let answer = self.world.borrow_mut().answer(manner, &request, last.filter(|_| pages.is_empty()), is_wrong);
@@ -160,6 +172,23 @@ impl Door {
         };
         let snapshot = Snapshot { pages, validators: of_one_page, records: posts.len() as u64, facts };
         Ok(ControlFlow::Break(Some(snapshot)))
+    }
+}
+
+impl Door {
+    /// The API has had more requests than it allows, and may say for how long.
+    fn limited(&self, tried: &mut Tried) -> Result<Duration, HttpError> {
+        let mut world = self.world.borrow_mut();
+        let wait = world.dice.bool().then(|| world.millis(100..60_000));
+        let error = HttpError::Status {
+            request: String::new(),
+            status: StatusCode::TOO_MANY_REQUESTS,
+            asked: Asked { is_limit: true, wait },
+        };
+        tried.times += 1;
+        let pause = pause_after(&error, *tried, &mut world.dice).ok_or(error)?;
+        tried.waited += pause;
+        Ok(pause)
     }
 }
 

@@ -134,9 +134,7 @@ impl Answer {
     #[must_use]
     pub fn gzip(mut self) -> Self {
         if let Body::Whole(bytes) = &self.body {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-            encoder.write_all(bytes).expect("a vector takes everything");
-            self.body = Body::Whole(encoder.finish().expect("a vector takes everything"));
+            self.body = Body::Whole(gzipped(bytes));
         }
         self.with("Content-Encoding", "gzip")
     }
@@ -166,6 +164,13 @@ impl Answer {
     pub fn then_closed(self) -> Self {
         Self { is_last: true, ..self }
     }
+}
+
+/// A gzip member.
+pub fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).expect("a vector takes everything");
+    encoder.finish().expect("a vector takes everything")
 }
 
 /// The API; it ends when it is dropped.

@@ -1,6 +1,7 @@
 //! What several tests need: the one world that they share, and hands to do in it what people and accidents do.
 
 pub mod author;
+pub mod certificates;
 pub mod cluster;
 pub mod faulty_api;
 pub mod host;

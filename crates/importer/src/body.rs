@@ -272,12 +272,15 @@ fn read_records(body: impl Read, wanted: &Wanted, before: sha2::Sha256) -> Resul
     let hashes = Hashes { of_all: before, of_page: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) };
     let mut hashes = BufWriter::with_capacity(HASHED_BYTES, hashes);
     let (mut count, mut last, mut has_long_one) = (0, None, false);
+    let (mut is_first_an_array, mut is_last_an_array) = (false, false);
     let is_array = wanted.records_at != RecordsAt::Document;
     let (found, around) = read_page(body, &wanted.records_at, |record| {
         let length = (record.raw.len() as u64).to_be_bytes();
         for part in [&length, record.raw] {
             hashes.write_all(part).expect("hashing does not fail");
         }
+        is_last_an_array = record.raw.starts_with(b"[");
+        is_first_an_array |= count == 0 && is_last_an_array;
         count += 1;
         has_long_one |= !record.is_whole;
         if wanted.keeps_last || !is_array {
@@ -290,6 +293,9 @@ fn read_records(body: impl Read, wanted: &Wanted, before: sha2::Sha256) -> Resul
     })?;
     if let (Found::Object, RecordsAt::Array(at)) = (found, &wanted.records_at) {
         return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
+    }
+    if is_first_an_array || is_last_an_array {
+        return Err(RecordsError::Arrays { at: wanted.records_at.clone() });
     }
     let around = match &last {
         Some(record) if !is_array => String::from_utf8_lossy(record).into_owned(),
@@ -400,6 +406,8 @@ mod tests {
             ),
             (r#"{"data":{}}"#, "/data", "`/data` is an object, and RECORDS_AT"),
             (r#"{"id":1}"#, "", "the document is an object, and RECORDS_AT"),
+            (r#"[["id","title"],[1,"a"]]"#, "", "is an array, and a record is an object"),
+            (r#"[{"page":1,"pages":6},[{"id":1}]]"#, "", "is an array, and a record is an object"),
             ("<html>", "", "the document is no collection: it begins with '<'"),
             (" ", "", "the document is empty"),
             ("[1,2", "", "the document is broken from byte 3 on: it ends inside the array"),

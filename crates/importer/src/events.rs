@@ -21,6 +21,7 @@ struct Numbers {
     stages: HistogramVec,
     last_poll: IntGauge,
     end_fetched: IntGauge,
+    waits_until: IntGauge,
 }
 
 static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
@@ -44,6 +45,10 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
         "When a poll last ended with the API's answer in the archive, new or not; at first, when the daemon started",
     ),
     end_fetched: gauge("importer_end_fetched_timestamp_seconds", "When the fetch of the newest object began"),
+    waits_until: gauge(
+        "importer_asks_again_timestamp_seconds",
+        "When an API that limits requests is asked again; 0 while the importer does not wait for that",
+    ),
 });
 
 /// Has all numbers there before the first event.
@@ -64,6 +69,11 @@ pub fn polled(result: &'static str, succeeded: bool) {
 pub fn asking_again(error: &dyn Error, tries: u32, pause: Duration) {
     note_retry(Dependency::Api);
     debug!(why = chain(error), tries, pause_ms = millis(pause), "asking again");
+}
+
+/// The API limits requests, and is asked again then; `None` once it was.
+pub fn waits_until(until: Option<Timestamp>) {
+    NUMBERS.waits_until.set(until.map_or(0, Timestamp::as_second));
 }
 
 /// The API said nothing new.

@@ -14,7 +14,7 @@ use crate::{
     body::SpoolError,
     http::HttpError,
     queue::QueueError,
-    retry::{FIRST_PAUSE, LONGEST_PAUSE, asked_pause, is_transient, jittered},
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, asked_by, is_transient, jittered},
     source::PollError,
 };
 
@@ -104,7 +104,7 @@ pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastra
         ImportError::EndMoved => now + jittered(interval, dice),
         ImportError::Poll(PollError::Http(error)) if is_transient(error) => {
             let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
-            now + pause.max(asked_pause(error).unwrap_or_default())
+            now + pause.max(asked_by(error).wait.unwrap_or_default())
         }
         // Not sooner: a page that is not there costs its server as much as one that is.
         ImportError::Poll(_) => regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice)),

@@ -2,26 +2,37 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
 
-use async_compression::tokio::bufread::GzipDecoder;
-use bytes::Bytes;
+use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
+use bytes::{Bytes, BytesMut};
 use clap::Args;
-use futures_util::{Stream, StreamExt};
-use jiff::Timestamp;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Client, Response, StatusCode, Version,
     header::{
-        ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-        IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
+        HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, TRANSFER_ENCODING,
     },
     redirect,
 };
-use shared::settings::public_url;
+use shared::{
+    settings::{parse_duration, public_url},
+    telemetry::chain,
+};
 use thiserror::Error;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt},
+    time::timeout,
+};
 use tokio_util::io::{ReaderStream, StreamReader};
 use url::Url;
 
 use crate::{
     body::{Body, Spool, SpoolError},
+    limit::{self, Asked, moment},
     paging::is_paged,
     request::Request,
     snapshot::Validators,
@@ -38,6 +49,14 @@ const TOTAL_TIMEOUT: Duration = Duration::from_mins(30);
 /// How much of a packed body is unpacked at once. Each piece costs a message to the threads that take it.
 const UNPACKED_BYTES: usize = 64 * 1024;
 
+/// In which encodings an answer may come.
+const ENCODINGS: &str = "gzip, zstd, br, deflate";
+
+/// The first byte of a gzip member.
+const GZIP: u8 = 0x1f;
+/// The lower half of the first byte of a zlib stream.
+const ZLIB: u8 = 8;
+
 /// More hops than this are a loop. They never leave the origin.
 const REDIRECTS: usize = 5;
 
@@ -48,6 +67,9 @@ pub struct HttpSettings {
     /// request
     #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
     pub source_header_file: Option<PathBuf>,
+    /// How long the API may take until its answer begins, as in 30s or 5m
+    #[arg(long, env = "SOURCE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub source_timeout: Duration,
 }
 
 /// Why a request brought nothing.
@@ -55,19 +77,30 @@ pub struct HttpSettings {
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum HttpError {
     /// No connection, or none that lasted until the headers.
-    #[error("{request} got no answer (is it right in SOURCE_URL, and may this machine reach it?)")]
+    #[error("{request} got no answer ({hint})", hint = hint_of_silence(source))]
     NoAnswer { request: String, source: reqwest::Error },
-    /// Another status than 200, or a 304 that was not asked for, with the value of `Retry-After` and the time of the answer.
-    #[error("{request} was answered with {status}{hint}", hint = hint(*status))]
-    Status { request: String, status: StatusCode, retry_after: Option<String>, at: Timestamp },
+    /// A connection, and no answer in time. Asked again at once, the API would only have more to do.
+    #[error(
+        "{request} was not answered within SOURCE_TIMEOUT, which is {limit:?}: raise it, or ask for smaller pages in SOURCE_URL"
+    )]
+    TooSlow { request: String, limit: Duration },
+    /// Another status than 200, or a 304 that was not asked for, with what it asks for.
+    #[error("{request} was answered with {status}{hint}", hint = hint(*status, *asked))]
+    Status { request: String, status: StatusCode, asked: Asked },
     /// A redirect that is not followed.
     #[error("{request} was redirected to {to}, which is {why}: set SOURCE_URL to where the data is")]
     Redirected { request: String, to: String, why: &'static str },
     /// An encoding that was not asked for.
     #[error(
-        "the answer to {request} is encoded as `{encoding}`, and only gzip was asked for: have the server send gzip or plain bytes"
+        "the answer to {request} is encoded as `{encoding}`, and {ENCODINGS} were asked for: have the server send one of these, or plain \
+         bytes"
     )]
     Encoded { request: String, encoding: String },
+    /// It is not what its label says.
+    #[error(
+        "the answer to {request} is labelled `Content-Encoding: {encoding}`, and its bytes are something else: have the server correct that"
+    )]
+    Mislabelled { request: String, encoding: String, source: io::Error },
     /// The headers came and the body did not.
     #[error("the answer to {request} could not be kept")]
     Body { request: String, source: SpoolError },
@@ -108,7 +141,7 @@ impl Http {
         let client = Client::builder()
             .user_agent(concat!("posts-importer/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_READ_TIMEOUT)
+            .read_timeout(IDLE_READ_TIMEOUT.max(settings.source_timeout))
             .timeout(TOTAL_TIMEOUT)
             .redirect(redirect::Policy::custom(stay_on_the_origin))
             .build()?;
@@ -133,9 +166,10 @@ impl Http {
             }
             return Ok(None);
         }
+        let date = text(response.headers(), &DATE).and_then(|date| moment(&date)).unwrap_or(fetched_at);
         let validators = Validators {
             etag: text(response.headers(), &ETAG),
-            last_modified: text(response.headers(), &LAST_MODIFIED),
+            last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
         };
         let url = response.url().clone();
         let body = self.keep(response, request, spool).await?;
@@ -150,17 +184,21 @@ impl Http {
                 self.client.post(request.url.clone()).header(CONTENT_TYPE, "application/json").body(body.to_string())
             }
         };
-        asked = asked.header(ACCEPT_ENCODING, "gzip").headers(self.headers().await?);
+        asked = asked.header(ACCEPT, "application/json, */*;q=0.5").header(ACCEPT_ENCODING, ENCODINGS);
+        // These replace ours.
+        asked = asked.headers(self.headers().await?);
         for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {
             if let Some(value) = value {
                 asked = asked.header(name, value);
             }
         }
         let shown = request.to_string();
-        let response = match asked.send().await {
-            Ok(response) => response,
+        let limit = self.settings.source_timeout;
+        let response = match timeout(limit, asked.send()).await {
+            Ok(Ok(response)) => response,
             // reqwest names the address with its secrets.
-            Err(source) => return Err(HttpError::NoAnswer { request: shown, source: source.without_url() }),
+            Ok(Err(source)) => return Err(HttpError::NoAnswer { request: shown, source: source.without_url() }),
+            Err(_) => return Err(HttpError::TooSlow { request: shown, limit }),
         };
         let status = response.status();
         let is_asked_for = status == StatusCode::NOT_MODIFIED && *validators != Validators::default();
@@ -180,8 +218,8 @@ impl Http {
             let to = there.map_or(to, |there| public_url(&there));
             return Err(HttpError::Redirected { request: shown, to, why });
         }
-        let retry_after = text(response.headers(), &RETRY_AFTER);
-        Err(HttpError::Status { request: shown, status, retry_after, at: Timestamp::now() })
+        let asked = limit::asked(status, response.headers(), Timestamp::now());
+        Err(HttpError::Status { request: shown, status, asked })
     }
 
     /// Keeps a body that may be the data.
@@ -191,35 +229,39 @@ impl Http {
         let is_measured = response.content_length().is_some()
             || response.headers().contains_key(TRANSFER_ENCODING)
             || response.version() >= Version::HTTP_2;
-        let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.to_ascii_lowercase());
-        let body = match encoding.as_deref() {
-            None | Some("identity" | "") => spool.keep(self.wire(response)).await,
-            Some("gzip") => {
-                let mut decoder = GzipDecoder::new(StreamReader::new(self.wire(response)));
-                decoder.multiple_members(true);
-                spool.keep(ReaderStream::with_capacity(decoder, UNPACKED_BYTES)).await
-            }
-            Some(encoding) => return Err(HttpError::Encoded { request: shown(), encoding: encoding.to_owned() }),
+        let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.trim().to_ascii_lowercase());
+        let wire = StreamReader::new(self.wire(response));
+        let body = match encoding.as_deref().unwrap_or_default() {
+            // Not encoded; some servers name the character set here.
+            "" | "identity" | "none" | "utf-8" | "utf8" => wire.into_inner(),
+            "gzip" | "x-gzip" => unpacked_members(wire),
+            "deflate" => unpacked_deflate(wire),
+            "br" => chunks(BrotliDecoder::new(wire)),
+            "zstd" => chunks(ZstdDecoder::new(wire)),
+            encoding => return Err(HttpError::Encoded { request: shown(), encoding: encoding.to_owned() }),
         };
-        body.map_err(|source| match source {
+        spool.keep(body).await.map_err(|source| match source {
             SpoolError::NoRecords { ref upload, .. } if !is_measured && source.ends_too_soon() => {
                 let (bytes, source) = (upload.bytes, io::Error::other("the array or object in it has no end"));
                 HttpError::Body { request: shown(), source: SpoolError::Broken { bytes, source } }
             }
             SpoolError::NoRecords { .. } => HttpError::NotTheData { request: shown(), source },
+            SpoolError::Broken { source, .. } if !is_cut(&source) => {
+                HttpError::Mislabelled { request: shown(), encoding: encoding.unwrap_or_default(), source }
+            }
             source => HttpError::Body { request: shown(), source },
         })
     }
 
     /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.
-    fn wire(&self, response: Response) -> impl Stream<Item = io::Result<Bytes>> + Unpin + use<> {
+    fn wire(&self, response: Response) -> Chunks {
         let (mut received, most) = (0, self.max_body);
         let chunks = response.bytes_stream().map(move |chunk| {
-            let chunk = chunk.map_err(|error| io::Error::other(error.without_url()))?;
+            let chunk = chunk.map_err(|error| io::Error::new(CUT, error.without_url()))?;
             received += chunk.len() as u64;
             if received > most { Err(io::Error::other(SpoolError::TooLong { max_bytes: most })) } else { Ok(chunk) }
         });
-        Box::pin(chunks)
+        chunks.boxed()
     }
 
     /// The headers of the settings, read anew: they may have been rotated.
@@ -229,6 +271,51 @@ impl Http {
             tokio::fs::read_to_string(file).await.and_then(|text| parse_headers(&text).map_err(io::Error::other));
         read.map_err(|source| HttpError::HeaderFile { file: file.clone(), source })
     }
+}
+
+/// A body, piece by piece.
+type Chunks = BoxStream<'static, io::Result<Bytes>>;
+
+/// The body as it comes.
+type Wire = StreamReader<Chunks, Bytes>;
+
+/// What an error of the wire is, and none of a decoder.
+const CUT: io::ErrorKind = io::ErrorKind::ConnectionAborted;
+
+/// Whether the rest does not come, so that nothing can be said of what the bytes are.
+fn is_cut(error: &io::Error) -> bool {
+    matches!(error.kind(), CUT | io::ErrorKind::UnexpectedEof)
+}
+
+fn chunks(reader: impl AsyncRead + Send + 'static) -> Chunks {
+    ReaderStream::with_capacity(reader, UNPACKED_BYTES).boxed()
+}
+
+/// Gzip's members one after the other. What stands behind them, such as padding, is passed, as by `gzip -d`.
+fn unpacked_members(wire: Wire) -> Chunks {
+    let next = |(mut decoder, mut buffer): (GzipDecoder<Wire>, BytesMut)| async move {
+        loop {
+            buffer.reserve(UNPACKED_BYTES);
+            if decoder.read_buf(&mut buffer).await? > 0 {
+                return io::Result::Ok(Some((buffer.split().freeze(), (decoder, buffer))));
+            }
+            let mut wire = decoder.into_inner();
+            if wire.fill_buf().await?.first() != Some(&GZIP) {
+                return Ok(None);
+            }
+            decoder = GzipDecoder::new(wire);
+        }
+    };
+    stream::try_unfold((GzipDecoder::new(wire), BytesMut::new()), next).boxed()
+}
+
+/// A zlib stream, as RFC 9110 has it, or a bare one, as some servers send it.
+fn unpacked_deflate(mut wire: Wire) -> Chunks {
+    let unpacked = async move {
+        let is_zlib = wire.fill_buf().await?.first().is_some_and(|first| first & 0xf == ZLIB);
+        io::Result::Ok(if is_zlib { chunks(ZlibDecoder::new(wire)) } else { chunks(DeflateDecoder::new(wire)) })
+    };
+    stream::once(unpacked).try_flatten().boxed()
 }
 
 /// All header lines as text.
@@ -245,6 +332,11 @@ fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
         line
     };
     headers.iter().map(|(name, value)| (name.as_str().to_owned(), line(value))).collect()
+}
+
+/// Whether a change after the answer would have another `Last-Modified`, which counts whole seconds (RFC 9110, section 8.8.2.2).
+fn is_settled(last_modified: &str, date: Timestamp) -> bool {
+    moment(last_modified).is_some_and(|at| date.duration_since(at) > SignedDuration::from_secs(1))
 }
 
 /// A header as text, if it is text.
@@ -275,12 +367,24 @@ fn stay_on_the_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if !is_home || attempt.previous().len() > REDIRECTS { attempt.stop() } else { attempt.follow() }
 }
 
+/// What usually is the matter where there is no answer.
+fn hint_of_silence(error: &reqwest::Error) -> &'static str {
+    if chain(error).contains("UnknownIssuer") {
+        "who issued its certificate is unknown here: name the file of that authority's certificates in SSL_CERT_FILE"
+    } else {
+        "is it right in SOURCE_URL, and may this machine reach it?"
+    }
+}
+
 /// What a status usually means for whoever set this up.
-fn hint(status: StatusCode) -> &'static str {
+fn hint(status: StatusCode, asked: Asked) -> &'static str {
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ": put the API's key or token into SOURCE_HEADER_FILE",
+        _ if asked.is_limit => ", since it limits requests: raise POLL_INTERVAL",
+        StatusCode::UNAUTHORIZED => ": put the API's key or token into SOURCE_HEADER_FILE",
+        StatusCode::FORBIDDEN => {
+            ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests"
+        }
         StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
-        StatusCode::TOO_MANY_REQUESTS => ": raise POLL_INTERVAL",
         StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
         _ => "",
     }

@@ -12,6 +12,7 @@
 //!     next_page how pages follow, as the settings say it
 //!     paging    what comes after a page, and where the collection ends
 //!     signs     what an answer shows of further pages
+//!     limit     how long an API asks to wait
 //!     retry     whether and when to ask again
 //!   snapshot  pages become objects; new or unchanged
 //!   queue     the pointers, to the queue
@@ -30,6 +31,7 @@ pub mod request;
 pub mod next_page;
 pub mod paging;
 pub mod signs;
+pub mod limit;
 pub mod retry;
 pub mod snapshot;
 pub mod queue;

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use reqwest::StatusCode;
 
-use crate::{body::SpoolError, http::HttpError};
+use crate::{
+    body::SpoolError,
+    http::HttpError,
+    limit::{Asked, LONGEST_ASKED},
+};
 
 /// Within one poll; after that the poll has failed, and the next one begins afresh.
 const TRIES: u32 = 5;
@@ -13,26 +16,51 @@ const TRIES: u32 = 5;
 /// The first pause is at most this long, each further one at most twice the one before.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A server that asks for a longer pause is not waited for: the poll has failed, and the next one comes later.
+/// For a page that is not the first of its walk, a server that limits requests is waited for as long as it asks. For the first one it is waited
+/// for so long, and then the poll has failed: nothing is in hand, and the next poll comes when the server has asked for it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Where a server limits requests and does not say for how long, the pauses grow from the first to the second.
+const LIMIT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 
 /// From poll to poll the pauses grow to this, so that the end of a fault is noticed soon; where it is the API that fails, to the
 /// interval if that is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// No server silences an importer for longer, whatever it says.
-const LONGEST_ASKED: Duration = Duration::from_hours(1);
+/// A request that failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// How often it was made.
+    pub times: u32,
+    /// How long its API was waited for, because it limits requests.
+    pub waited: Duration,
+    /// Whether pages of the walk are in hand.
+    pub is_in_walk: bool,
+}
 
-/// How long to wait before trying again, `None` when that is of no use. `tries` have been made.
-pub fn pause_after(error: &HttpError, tries: u32, dice: &mut fastrand::Rng) -> Option<Duration> {
-    if tries >= TRIES || !is_transient(error) {
+/// How long to wait before trying again, `None` when that is of no use.
+pub fn pause_after(error: &HttpError, tried: Tried, dice: &mut fastrand::Rng) -> Option<Duration> {
+    let Asked { is_limit, wait } = asked_by(error);
+    let longest = if tried.is_in_walk { LONGEST_ASKED } else { LONGEST_WAIT };
+    let doubled = 1 << tried.times.saturating_sub(1).min(16);
+    if is_limit {
+        let (first, most) = LIMIT_PAUSES;
+        let pause = wait.unwrap_or(first.saturating_mul(doubled).min(most));
+        // Importers that wait for the same moment do not come back together.
+        let pause = pause + first.mul_f64(dice.f64());
+        return (tried.waited + pause <= longest + first).then_some(pause);
+    }
+    if is_expired(error) && tried.is_in_walk && tried.times == 1 {
+        // Whoever renews the token has written it into SOURCE_HEADER_FILE, which is read for each request.
+        return Some(Duration::ZERO);
+    }
+    if tried.times >= TRIES || !is_transient(error) {
         return None;
     }
-    let asked = asked_pause(error).unwrap_or_default();
+    let wait = wait.unwrap_or_default();
     // Full jitter: importers that failed together do not come back together.
-    let most = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1));
-    let pause = most.mul_f64(dice.f64()).max(asked);
-    (asked <= LONGEST_WAIT).then_some(pause)
+    let pause = FIRST_PAUSE.saturating_mul(doubled).mul_f64(dice.f64()).max(wait);
+    (wait <= longest).then_some(pause)
 }
 
 /// A tenth earlier or later, so that importers that were started together do not poll together.
@@ -40,42 +68,39 @@ pub fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(0.9 + 0.2 * dice.f64())
 }
 
-/// What the server asked for with `Retry-After`.
-pub fn asked_pause(error: &HttpError) -> Option<Duration> {
+/// What the server has asked for.
+pub fn asked_by(error: &HttpError) -> Asked {
     match error {
-        HttpError::Status { retry_after, at, .. } => parse_retry_after(retry_after.as_ref()?, *at),
-        _ => None,
+        HttpError::Status { asked, .. } => *asked,
+        _ => Asked::default(),
     }
+}
+
+/// Whether the API refuses what it took for the page before.
+fn is_expired(error: &HttpError) -> bool {
+    matches!(error, HttpError::Status { status: StatusCode::UNAUTHORIZED, .. })
 }
 
 /// Whether the same request may succeed a moment later.
 pub fn is_transient(error: &HttpError) -> bool {
     match error {
         HttpError::NoAnswer { .. } | HttpError::Body { source: SpoolError::Broken { .. }, .. } => true,
-        HttpError::Status { status, .. } => {
-            matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
+        HttpError::Status { status, asked, .. } => {
+            matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY)
+                || asked.is_limit
                 || status.is_server_error()
         }
         HttpError::Body {
             source: SpoolError::TooLong { .. } | SpoolError::Disk { .. } | SpoolError::NoRecords { .. },
             ..
         }
+        | HttpError::TooSlow { .. }
         | HttpError::NotTheData { .. }
         | HttpError::Redirected { .. }
         | HttpError::Encoded { .. }
+        | HttpError::Mislabelled { .. }
         | HttpError::HeaderFile { .. } => false,
     }
-}
-
-/// `Retry-After` in both forms: seconds, or a date (RFC 9110, section 10.2.3). A date that has passed is no wait.
-fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds).min(LONGEST_ASKED));
-    }
-    let date = rfc2822::parse(value).ok()?.timestamp();
-    let wait: SignedDuration = date.duration_since(now);
-    Some(Duration::try_from(wait).unwrap_or_default().min(LONGEST_ASKED))
 }
 
 #[cfg(test)]
@@ -86,9 +111,12 @@ pub(crate) mod tests {
         HttpError::Status {
             request: "GET http://api/posts".into(),
             status: StatusCode::from_u16(code).unwrap(),
-            retry_after: retry_after.map(|seconds| seconds.to_string()),
-            at: Timestamp::UNIX_EPOCH,
+            asked: Asked { is_limit: code == 429, wait: retry_after.map(Duration::from_secs) },
         }
+    }
+
+    fn tried(times: u32) -> Tried {
+        Tried { times, waited: Duration::ZERO, is_in_walk: false }
     }
 
     #[test]
@@ -108,9 +136,9 @@ pub(crate) mod tests {
             (410, false),
             (204, false),
         ] {
-            assert_eq!(pause_after(&status(code, None), 1, &mut dice).is_some(), expected, "{code}");
+            assert_eq!(pause_after(&status(code, None), tried(1), &mut dice).is_some(), expected, "{code}");
         }
-        assert_eq!(pause_after(&status(500, None), TRIES, &mut dice), None);
+        assert_eq!(pause_after(&status(500, None), tried(TRIES), &mut dice), None);
     }
 
     #[test]
@@ -118,12 +146,21 @@ pub(crate) mod tests {
         let mut dice = fastrand::Rng::with_seed(1);
         for tries in 1..TRIES {
             let pauses: Vec<_> = (0..1000)
-                .filter_map(|_| pause_after(&status(500, None), tries, &mut dice))
+                .filter_map(|_| pause_after(&status(500, None), tried(tries), &mut dice))
                 .map(|pause| pause.as_millis())
                 .collect();
             let most = 500 << (tries - 1);
             assert!(pauses.iter().all(|pause| *pause <= most));
             assert!(pauses.iter().any(|pause| *pause < most / 10) && pauses.iter().any(|pause| *pause > most * 9 / 10));
+        }
+    }
+
+    #[test]
+    fn a_token_that_has_expired_on_the_way_is_read_again_once() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        for (times, is_in_walk, expected) in [(1, true, Some(Duration::ZERO)), (2, true, None), (1, false, None)] {
+            let tried = Tried { is_in_walk, ..tried(times) };
+            assert_eq!(pause_after(&status(401, None), tried, &mut dice), expected, "{tried:?}");
         }
     }
 
@@ -136,21 +173,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_server_that_asks_for_a_pause_gets_it() {
+    fn a_limit_is_waited_out_for_half_a_minute_and_with_pages_in_hand_for_an_hour() {
         let mut dice = fastrand::Rng::with_seed(1);
-        assert_eq!(pause_after(&status(429, Some(20)), 1, &mut dice), Some(Duration::from_secs(20)));
-        assert_eq!(pause_after(&status(429, Some(3600)), 1, &mut dice), None);
-        assert_eq!(asked_pause(&status(429, Some(3600))), Some(Duration::from_hours(1)));
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        for (value, seconds) in [
-            ("120", Some(120)),
-            ("Thu, 01 Jan 2026 00:01:00 GMT", Some(60)),
-            ("Wed, 31 Dec 2025 00:00:00 GMT", Some(0)),
-            ("18446744073709551615", Some(3600)),
-            ("soon", None),
-            ("-1", None),
+        let mut pause = |wait: Option<u64>, tried: Tried| {
+            pause_after(&status(429, wait), tried, &mut dice).map(|pause| pause.as_secs())
+        };
+        let in_walk = |times, minutes| Tried { times, waited: Duration::from_mins(minutes), is_in_walk: true };
+        for (wait, tried, expected) in [
+            (Some(20), tried(1), Some(20)),
+            (Some(31), tried(1), None),
+            (Some(3600), in_walk(1, 0), Some(3600)),
+            (Some(1800), in_walk(2, 30), Some(1800)),
+            (Some(1800), in_walk(3, 31), None),
+            (None, tried(1), Some(1)),
+            (None, in_walk(3, 0), Some(4)),
+            (None, in_walk(99, 58), Some(60)),
+            (None, in_walk(99, 60), None),
         ] {
-            assert_eq!(parse_retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+            assert_eq!(pause(wait, tried), expected, "{wait:?} {tried:?}");
         }
+        assert_eq!(asked_by(&status(429, Some(3600))).wait, Some(Duration::from_hours(1)));
     }
 }

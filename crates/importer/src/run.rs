@@ -6,6 +6,7 @@
 use std::{error::Error, time::Duration};
 
 use clap::Args;
+use jiff::Timestamp;
 use shared::{
     archive::{Append, Archive, ArchiveError, Upload},
     crash_point,
@@ -37,6 +38,9 @@ const APPEND_AGAIN_AFTER: [Duration; 3] =
 /// `once` forgets, and finds that with the first change.
 const BELIEVED_POLLS: u32 = 60;
 
+/// An older answer is not believed to be still so: a file that was put back with an older time is a 304 for ever.
+const BELIEVED_FOR: Duration = Duration::from_hours(24);
+
 /// Up to this many objects of other importers are adopted one by one. When there are more, listing is quicker.
 const MOST_ADOPTED: u32 = 100;
 
@@ -63,6 +67,8 @@ pub struct Importer<S, A, Q> {
     end: Option<Box<End>>,
     /// How many polls ago the answer was asked for whole.
     believed: u32,
+    /// When this process last got a whole answer.
+    whole_at: Option<Timestamp>,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
@@ -72,7 +78,18 @@ pub struct Importer<S, A, Q> {
 impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
     /// An importer that knows nothing yet.
     pub fn new(source: S, archive: A, queue: Q, stream: StreamName, status: Status) -> Self {
-        Self { source, archive, queue, stream, status, end: None, believed: 0, announced: None, news: Vec::new() }
+        Self {
+            source,
+            archive,
+            queue,
+            stream,
+            status,
+            end: None,
+            believed: 0,
+            whole_at: None,
+            announced: None,
+            news: Vec::new(),
+        }
     }
 
     /// Polls until the daemon drains.
@@ -141,7 +158,9 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         self.find_end().await?;
         self.status.worked(&[Dependency::Archive]);
         crash_point!("end-found");
-        let is_whole = again || self.believed >= BELIEVED_POLLS;
+        let whole_at = self.whole_at.or(self.end.as_ref().map(|end| end.metadata.fetched_at));
+        let is_old = whole_at.is_some_and(|at| is_old(at, Timestamp::now()));
+        let is_whole = again || is_old || self.believed >= BELIEVED_POLLS;
         if is_whole {
             self.check_end().await?;
         }
@@ -155,6 +174,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         self.status.worked(&[Dependency::Api]);
         if snapshot.is_some() {
             self.status.worked(&[Dependency::Disk]);
+            self.whole_at = Some(Timestamp::now());
         }
         self.believed = if is_whole { 0 } else { self.believed + 1 };
         let objects = snapshot.as_ref().and_then(|snapshot| next_objects(self.end.as_deref(), snapshot, again));
@@ -276,6 +296,11 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
     }
 }
 
+/// Whether an answer is too old to be believed. One from the future is, too: some clock was wrong.
+fn is_old(at: Timestamp, now: Timestamp) -> bool {
+    Duration::try_from(now.duration_since(at)).map_or(true, |age| age > BELIEVED_FOR)
+}
+
 /// Polls in a row that each brought another answer.
 #[derive(Debug, Default)]
 struct Streak {
@@ -310,6 +335,14 @@ pub fn bytes_a_day(bytes: u64, poll_interval: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_believed_for_a_day() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        for (seconds, expected) in [(0, false), (86_400, false), (86_401, true), (-1, true)] {
+            assert_eq!(is_old(Timestamp::from_second(1_000_000 - seconds).unwrap(), now), expected, "{seconds}");
+        }
+    }
 
     #[test]
     fn a_streak_is_polls_in_a_row_that_appended() {

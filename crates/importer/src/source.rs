@@ -4,16 +4,18 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::Value;
 use sha2::Digest;
 use shared::{
     crash_point,
     object::{Metadata, Sha256, SnapshotFacts},
-    settings::{RecordsSettings, SecretUrl, public_url},
-    status::beat,
+    settings::{RecordsSettings, SecretUrl, public_url, without_secrets},
+    status::{Dependency, State, Status, beat, beat_after},
 };
 use thiserror::Error;
 use tokio::time::sleep;
@@ -27,7 +29,7 @@ use crate::{
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::Request,
-    retry::pause_after,
+    retry::{Tried, asked_by, pause_after},
     signs::in_last_record,
     snapshot::{Observation, Snapshot, Validators, validators},
 };
@@ -132,13 +134,14 @@ pub struct Api {
     http: Http,
     settings: SourceSettings,
     wanted: Wanted,
+    status: Status,
     has_warned_of_total: AtomicBool,
     has_warned_of_torn: AtomicBool,
 }
 
 impl Api {
-    /// The collection of the settings. Nothing is asked of it yet.
-    pub fn new(settings: SourceSettings) -> Result<Self, reqwest::Error> {
+    /// The collection of the settings. Nothing is asked of it yet. A wait that it asks for is shown in `status`.
+    pub fn new(settings: SourceSettings, status: Status) -> Result<Self, reqwest::Error> {
         let records_at = settings.records.records_at.clone();
         let keeps_last = match &settings.next_page {
             Some(NextPage::Address(at) | NextPage::Value(_, at)) => in_last_record(at, &records_at).is_some(),
@@ -147,7 +150,7 @@ impl Api {
         let http = Http::new(settings.http.clone(), settings.spool.max_body)?;
         let wanted = Wanted { records_at, keeps_last };
         let (has_warned_of_total, has_warned_of_torn) = Default::default();
-        Ok(Self { http, settings, wanted, has_warned_of_total, has_warned_of_torn })
+        Ok(Self { http, settings, wanted, status, has_warned_of_total, has_warned_of_torn })
     }
 
     /// One answer by itself, not tried again.
@@ -185,7 +188,7 @@ impl Api {
         let (none, mut of_one_page) = (Validators::default(), Validators::default());
         let turn = loop {
             let sent = if pages.is_empty() { validators } else { &none };
-            let turn = match self.ask(&request, sent, &mut spool, &mut walk).await {
+            let turn = match self.ask(&request, sent, &mut spool, &mut walk, !pages.is_empty()).await {
                 Ok(None) => return Ok(Walked::Unmodified),
                 Ok(Some(answer)) => {
                     let (is_kept, turn) = walk.turn(&page_of(&request, &answer))?;
@@ -234,19 +237,35 @@ impl Api {
         validators: &Validators,
         spool: &mut Spool,
         walk: &mut Walk,
+        is_in_walk: bool,
     ) -> Result<Option<Answer>, HttpError> {
         let mut dice = fastrand::Rng::new();
-        let mut tries = 0;
+        let mut tried = Tried { times: 0, waited: Duration::ZERO, is_in_walk };
         loop {
             beat();
-            let error = match self.http.exchange(request, validators, spool).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
+            let answer = self.http.exchange(request, validators, spool).await;
+            if !tried.waited.is_zero() {
+                events::waits_until(None);
+            }
+            let Err(error) = answer else {
+                if !tried.waited.is_zero() {
+                    self.status.set(State::Ready);
+                }
+                return answer;
             };
-            tries += 1;
-            let Some(pause) = pause_after(&error, tries, &mut dice) else { return Err(error) };
-            walk.tried_again();
-            events::asking_again(&error, tries, pause);
+            tried.times += 1;
+            let Some(pause) = pause_after(&error, tried, &mut dice) else { return Err(error) };
+            if asked_by(&error).is_limit {
+                tried.waited += pause;
+                let until = Timestamp::now() + pause;
+                events::waits_until(Some(until));
+                self.status.set(State::Waiting(Dependency::Api, format!("{error}; it is asked again at {until:.0}")));
+            } else {
+                // An API that limits requests has not answered this one.
+                walk.tried_again();
+                events::asking_again(&error, tried.times, pause);
+            }
+            beat_after(pause);
             // Nothing signals that an API can answer again.
             sleep(pause).await;
         }
@@ -271,7 +290,7 @@ impl Api {
         let mut hasher = sha2::Sha256::new();
         let body = first.body.as_ref().map(Value::to_string).unwrap_or_default();
         let next_page = format!("{:?}", self.settings.next_page);
-        let path = public_url(&first.url).split_off(first.url.origin().ascii_serialization().len());
+        let path = without_secrets(&first.url).split_off(first.url.origin().ascii_serialization().len());
         for part in [path, body, self.wanted.records_at.to_string(), next_page] {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use shared::{
     json_pointer::JsonPointer,
     records::RecordsAt,
-    settings::{SecretUrl, public_url},
+    settings::{SecretUrl, without_secrets},
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
@@ -92,7 +92,7 @@ impl OwnApiSettings {
         let url = sift("--source", source, &mut problems);
         // The address is hidden in what is shown, and not from whoever lists processes.
         let is_argument = env::args_os().any(|argument| argument.to_string_lossy().starts_with("--source"));
-        if is_argument && url.as_ref().is_some_and(|url| public_url(url) != url.as_str()) {
+        if is_argument && url.as_ref().is_some_and(|url| without_secrets(url) != url.as_str()) {
             let why = "carries a secret, and every user of the machine can read the command line\nput it into the environment as \
                 SANDBOX_SOURCE";
             problems.push(format!("--source {why}"));

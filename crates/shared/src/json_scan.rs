@@ -181,13 +181,18 @@ impl<R: Read> Document<R> {
         &raw[..raw.len() - white]
     }
 
-    /// Whether the brackets and quotes of the element that was found last fit together. Of one that is whole the parser says it, with words.
+    /// The same of an element that is not whole; the parser judges one that is, and has words for what is wrong.
     pub fn check_brackets(&self, element: &Element) -> Result<(), DocumentError> {
-        if element.is_whole() || self.scan.is_balanced() {
+        if element.is_whole() || self.is_balanced() {
             Ok(())
         } else {
             Err(broken(element.at, "its brackets and quotes are no JSON"))
         }
+    }
+
+    /// Whether the brackets and quotes of the element that was found last fit together.
+    pub fn is_balanced(&self) -> bool {
+        self.scan.is_balanced()
     }
 
     /// Whether the element that was found last is JSON, as far as it is held.

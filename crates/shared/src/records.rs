@@ -1,7 +1,7 @@
 //! Bytes become records: each element of a document as a raw slice with its index. Pure, but for the reader that it is given.
 //!
-//! A document is a JSON array of records or a single record, with or without a byte order mark; `null` and `[]` are empty. It may have them
-//! in a member of an object: then all of it must be JSON, and what is not on the way is passed.
+//! A document is a JSON array of records, a single record, or a record a line (NDJSON), with or without a byte order mark; `null` and `[]` are
+//! empty. It may have them in a member of an object: then all of it must be JSON, and what is not on the way is passed.
 
 use std::{
     fmt,
@@ -94,7 +94,7 @@ pub struct Record<'a> {
 /// What stood where the records should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// An array.
+    /// An array, or several lines.
     Array,
     /// One object.
     Object,
@@ -119,6 +119,13 @@ pub enum RecordsError {
         at.shown()
     )]
     Elsewhere { at: RecordsAt, found: String },
+    /// They are no records.
+    #[error(
+        "the first or the last element at RECORDS_AT, which is {}, is an array, and a record is an object: rows below a header row, and \
+         records beside something else in one array, are not taken; have the API send objects",
+        at.shown()
+    )]
+    Arrays { at: RecordsAt },
 }
 
 impl From<io::Error> for RecordsError {
@@ -127,8 +134,9 @@ impl From<io::Error> for RecordsError {
     }
 }
 
-/// Hands each record of those `at` that place to `take` as it is read. `take` says whether it understood the record: one that it did not
-/// understand must at least be JSON, or the document is broken. Text that is not UTF-8 costs its record. Memory stays at twice the largest
+/// Hands each record of those `at` that place to `take` as it is read. `take` says whether it understood the record. One that it did not
+/// understand may be no JSON, such as `{"price": NaN}`, as long as its brackets and quotes fit together: that costs the record and not the
+/// document, unless the document is the record. Text that is not UTF-8 costs its record, too. Memory stays at twice the largest
 /// single record, or member beside them, and below 32 MiB but for a byte for each bracket that is open.
 pub fn read_records(
     reader: impl Read,
@@ -166,7 +174,17 @@ fn read(
             read_array(document, &mut take)?;
             Found::Array
         }
-        Place::Value(b'{' | b'n') => read_single(document, &mut take)?,
+        Place::Value(b'{') if pointer.is_root() => read_lines(document, is_array, &mut take)?,
+        Place::Value(first @ (b'{' | b'n')) => {
+            let element = document.find_element::<b'}'>()?;
+            if first == b'n' {
+                document.check(&element)?;
+            } else {
+                hand_over(document, &element, 0, is_array, &mut take)?;
+            }
+            document.consume(element.bytes);
+            if first == b'n' { Found::Nothing } else { Found::Object }
+        }
         Place::Value(other) if pointer.is_root() && other != b'[' => {
             return Err(RecordsError::NoCollection(char::from(other)));
         }
@@ -196,7 +214,7 @@ fn read_array(
         }
         let element = document.find_element::<b']'>()?;
         let Some(after) = element.after else { return Err(broken(element.at, "it ends inside the array")) };
-        hand_over(document, &element, index, take)?;
+        hand_over(document, &element, index, true, take)?;
         index += 1;
         document.consume(element.bytes + 1);
         if after == b']' {
@@ -205,29 +223,34 @@ fn read_array(
     }
 }
 
-fn read_single(
+/// One record, or one a line.
+fn read_lines(
     document: &mut Document<impl Read>,
+    may_be_wrong: bool,
     take: &mut impl FnMut(Record<'_>) -> bool,
 ) -> Result<Found, DocumentError> {
-    let element = document.find_element::<b'}'>()?;
-    let is_null = document.raw(&element) == b"null";
-    if !is_null {
-        hand_over(document, &element, 0, take)?;
+    let mut index = 0;
+    while document.skip_white_space()? == Some(b'{') {
+        let line = document.find_element::<b'\n'>()?;
+        hand_over(document, &line, index, may_be_wrong, take)?;
+        document.consume(line.bytes);
+        index += 1;
     }
-    document.consume(element.bytes);
-    Ok(if is_null { Found::Nothing } else { Found::Object })
+    Ok(if index == 1 { Found::Object } else { Found::Array })
 }
 
 fn hand_over(
     document: &Document<impl Read>,
     element: &Element,
     index: u64,
+    may_be_wrong: bool,
     take: &mut impl FnMut(Record<'_>) -> bool,
 ) -> Result<(), DocumentError> {
-    let is_whole = element.is_whole();
+    let (raw, is_whole) = (document.raw(element), element.is_whole());
     document.check_brackets(element)?;
-    let is_understood = take(Record { index, raw: document.raw(element), is_whole });
-    if is_understood || !is_whole { Ok(()) } else { document.check(element) }
+    let is_understood = take(Record { index, raw, is_whole });
+    let is_set_aside = !is_whole || may_be_wrong && !raw.is_empty() && document.is_balanced();
+    if is_understood || is_set_aside { Ok(()) } else { document.check(element) }
 }
 
 #[cfg(test)]
@@ -251,6 +274,8 @@ mod tests {
             (" null ", vec![]),
             ("\u{feff}\n[ 1 , {\"a\": [2]},\"x\",null ]\n", vec!["1", "{\"a\": [2]}", "\"x\"", "null"]),
             ("{\"id\": 1}", vec!["{\"id\": 1}"]),
+            ("{\n\"id\": 1\n}\n", vec!["{\n\"id\": 1\n}"]),
+            ("{\"a\":1}\n{\"a\":\"}\"}\r\n\n {\"a\":[3]}", vec!["{\"a\":1}", "{\"a\":\"}\"}", "{\"a\":[3]}"]),
         ] {
             assert_eq!(records(document), Ok(expected.into_iter().map(str::to_owned).collect()), "{document}");
         }
@@ -267,11 +292,13 @@ mod tests {
             ("[1,2", "the document is broken from byte 3 on: it ends inside the array"),
             ("[1,,2]", "the document is broken from byte 3 on: a value is missing"),
             ("[1,]", "the document is broken from byte 3 on: a value is missing"),
-            ("[1, {\"a\": x}]", "the document is broken from byte 4 on: expected value at line 1 column 7"),
+            ("[1, {\"a\": [}]}]", "the document is broken from byte 4 on: expected value at line 1 column 8"),
             ("[1, }]", "the document is broken from byte 4 on: expected value at line 1 column 1"),
             ("[1] x", "the document is broken from byte 4 on: more follows it"),
             ("{}, {}", "the document is broken from byte 2 on: more follows it"),
             ("{} {}", "the document is broken from byte 0 on: trailing characters at line 1 column 4"),
+            ("{}\n[]", "the document is broken from byte 3 on: more follows it"),
+            ("{}\n{", "the document is broken from byte 3 on: EOF while parsing an object at line 1 column 1"),
             ("nul", "the document is broken from byte 0 on: EOF while parsing a value at line 1 column 3"),
         ] {
             assert_eq!(records(document), Err(reason.to_owned()), "{document}");
@@ -390,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_json_costs_its_record_where_it_ends_as_json_does() {
+        for wrong in [r#"{"price":NaN}"#, r#"{"a":"\u{1}"}"#, "-Infinity", "{'a':1}", "no JSON"] {
+            assert_eq!(records(&format!("[1,{wrong},2]")).as_deref(), Ok(&["1", wrong, "2"].map(str::to_owned)[..]));
+            if wrong.starts_with('{') {
+                assert!(records(&format!("{{}}\n{wrong}")).is_ok(), "{wrong}");
+                assert!(records_at(".", wrong).is_err(), "the document is the record: {wrong}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_text_costs_its_record() {
         let (records, broken) = read(&b"[1,{\"a\":\"\xff\"},2]"[..]);
         assert_eq!((records.len(), broken), (3, None));
@@ -468,7 +506,7 @@ mod tests {
     fn a_long_document_that_is_broken_is_no_long_record() {
         let posts = "{\"id\":1},".repeat(2 * RECORD_LIMIT_BYTES / 9);
         for document in [
-            posts.replace(',', "\n"),
+            posts.replace(',', " "),
             format!("{{\"a\":[{posts}"),
             format!("{{\"a\":\"{posts}").replace("\"id\"", "id"),
             format!("[{{\"x\":[1}},{posts}{{\"y\":1]}},{{}}]"),

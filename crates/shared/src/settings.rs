@@ -174,8 +174,35 @@ fn has_secret(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| url.password().is_some() || has_parameter(&url))
 }
 
-/// The address as it may be shown and stored: without user, password and the values of secret parameters.
+/// How much of a cursor is shown.
+const CURSOR_CHARS: usize = 4;
+
+/// The address as it may be shown and stored: without user and password, and with the names of its parameters. A value may be secret, whatever
+/// it is called, so `…` stands for it, but for numbers that page, and for what follows the first characters of a cursor.
 pub fn public_url(url: &Url) -> String {
+    let Some(query) = url.query() else { return without_secrets(url) };
+    let mut bare = url.clone();
+    bare.set_query(None);
+    let pairs = query.split('&').map(|pair| {
+        let Some((name, value)) = pair.split_once('=') else { return "…".to_owned() };
+        let words = words(name);
+        let is_named = |words_of: &[&str]| words.iter().any(|word| words_of.contains(&word.as_str()));
+        let shown = match value.char_indices().nth(CURSOR_CHARS) {
+            _ if is_named(&SECRET) => "…".to_owned(),
+            _ if value.is_empty() || is_named(&PAGING) && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                value.to_owned()
+            }
+            Some((end, _)) if is_named(&CURSOR) => format!("{}…", &value[..end]),
+            None if is_named(&CURSOR) => value.to_owned(),
+            _ => "…".to_owned(),
+        };
+        format!("{name}={shown}")
+    });
+    format!("{}?{}", without_secrets(&bare), pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// The address without user, password and the values of parameters whose names say that they are secret.
+pub fn without_secrets(url: &Url) -> String {
     let mut shown = url.clone();
     // Both fail only for addresses without a host, which http does not have.
     let _ = shown.set_username("");
@@ -188,25 +215,40 @@ pub fn public_url(url: &Url) -> String {
     shown.into()
 }
 
+const SECRET: [&str; 15] = [
+    "key",
+    "apikey",
+    "token",
+    "secret",
+    "pass",
+    "passwd",
+    "password",
+    "sslpassword",
+    "pwd",
+    "auth",
+    "authorization",
+    "sig",
+    "signature",
+    "credential",
+    "credentials",
+];
+
+/// Words in the names of parameters that page by numbers.
+const PAGING: [&str; 16] = [
+    "page", "pages", "p", "per", "offset", "skip", "start", "from", "limit", "size", "count", "top", "first", "rows",
+    "max", "results",
+];
+
+/// Words in the names of parameters that bring a cursor.
+const CURSOR: [&str; 6] = ["cursor", "after", "before", "marker", "continuation", "scroll"];
+
 /// Whether one of the words in a parameter's name says so: `api_key`, `accessToken` and `X-Amz-Signature` do, `author` does not.
 fn is_secret(parameter: &str) -> bool {
-    const SECRET: [&str; 15] = [
-        "key",
-        "apikey",
-        "token",
-        "secret",
-        "pass",
-        "passwd",
-        "password",
-        "sslpassword",
-        "pwd",
-        "auth",
-        "authorization",
-        "sig",
-        "signature",
-        "credential",
-        "credentials",
-    ];
+    words(parameter).iter().any(|word| SECRET.contains(&word.as_str()))
+}
+
+/// The words in a parameter's name, in lower case.
+fn words(parameter: &str) -> Vec<String> {
     let mut words = String::new();
     for letter in parameter.chars() {
         // `accessToken`, but `TOKEN`.
@@ -215,9 +257,7 @@ fn is_secret(parameter: &str) -> bool {
         }
         words.push(letter);
     }
-    words
-        .split(|letter: char| !letter.is_ascii_alphanumeric())
-        .any(|word| SECRET.contains(&&*word.to_ascii_lowercase()))
+    words.split(|letter: char| !letter.is_ascii_alphanumeric()).map(str::to_ascii_lowercase).collect()
 }
 
 /// `500ms`, `2s`, `1m`, `1h 30m`: a length of time longer than nothing, and at most a week.
@@ -305,7 +345,16 @@ mod tests {
             ("https://me:pw@example.org/posts", "https://example.org/posts"),
             (
                 "https://example.org/posts?api_key=s3cret&page=2&Token=t",
-                "https://example.org/posts?api_key=***&page=2&Token=***",
+                "https://example.org/posts?api_key=…&page=2&Token=…",
+            ),
+            ("https://example.org/?appid=1234&pw=7&q=a%20b&alone", "https://example.org/?appid=…&pw=…&q=…&…"),
+            (
+                "https://example.org/?per_page=100&startAt=7&page=x",
+                "https://example.org/?per_page=100&startAt=7&page=…",
+            ),
+            (
+                "https://example.org/?after=NTI1ODc&cursor=50&before=",
+                "https://example.org/?after=NTI1…&cursor=50&before=",
             ),
         ] {
             assert_eq!(public_url(&given.parse().unwrap()), shown);

@@ -1,6 +1,10 @@
 //! The end of a daemon: a signal, no new work, a deadline for the work in hand, the exit code.
 
-use std::{future::Future, time::Duration};
+use std::{
+    fs,
+    future::{Future, pending},
+    time::Duration,
+};
 
 use tokio::{
     runtime,
@@ -56,7 +60,16 @@ impl Shutdown {
     }
 }
 
-/// Runs the daemon until it ends by itself, or until SIGTERM or SIGINT and then at most 8 seconds longer.
+/// Whether SIGHUP was ignored when the process began, as under `nohup`.
+fn is_hangup_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    // The signal's number is 1.
+    ignored.is_some_and(|signals| signals & 1 == 1)
+}
+
+/// Runs the daemon until it ends by itself, or until SIGTERM, SIGINT or SIGHUP, which is ignored under `nohup`, and then at most 8 seconds
+/// longer.
 ///
 /// `None` when the deadline cut it off: its future is dropped, its connections close, and what was open is rolled back.
 pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) -> Option<F::Output> {
@@ -64,8 +77,16 @@ pub async fn run_until_drained<F: Future>(daemon: impl FnOnce(Shutdown) -> F) ->
     // Before the daemon says that it runs: a signal that came between would end it at once.
     let mut terminate = signal(SignalKind::terminate()).expect("the runtime handles signals");
     let mut interrupt = signal(SignalKind::interrupt()).expect("the runtime handles signals");
+    let mut hangup = (!is_hangup_ignored()).then(|| signal(SignalKind::hangup()).expect("the runtime handles signals"));
+    let hung_up = async move {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => pending().await,
+        }
+    };
     let deadline = async move {
         let signal = tokio::select! {
+            _ = hung_up => "SIGHUP",
             // Both only watch; which one is dropped does not matter.
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",

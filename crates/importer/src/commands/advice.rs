@@ -185,6 +185,11 @@ pub fn likely_records(page: &Value) -> Option<(String, &[Value])> {
     arrays.map(|(at, value)| (at, as_records(value))).max_by_key(|(_, records)| records.len())
 }
 
+/// Whether it is an object of nothing but objects, as of records by their ids.
+pub fn is_map(page: &Value) -> bool {
+    page.as_object().is_some_and(|members| members.len() > 1 && members.values().all(Value::is_object))
+}
+
 /// Where records may have their ids: texts and whole numbers that differ from record to record, the likeliest first.
 pub fn likely_ids(records: &[Value]) -> Vec<String> {
     let is_id = |at: &str| {
@@ -243,6 +248,12 @@ mod tests {
         ] {
             assert_eq!(likely_records(&page).map(|(at, _)| at).as_deref(), likely, "{page}");
         }
+    }
+
+    #[test]
+    fn records_by_their_ids_are_known_by_being_objects() {
+        assert!(is_map(&json!({ "7": { "title": "a" }, "9": { "title": "b" } })));
+        assert!(!is_map(&json!({ "data": { "id": 1 } })) && !is_map(&json!({ "id": 1, "user": { "id": 2 } })));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use shared::{
     telemetry::chain,
 };
 
-use super::advice::{Verdict, find_more, likely_ids, likely_records, read, records_of};
+use super::advice::{Verdict, find_more, is_map, likely_ids, likely_records, read, records_of};
 use crate::{
     body::{Spool, SpoolError, Wanted},
     http::HttpError,
@@ -164,6 +164,11 @@ fn explained(error: &PollError) -> String {
             let ids = likely_ids(records);
             let ids = ids.first().map(|id| format!(", whose records may be known by {id}")).unwrap_or_default();
             format!("{said}; try RECORDS_AT={at}{ids}")
+        }
+        None if page.as_ref().is_some_and(is_map) => {
+            format!(
+                "{said}; its members seem to be records by their ids, and such an object is not taken: have the API send an array"
+            )
         }
         None => said,
     }

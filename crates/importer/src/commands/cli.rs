@@ -34,6 +34,9 @@ Example:
   importer --source-url https://jsonplaceholder.typicode.com/posts --archive-bucket my-archive \\
            --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
 
+The API is reached by way of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, where they are set.
+SSL_CERT_FILE names a file with the certificates of an authority of your own.
+
 Other commands, which take the same settings: once, list, check. See `importer help`.";
 
 /// Polls an API, archives what it answers in S3 and announces it to an SQS queue
@@ -52,8 +55,8 @@ enum Command {
     /// FIFO message says where it is. A collection that is not known to be whole is not archived. The importer keeps no state: kill it, run two, move it; it goes on from where the
     /// archive ends.
     ///
-    /// Every setting is a flag and an environment variable. SIGTERM drains: what is in hand is finished or left for the
-    /// next start, within 8 seconds. Exit codes: 0 done, 1 failed, 2 wrong settings.
+    /// Every setting is a flag and an environment variable. SIGTERM drains, and so do SIGINT and SIGHUP: what is in hand is
+    /// finished or left for the next start, within 8 seconds. Exit codes: 0 done, 1 failed, 2 wrong settings.
     #[command(override_usage = "importer [run] [OPTIONS]", after_long_help = EXAMPLE)]
     Run(Settings),
     /// Polls once, for cron and CI: exit code 0 when something was archived, 3 when there was nothing new, 1 when it failed
@@ -190,16 +193,19 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
 
 async fn importer(wires: Wires, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsQueue>> {
     let stream = wires.archive.stream.clone();
-    let (api, archive, queue) = connect(wires).await?;
+    let (api, archive, queue) = connect(wires, &status).await?;
     Ok(Importer::new(api, archive, queue, stream, status))
 }
 
 /// Nothing is asked of anybody yet.
-async fn connect(Wires { source, archive, queue }: Wires) -> anyhow::Result<(Api, S3Archive, SqsQueue)> {
+async fn connect(
+    Wires { source, archive, queue }: Wires,
+    status: &Status,
+) -> anyhow::Result<(Api, S3Archive, SqsQueue)> {
     let config = aws::config().await;
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream);
-    Ok((Api::new(source)?, archive, SqsQueue::new(aws::sqs(&config), queue)))
+    Ok((Api::new(source, status.clone())?, archive, SqsQueue::new(aws::sqs(&config), queue)))
 }
 
 async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
@@ -215,7 +221,7 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
 async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow::Result<ExitCode> {
     let stream = settings.wires.archive.stream.clone();
     let spool_dir = settings.wires.source.spool.dir();
-    let (api, archive, queue) = connect(settings.wires).await?;
+    let (api, archive, queue) = connect(settings.wires, &Status::default()).await?;
     let poll_interval = settings.pace.poll_interval;
     let surroundings = Surroundings { stream: &stream, poll_interval, spool_dir: &spool_dir, is_json: json };
     let mut out = io::stdout().lock();
