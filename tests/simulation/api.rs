@@ -8,7 +8,7 @@ use importer::{
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::{Place, Request},
-    retry::{Tried, pause_after},
+    retry::Tries,
     snapshot::{Observation, Snapshot, Validators, validators},
     source::{PollError, Source},
 };
@@ -113,19 +113,18 @@ impl Door {
         let (mut pages, mut posts, mut bodies) = (Vec::new(), Posts::new(), String::new());
         let mut of_one_page = Validators::default();
         let mut was_wrong = false;
-        let mut tried = Tried { times: 0, waited: Duration::ZERO, is_in_walk: false };
+        let mut tries = Tries::new(false);
         let turn = loop {
             latency(&self.world).await;
-            tried.is_in_walk = !pages.is_empty();
             if self.fails(5) {
                 return Err(PageError::Endless.into());
             }
             if self.fails(3) {
-                let pause = self.limited(&mut tried)?;
+                let pause = self.limited(&mut tries)?;
                 sleep(pause).await;
                 continue;
             }
-            tried.waited = Duration::ZERO;
+            tries = Tries::new(!pages.is_empty());
             // Never twice in a row: the importer could not know.
             let is_wrong = !was_wrong && !pages.is_empty() && self.fails(5);
             let answer = self.world.borrow_mut().answer(manner, &request, last.filter(|_| pages.is_empty()), is_wrong);
@@ -177,7 +176,7 @@ impl Door {
 
 impl Door {
     /// The API has had more requests than it allows, and may say for how long.
-    fn limited(&self, tried: &mut Tried) -> Result<Duration, HttpError> {
+    fn limited(&self, tries: &mut Tries) -> Result<Duration, HttpError> {
         let mut world = self.world.borrow_mut();
         let wait = world.dice.bool().then(|| world.millis(100..60_000));
         let error = HttpError::Status {
@@ -185,10 +184,7 @@ impl Door {
             status: StatusCode::TOO_MANY_REQUESTS,
             asked: Asked { is_limit: true, wait },
         };
-        tried.times += 1;
-        let pause = pause_after(&error, *tried, &mut world.dice).ok_or(error)?;
-        tried.waited += pause;
-        Ok(pause)
+        tries.pause_after(&error, &mut world.dice).ok_or(error)
     }
 }
 

@@ -66,12 +66,12 @@ pub fn polled(result: &'static str, succeeded: bool) {
 }
 
 /// A request to the API failed, and is made again after the pause.
-pub fn asking_again(error: &dyn Error, tries: u32, pause: Duration) {
+pub fn asking_again(error: &dyn Error, pause: Duration) {
     note_retry(Dependency::Api);
-    debug!(why = chain(error), tries, pause_ms = millis(pause), "asking again");
+    debug!(why = chain(error), pause_ms = millis(pause), "asking again");
 }
 
-/// The API limits requests, and is asked again then; `None` once it was.
+/// When an API that limits requests is asked again; `None` while the importer does not wait for that.
 pub fn waits_until(until: Option<Timestamp>) {
     NUMBERS.waits_until.set(until.map_or(0, Timestamp::as_second));
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use shared::{
     archive::ArchiveError,
     status::{Dependency, Reason, State},
@@ -63,10 +64,13 @@ pub fn result(outcome: &Result<Outcome, ImportError>) -> Option<(&'static str, b
     }
 }
 
-/// What a fault means to the people who run the daemon.
-pub fn state_after(fault: &ImportError) -> State {
+/// What a fault means to the people who run the daemon. The next poll comes `then`.
+pub fn state_after(fault: &ImportError, then: Timestamp) -> State {
     let why = chain(fault);
     match fault {
+        ImportError::Poll(PollError::Http(error)) if asked_by(error).wait.is_some() => {
+            State::Waiting(Dependency::Api, format!("{why}; the importer asks again at {then:.0}"))
+        }
         ImportError::Archive(ArchiveError::Refused { .. }) => State::Holding(Reason::AccessRefused, why),
         ImportError::Archive(ArchiveError::NoBucket { .. }) => State::Holding(Reason::BucketMissing, why),
         ImportError::Archive(ArchiveError::Foreign { .. }) => State::Holding(Reason::ObjectForeign, why),

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
 
-use async_compression::tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
+use async_compression::{
+    tokio::bufread::{BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder},
+    zstd::DParameter,
+};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use futures_util::{
@@ -40,7 +43,7 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An API that sends nothing for this long has stopped.
+/// An API that sends nothing for this long, once it has begun, has stopped.
 const IDLE_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest that one answer may take while it moves: 1 GiB at 0.6 MB/s.
@@ -52,8 +55,9 @@ const UNPACKED_BYTES: usize = 64 * 1024;
 /// In which encodings an answer may come.
 const ENCODINGS: &str = "gzip, zstd, br, deflate";
 
-/// The first byte of a gzip member.
-const GZIP: u8 = 0x1f;
+/// Longer windows than 8 MiB need not be supported (RFC 9659), and would take as much memory.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
 /// The lower half of the first byte of a zlib stream.
 const ZLIB: u8 = 8;
 
@@ -67,7 +71,7 @@ pub struct HttpSettings {
     /// request
     #[arg(long, env = "SOURCE_HEADER_FILE", value_name = "FILE")]
     pub source_header_file: Option<PathBuf>,
-    /// How long the API may take until its answer begins, as in 30s or 5m
+    /// Longest wait for the first byte of an answer, as in 30s or 5m; a poll that exceeds it fails
     #[arg(long, env = "SOURCE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub source_timeout: Duration,
 }
@@ -141,8 +145,7 @@ impl Http {
         let client = Client::builder()
             .user_agent(concat!("posts-importer/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_READ_TIMEOUT.max(settings.source_timeout))
-            .timeout(TOTAL_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT + settings.source_timeout)
             .redirect(redirect::Policy::custom(stay_on_the_origin))
             .build()?;
         Ok(Self { client, settings, max_body })
@@ -230,17 +233,17 @@ impl Http {
             || response.headers().contains_key(TRANSFER_ENCODING)
             || response.version() >= Version::HTTP_2;
         let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.trim().to_ascii_lowercase());
-        let wire = StreamReader::new(self.wire(response));
+        let body = self.wire(response);
         let body = match encoding.as_deref().unwrap_or_default() {
-            // Not encoded; some servers name the character set here.
-            "" | "identity" | "none" | "utf-8" | "utf8" => wire.into_inner(),
-            "gzip" | "x-gzip" => unpacked_members(wire),
-            "deflate" => unpacked_deflate(wire),
-            "br" => chunks(BrotliDecoder::new(wire)),
-            "zstd" => chunks(ZstdDecoder::new(wire)),
-            encoding => return Err(HttpError::Encoded { request: shown(), encoding: encoding.to_owned() }),
+            // Some servers name the character set here.
+            "" | "identity" | "none" | "utf-8" | "utf8" => body,
+            encoding => unpacked(body, encoding)
+                .ok_or_else(|| HttpError::Encoded { request: shown(), encoding: encoding.to_owned() })?,
         };
         spool.keep(body).await.map_err(|source| match source {
+            SpoolError::Broken { bytes: 0, source } if source.kind() == io::ErrorKind::TimedOut => {
+                HttpError::TooSlow { request: shown(), limit: self.settings.source_timeout }
+            }
             SpoolError::NoRecords { ref upload, .. } if !is_measured && source.ends_too_soon() => {
                 let (bytes, source) = (upload.bytes, io::Error::other("the array or object in it has no end"));
                 HttpError::Body { request: shown(), source: SpoolError::Broken { bytes, source } }
@@ -255,13 +258,20 @@ impl Http {
 
     /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.
     fn wire(&self, response: Response) -> Chunks {
-        let (mut received, most) = (0, self.max_body);
-        let chunks = response.bytes_stream().map(move |chunk| {
+        let (first_limit, most) = (self.settings.source_timeout, self.max_body);
+        let next = move |(mut response, received): (Response, u64)| async move {
+            let limit = if received == 0 { first_limit } else { IDLE_READ_TIMEOUT };
+            let chunk = timeout(limit, response.chunk()).await;
+            let chunk =
+                chunk.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {limit:?}")))?;
             let chunk = chunk.map_err(|error| io::Error::new(CUT, error.without_url()))?;
-            received += chunk.len() as u64;
-            if received > most { Err(io::Error::other(SpoolError::TooLong { max_bytes: most })) } else { Ok(chunk) }
-        });
-        chunks.boxed()
+            let received = received + chunk.as_ref().map_or(0, Bytes::len) as u64;
+            if received > most {
+                return Err(io::Error::other(SpoolError::TooLong { max_bytes: most }));
+            }
+            Ok(chunk.map(|chunk| (chunk, (response, received))))
+        };
+        stream::try_unfold((response, 0), next).boxed()
     }
 
     /// The headers of the settings, read anew: they may have been rotated.
@@ -284,14 +294,38 @@ const CUT: io::ErrorKind = io::ErrorKind::ConnectionAborted;
 
 /// Whether the rest does not come, so that nothing can be said of what the bytes are.
 fn is_cut(error: &io::Error) -> bool {
-    matches!(error.kind(), CUT | io::ErrorKind::UnexpectedEof)
+    matches!(error.kind(), CUT | io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof)
 }
 
 fn chunks(reader: impl AsyncRead + Send + 'static) -> Chunks {
     ReaderStream::with_capacity(reader, UNPACKED_BYTES).boxed()
 }
 
-/// Gzip's members one after the other. What stands behind them, such as padding, is passed, as by `gzip -d`.
+/// The body without its encoding; `None` if that was not asked for. A body without bytes has none.
+fn unpacked(body: Chunks, encoding: &str) -> Option<Chunks> {
+    let decode: fn(Wire, u8) -> Chunks = match encoding {
+        "gzip" | "x-gzip" => |wire, _| unpacked_members(wire),
+        // A zlib stream, as RFC 9110 has it, or a bare one, as some servers send it.
+        "deflate" => |wire, first| {
+            if first & 0xf == ZLIB { chunks(ZlibDecoder::new(wire)) } else { chunks(DeflateDecoder::new(wire)) }
+        },
+        "br" => |wire, _| chunks(BrotliDecoder::new(wire)),
+        "zstd" => |wire, _| {
+            let mut decoder = ZstdDecoder::with_params(wire, &[DParameter::window_log_max(ZSTD_WINDOW_LOG)]);
+            decoder.multiple_members(true);
+            chunks(decoder)
+        },
+        _ => return None,
+    };
+    let mut wire = StreamReader::new(body);
+    let body = async move {
+        let first = wire.fill_buf().await?.first().copied();
+        io::Result::Ok(first.map_or_else(|| stream::empty().boxed(), |first| decode(wire, first)))
+    };
+    Some(stream::once(body).try_flatten().boxed())
+}
+
+/// Gzip's members one after the other, and the zeros that some servers send behind them.
 fn unpacked_members(wire: Wire) -> Chunks {
     let next = |(mut decoder, mut buffer): (GzipDecoder<Wire>, BytesMut)| async move {
         loop {
@@ -300,22 +334,22 @@ fn unpacked_members(wire: Wire) -> Chunks {
                 return io::Result::Ok(Some((buffer.split().freeze(), (decoder, buffer))));
             }
             let mut wire = decoder.into_inner();
-            if wire.fill_buf().await?.first() != Some(&GZIP) {
-                return Ok(None);
+            loop {
+                let bytes = wire.fill_buf().await?;
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                match bytes.get(zeros) {
+                    None if bytes.is_empty() => return Ok(None),
+                    None => wire.consume(zeros),
+                    Some(_) if zeros == 0 => break,
+                    Some(_) => {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "padding ends before the body does"));
+                    }
+                }
             }
             decoder = GzipDecoder::new(wire);
         }
     };
     stream::try_unfold((GzipDecoder::new(wire), BytesMut::new()), next).boxed()
-}
-
-/// A zlib stream, as RFC 9110 has it, or a bare one, as some servers send it.
-fn unpacked_deflate(mut wire: Wire) -> Chunks {
-    let unpacked = async move {
-        let is_zlib = wire.fill_buf().await?.first().is_some_and(|first| first & 0xf == ZLIB);
-        io::Result::Ok(if is_zlib { chunks(ZlibDecoder::new(wire)) } else { chunks(DeflateDecoder::new(wire)) })
-    };
-    stream::once(unpacked).try_flatten().boxed()
 }
 
 /// All header lines as text.
@@ -370,7 +404,7 @@ fn stay_on_the_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
 /// What usually is the matter where there is no answer.
 fn hint_of_silence(error: &reqwest::Error) -> &'static str {
     if chain(error).contains("UnknownIssuer") {
-        "who issued its certificate is unknown here: name the file of that authority's certificates in SSL_CERT_FILE"
+        "its certificate's issuer is not trusted here: set SSL_CERT_FILE to a file with that authority's certificates"
     } else {
         "is it right in SOURCE_URL, and may this machine reach it?"
     }

@@ -26,35 +26,45 @@ pub struct Asked {
 /// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/>), and what APIs called them before.
 pub fn asked(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Asked {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let named = |names: &[&str]| names.iter().find_map(|name| text(name)).map(str::to_owned);
+    let named = |names: &[&str]| names.iter().find_map(|name| text(name));
     // Moments are those of the server's clock.
     let now = text("date").and_then(moment).unwrap_or(now);
     let after = text("retry-after").and_then(|value| wait(value, now));
-    let in_millis = named(&["retry-after-ms", "x-ms-retry-after-ms"]).and_then(|value| value.parse::<u64>().ok());
+    let in_millis = named(&["retry-after-ms", "x-ms-retry-after-ms"]).and_then(|value| value.parse().ok());
     let after = after.or(in_millis.map(Duration::from_millis));
-    let fields = fields(&text("ratelimit").unwrap_or_default().to_ascii_lowercase());
-    let field =
-        |names: [&str; 2]| fields.iter().find(|(name, _)| names.contains(&name.as_str())).map(|field| field.1.clone());
+    let field = policy(text("ratelimit").unwrap_or_default());
     let remaining = named(&["x-ratelimit-remaining", "ratelimit-remaining", "x-rate-limit-remaining"]);
-    let remaining = remaining.or_else(|| field(["r", "remaining"])).and_then(|left| left.parse::<f64>().ok());
+    let remaining = remaining.or_else(|| member(field, ["r", "remaining"])).and_then(|left| left.parse::<f64>().ok());
     let is_used_up = remaining.is_some_and(|left| left < 1.0);
     let reset = named(&["x-ratelimit-reset-after", "x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"]);
-    let reset =
-        reset.or_else(|| field(["t", "reset"])).filter(|_| is_used_up || status == StatusCode::TOO_MANY_REQUESTS);
-    let asked = after.or_else(|| wait(&reset?, now)).map(|wait| wait.min(LONGEST_ASKED));
+    let reset = reset.or_else(|| member(field, ["t", "reset"]));
+    let reset = reset.filter(|_| is_used_up || status == StatusCode::TOO_MANY_REQUESTS);
+    let asked = after.or_else(|| wait(reset?, now)).map(|wait| wait.min(LONGEST_ASKED));
     let is_limit = match status {
         StatusCode::TOO_MANY_REQUESTS => true,
         // Some APIs have no other status for it.
-        StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => is_used_up || after.is_some(),
-        _ => false,
+        StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => is_used_up || after.is_some(),
+        status => status.is_server_error() && (is_used_up || after.is_some()),
     };
     Asked { is_limit, wait: asked }
 }
 
-/// The members of a structured field, as in `"default";r=0;t=30` or `limit=100, remaining=0, reset=30`.
-fn fields(text: &str) -> Vec<(String, String)> {
-    let pairs = text.split([',', ';']).filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()
+/// Of the policies in a structured field, as in `"default";r=0;t=30`, the one that is used up, or the first. An older draft has one alone, as in
+/// `limit=100, remaining=0, reset=30`.
+fn policy(field: &str) -> &str {
+    if field.contains("remaining") {
+        return field;
+    }
+    let mut policies = field.split(',');
+    let first = policies.next().unwrap_or_default();
+    let is_used_up = |policy: &&str| member(policy, ["r", "remaining"]) == Some("0");
+    if is_used_up(&first) { first } else { policies.find(is_used_up).unwrap_or(first) }
+}
+
+fn member<'a>(policy: &'a str, names: [&str; 2]) -> Option<&'a str> {
+    let pairs = policy.split([',', ';']).filter_map(|pair| pair.split_once('='));
+    let mut found = pairs.filter(|(name, _)| names.iter().any(|known| known.eq_ignore_ascii_case(name.trim())));
+    found.next().map(|(_, value)| value.trim())
 }
 
 /// Seconds, a moment in seconds or milliseconds since 1970, or a date. One that has passed is no wait.
@@ -127,6 +137,7 @@ mod tests {
             (429, &[("x-ratelimit-reset", "1767225630")], (true, Some(30.0))),
             (429, &[("ratelimit", "\"default\";r=0;t=9")], (true, Some(9.0))),
             (429, &[("ratelimit", "limit=100, remaining=0, reset=9")], (true, Some(9.0))),
+            (429, &[("ratelimit", "\"day\";r=50;t=30, \"minute\";r=0;t=9")], (true, Some(9.0))),
             (429, &[("x-ms-retry-after-ms", "1500")], (true, Some(1.5))),
             (429, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset-after", "1.25")], (true, Some(1.25))),
             (403, &[], (false, None)),
@@ -135,6 +146,7 @@ mod tests {
             (403, &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "1767225660")], (false, None)),
             (503, &[], (false, None)),
             (503, &[("retry-after", "5")], (true, Some(5.0))),
+            (500, &[("retry-after", "5")], (true, Some(5.0))),
             (404, &[("retry-after", "5")], (false, Some(5.0))),
         ] {
             assert_eq!(asked_by(status, headers), expected, "{status} {headers:?}");

@@ -16,8 +16,7 @@ const TRIES: u32 = 5;
 /// The first pause is at most this long, each further one at most twice the one before.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// For a page that is not the first of its walk, a server that limits requests is waited for as long as it asks. For the first one it is waited
-/// for so long, and then the poll has failed: nothing is in hand, and the next poll comes when the server has asked for it.
+/// The first page is waited for this long. Then the poll fails, and the next one comes when the server allows it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Where a server limits requests and does not say for how long, the pauses grow from the first to the second.
@@ -27,40 +26,48 @@ const LIMIT_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 /// interval if that is longer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// A request that failed.
-#[derive(Clone, Copy, Debug)]
-pub struct Tried {
-    /// How often it was made.
-    pub times: u32,
-    /// How long its API was waited for, because it limits requests.
-    pub waited: Duration,
+/// The tries of one request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tries {
     /// Whether pages of the walk are in hand.
-    pub is_in_walk: bool,
+    is_in_walk: bool,
+    faults: u32,
+    limits: u32,
+    /// How long the API was waited for because it limits requests.
+    waited: Duration,
+    has_renewed: bool,
 }
 
-/// How long to wait before trying again, `None` when that is of no use.
-pub fn pause_after(error: &HttpError, tried: Tried, dice: &mut fastrand::Rng) -> Option<Duration> {
-    let Asked { is_limit, wait } = asked_by(error);
-    let longest = if tried.is_in_walk { LONGEST_ASKED } else { LONGEST_WAIT };
-    let doubled = 1 << tried.times.saturating_sub(1).min(16);
-    if is_limit {
-        let (first, most) = LIMIT_PAUSES;
-        let pause = wait.unwrap_or(first.saturating_mul(doubled).min(most));
-        // Importers that wait for the same moment do not come back together.
-        let pause = pause + first.mul_f64(dice.f64());
-        return (tried.waited + pause <= longest + first).then_some(pause);
+impl Tries {
+    /// None was made. `is_in_walk` says whether pages of the walk are in hand.
+    pub fn new(is_in_walk: bool) -> Self {
+        Self { is_in_walk, ..Self::default() }
     }
-    if is_expired(error) && tried.is_in_walk && tried.times == 1 {
-        // Whoever renews the token has written it into SOURCE_HEADER_FILE, which is read for each request.
-        return Some(Duration::ZERO);
+
+    /// How long to wait after an error before trying again, `None` when that is of no use.
+    pub fn pause_after(&mut self, error: &HttpError, dice: &mut fastrand::Rng) -> Option<Duration> {
+        let Asked { is_limit, wait } = asked_by(error);
+        if is_limit {
+            let (first, most) = LIMIT_PAUSES;
+            let grown = first.saturating_mul(1 << self.limits.min(16)).min(most);
+            // Importers that wait for the same moment do not come back together.
+            let pause = wait.filter(|wait| !wait.is_zero()).unwrap_or(grown) + first.mul_f64(dice.f64());
+            self.limits += 1;
+            self.waited += pause;
+            let longest = if self.is_in_walk { LONGEST_ASKED } else { LONGEST_WAIT };
+            return (self.waited <= longest + first).then_some(pause);
+        }
+        let is_refused = matches!(error, HttpError::Status { status: StatusCode::UNAUTHORIZED, .. });
+        if is_refused && self.is_in_walk && !self.has_renewed {
+            // A token may have expired on the way, and its file is read for each request.
+            self.has_renewed = true;
+            return Some(Duration::ZERO);
+        }
+        self.faults += 1;
+        // Full jitter: importers that failed together do not come back together.
+        let pause = FIRST_PAUSE.saturating_mul(1 << (self.faults - 1).min(16)).mul_f64(dice.f64());
+        (self.faults < TRIES && is_transient(error)).then_some(pause)
     }
-    if tried.times >= TRIES || !is_transient(error) {
-        return None;
-    }
-    let wait = wait.unwrap_or_default();
-    // Full jitter: importers that failed together do not come back together.
-    let pause = FIRST_PAUSE.saturating_mul(doubled).mul_f64(dice.f64()).max(wait);
-    (wait <= longest).then_some(pause)
 }
 
 /// A tenth earlier or later, so that importers that were started together do not poll together.
@@ -74,11 +81,6 @@ pub fn asked_by(error: &HttpError) -> Asked {
         HttpError::Status { asked, .. } => *asked,
         _ => Asked::default(),
     }
-}
-
-/// Whether the API refuses what it took for the page before.
-fn is_expired(error: &HttpError) -> bool {
-    matches!(error, HttpError::Status { status: StatusCode::UNAUTHORIZED, .. })
 }
 
 /// Whether the same request may succeed a moment later.
@@ -115,10 +117,6 @@ pub(crate) mod tests {
         }
     }
 
-    fn tried(times: u32) -> Tried {
-        Tried { times, waited: Duration::ZERO, is_in_walk: false }
-    }
-
     #[test]
     fn only_what_may_pass_is_tried_again() {
         let mut dice = fastrand::Rng::with_seed(1);
@@ -136,31 +134,26 @@ pub(crate) mod tests {
             (410, false),
             (204, false),
         ] {
-            assert_eq!(pause_after(&status(code, None), tried(1), &mut dice).is_some(), expected, "{code}");
+            let pause = Tries::default().pause_after(&status(code, None), &mut dice);
+            assert_eq!(pause.is_some(), expected, "{code}");
         }
-        assert_eq!(pause_after(&status(500, None), tried(TRIES), &mut dice), None);
     }
 
     #[test]
     fn pauses_are_spread_from_nothing_to_a_limit_that_doubles() {
         let mut dice = fastrand::Rng::with_seed(1);
-        for tries in 1..TRIES {
-            let pauses: Vec<_> = (0..1000)
-                .filter_map(|_| pause_after(&status(500, None), tried(tries), &mut dice))
-                .map(|pause| pause.as_millis())
-                .collect();
-            let most = 500 << (tries - 1);
-            assert!(pauses.iter().all(|pause| *pause <= most));
-            assert!(pauses.iter().any(|pause| *pause < most / 10) && pauses.iter().any(|pause| *pause > most * 9 / 10));
-        }
-    }
-
-    #[test]
-    fn a_token_that_has_expired_on_the_way_is_read_again_once() {
-        let mut dice = fastrand::Rng::with_seed(1);
-        for (times, is_in_walk, expected) in [(1, true, Some(Duration::ZERO)), (2, true, None), (1, false, None)] {
-            let tried = Tried { is_in_walk, ..tried(times) };
-            assert_eq!(pause_after(&status(401, None), tried, &mut dice), expected, "{tried:?}");
+        let all: Vec<_> = (0..1000)
+            .map(|_| {
+                let mut tries = Tries::default();
+                let pauses = (0..).map_while(|_| tries.pause_after(&status(500, None), &mut dice));
+                pauses.map(|pause| pause.as_millis()).collect::<Vec<_>>()
+            })
+            .collect();
+        assert!(all.iter().all(|pauses| pauses.len() == TRIES as usize - 1));
+        for number in 0..TRIES as usize - 1 {
+            let (most, pauses) = (500 << number, all.iter().map(|pauses| pauses[number]));
+            assert!(pauses.clone().all(|pause| pause <= most));
+            assert!(pauses.clone().any(|pause| pause < most / 10) && pauses.clone().any(|pause| pause > most * 9 / 10));
         }
     }
 
@@ -175,23 +168,36 @@ pub(crate) mod tests {
     #[test]
     fn a_limit_is_waited_out_for_half_a_minute_and_with_pages_in_hand_for_an_hour() {
         let mut dice = fastrand::Rng::with_seed(1);
-        let mut pause = |wait: Option<u64>, tried: Tried| {
-            pause_after(&status(429, wait), tried, &mut dice).map(|pause| pause.as_secs())
-        };
-        let in_walk = |times, minutes| Tried { times, waited: Duration::from_mins(minutes), is_in_walk: true };
-        for (wait, tried, expected) in [
-            (Some(20), tried(1), Some(20)),
-            (Some(31), tried(1), None),
-            (Some(3600), in_walk(1, 0), Some(3600)),
-            (Some(1800), in_walk(2, 30), Some(1800)),
-            (Some(1800), in_walk(3, 31), None),
-            (None, tried(1), Some(1)),
-            (None, in_walk(3, 0), Some(4)),
-            (None, in_walk(99, 58), Some(60)),
-            (None, in_walk(99, 60), None),
+        let (first_page, in_walk) = (Tries::new(false), Tries::new(true));
+        for (tries, waits, pauses) in [
+            (first_page, &[Some(20), Some(20)][..], &[20][..]),
+            (first_page, &[Some(31)], &[]),
+            (first_page, &[None, Some(0), None, None, None], &[1, 2, 4, 8]),
+            (in_walk, &[Some(1800), Some(1799), Some(9)], &[1800, 1799]),
+            (in_walk, &[Some(3600), None], &[3600]),
         ] {
-            assert_eq!(pause(wait, tried), expected, "{wait:?} {tried:?}");
+            let mut tries = tries;
+            let mut pause = |wait: &Option<u64>| tries.pause_after(&status(429, *wait), &mut dice);
+            let waited: Vec<_> = waits.iter().map_while(&mut pause).map(|pause| pause.as_secs()).collect();
+            assert_eq!(waited, pauses, "{waits:?}");
         }
         assert_eq!(asked_by(&status(429, Some(3600))).wait, Some(Duration::from_hours(1)));
+    }
+
+    #[test]
+    fn a_token_is_read_again_once_in_a_walk_and_limits_take_no_try_from_faults() {
+        let mut dice = fastrand::Rng::with_seed(1);
+        let mut pauses = |tries: Tries, codes: &[u16]| {
+            let mut tries = tries;
+            codes.iter().take_while(|code| tries.pause_after(&status(**code, None), &mut dice).is_some()).count()
+        };
+        let in_walk = Tries::new(true);
+        for (tries, codes, expected) in [
+            (in_walk, &[401, 401][..], 1),
+            (Tries::new(false), &[401], 0),
+            (in_walk, &[429, 429, 429, 429, 429, 502, 401, 502, 502, 502, 502], 10),
+        ] {
+            assert_eq!(pauses(tries, codes), expected, "{codes:?}");
+        }
     }
 }

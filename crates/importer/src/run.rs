@@ -23,9 +23,9 @@ use crate::{
     events::{self, Took},
     fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
-    retry::{LONGEST_PAUSE, jittered},
+    retry::{LONGEST_PAUSE, asked_by, jittered},
     snapshot::{End, next_objects},
-    source::Source,
+    source::{PollError, Source},
 };
 
 /// An append whose outcome is unknown is tried again after these pauses. Together they stay below the drain deadline;
@@ -99,6 +99,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             // The monotonic clock: neither a step of the wall clock nor a suspended machine brings a burst of polls.
             let started = Instant::now();
             let regular = started + jittered(pace.poll_interval, &mut dice);
+            events::waits_until(None);
             let polled = self.poll(false, &mut shutdown).await;
             if let Some((result, succeeded)) = result(&polled) {
                 events::polled(result, succeeded);
@@ -113,13 +114,14 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
                 }
                 Err(fault) => {
                     faults += 1;
-                    self.status.set(state_after(fault));
-                    next_poll(
-                        fault,
-                        faults,
-                        Pace { interval: pace.poll_interval, now: Instant::now(), regular },
-                        &mut dice,
-                    )
+                    let now = Instant::now();
+                    let next = next_poll(fault, faults, Pace { interval: pace.poll_interval, now, regular }, &mut dice);
+                    let then = Timestamp::now() + (next - now);
+                    self.status.set(state_after(fault, then));
+                    if let ImportError::Poll(PollError::Http(error)) = fault {
+                        events::waits_until(asked_by(error).wait.map(|_| then));
+                    }
+                    next
                 }
             };
             while Instant::now() < next {

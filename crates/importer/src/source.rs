@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use clap::Args;
@@ -15,7 +14,7 @@ use shared::{
     crash_point,
     object::{Metadata, Sha256, SnapshotFacts},
     settings::{RecordsSettings, SecretUrl, public_url, without_secrets},
-    status::{Dependency, State, Status, beat, beat_after},
+    status::{Dependency, State, Status, beat_after},
 };
 use thiserror::Error;
 use tokio::time::sleep;
@@ -29,7 +28,7 @@ use crate::{
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::Request,
-    retry::{Tried, asked_by, pause_after},
+    retry::{Tries, asked_by},
     signs::in_last_record,
     snapshot::{Observation, Snapshot, Validators, validators},
 };
@@ -240,34 +239,29 @@ impl Api {
         is_in_walk: bool,
     ) -> Result<Option<Answer>, HttpError> {
         let mut dice = fastrand::Rng::new();
-        let mut tried = Tried { times: 0, waited: Duration::ZERO, is_in_walk };
+        let mut tries = Tries::new(is_in_walk);
         loop {
-            beat();
-            let answer = self.http.exchange(request, validators, spool).await;
-            if !tried.waited.is_zero() {
-                events::waits_until(None);
-            }
-            let Err(error) = answer else {
-                if !tried.waited.is_zero() {
-                    self.status.set(State::Ready);
-                }
-                return answer;
+            // Until the headers, and then until the first byte.
+            beat_after(2 * self.settings.http.source_timeout);
+            let error = match self.http.exchange(request, validators, spool).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
             };
-            tried.times += 1;
-            let Some(pause) = pause_after(&error, tried, &mut dice) else { return Err(error) };
+            let Some(pause) = tries.pause_after(&error, &mut dice) else { return Err(error) };
             if asked_by(&error).is_limit {
-                tried.waited += pause;
                 let until = Timestamp::now() + pause;
                 events::waits_until(Some(until));
-                self.status.set(State::Waiting(Dependency::Api, format!("{error}; it is asked again at {until:.0}")));
+                self.status
+                    .set(State::Waiting(Dependency::Api, format!("{error}; the importer asks again at {until:.0}")));
             } else {
                 // An API that limits requests has not answered this one.
                 walk.tried_again();
-                events::asking_again(&error, tried.times, pause);
+                events::asking_again(&error, pause);
             }
             beat_after(pause);
             // Nothing signals that an API can answer again.
             sleep(pause).await;
+            events::waits_until(None);
         }
     }
 

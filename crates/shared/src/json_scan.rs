@@ -181,7 +181,12 @@ impl<R: Read> Document<R> {
         &raw[..raw.len() - white]
     }
 
-    /// The same of an element that is not whole; the parser judges one that is, and has words for what is wrong.
+    /// Whether a bracket or a quote of the element that was found last is open at its end.
+    pub fn is_open(&self) -> bool {
+        self.scan.is_in_string || !self.scan.open.is_empty()
+    }
+
+    /// Refuses a long element whose brackets or quotes do not fit together; the parser judges a whole one.
     pub fn check_brackets(&self, element: &Element) -> Result<(), DocumentError> {
         if element.is_whole() || self.is_balanced() {
             Ok(())

@@ -349,7 +349,7 @@ fn encode_foreign(value: &str) -> String {
 }
 
 fn fitting_url(url: &str) -> &str {
-    if url.len() > SOURCE_URL_LIMIT_BYTES { url.split('?').next().unwrap_or(url) } else { url }
+    if encode_foreign(url).len() > SOURCE_URL_LIMIT_BYTES { url.split('?').next().unwrap_or(url) } else { url }
 }
 
 /// Where records are that are the document itself.

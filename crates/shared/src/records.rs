@@ -121,8 +121,8 @@ pub enum RecordsError {
     Elsewhere { at: RecordsAt, found: String },
     /// They are no records.
     #[error(
-        "the first or the last element at RECORDS_AT, which is {}, is an array, and a record is an object: rows below a header row, and \
-         records beside something else in one array, are not taken; have the API send objects",
+        "at RECORDS_AT, which is {}, stand arrays, and a record is an object: rows below a header row, and records beside something else \
+         in one array, are not taken; have the API send objects",
         at.shown()
     )]
     Arrays { at: RecordsAt },
@@ -175,15 +175,17 @@ fn read(
             Found::Array
         }
         Place::Value(b'{') if pointer.is_root() => read_lines(document, is_array, &mut take)?,
-        Place::Value(first @ (b'{' | b'n')) => {
+        Place::Value(b'{') => {
             let element = document.find_element::<b'}'>()?;
-            if first == b'n' {
-                document.check(&element)?;
-            } else {
-                hand_over(document, &element, 0, is_array, &mut take)?;
-            }
+            hand_over(document, &element, 0, is_array, &mut take)?;
             document.consume(element.bytes);
-            if first == b'n' { Found::Nothing } else { Found::Object }
+            Found::Object
+        }
+        Place::Value(b'n') => {
+            let null = document.find_element::<b'}'>()?;
+            document.check(&null)?;
+            document.consume(null.bytes);
+            Found::Nothing
         }
         Place::Value(other) if pointer.is_root() && other != b'[' => {
             return Err(RecordsError::NoCollection(char::from(other)));
@@ -232,6 +234,9 @@ fn read_lines(
     let mut index = 0;
     while document.skip_white_space()? == Some(b'{') {
         let line = document.find_element::<b'\n'>()?;
+        if line.after.is_none() && document.is_open() {
+            return Err(broken(line.at, "it ends inside an object"));
+        }
         hand_over(document, &line, index, may_be_wrong, take)?;
         document.consume(line.bytes);
         index += 1;
@@ -298,7 +303,7 @@ mod tests {
             ("{}, {}", "the document is broken from byte 2 on: more follows it"),
             ("{} {}", "the document is broken from byte 0 on: trailing characters at line 1 column 4"),
             ("{}\n[]", "the document is broken from byte 3 on: more follows it"),
-            ("{}\n{", "the document is broken from byte 3 on: EOF while parsing an object at line 1 column 1"),
+            ("{}\n{\"id\":2,\"ti", "the document is broken from byte 3 on: it ends inside an object"),
             ("nul", "the document is broken from byte 0 on: EOF while parsing a value at line 1 column 3"),
         ] {
             assert_eq!(records(document), Err(reason.to_owned()), "{document}");

@@ -17,7 +17,7 @@ use clap::{
     Arg, ArgMatches, Args, Command, Parser, builder::NonEmptyStringValueParser, parser::ValueSource, value_parser,
 };
 use jiff::SignedDuration;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::{
     object::{Sequence, StreamName},
@@ -180,25 +180,29 @@ const CURSOR_CHARS: usize = 4;
 /// The address as it may be shown and stored: without user and password, and with the names of its parameters. A value may be secret, whatever
 /// it is called, so `…` stands for it, but for numbers that page, and for what follows the first characters of a cursor.
 pub fn public_url(url: &Url) -> String {
-    let Some(query) = url.query() else { return without_secrets(url) };
     let mut bare = url.clone();
     bare.set_query(None);
-    let pairs = query.split('&').map(|pair| {
-        let Some((name, value)) = pair.split_once('=') else { return "…".to_owned() };
-        let words = words(name);
-        let is_named = |words_of: &[&str]| words.iter().any(|word| words_of.contains(&word.as_str()));
-        let shown = match value.char_indices().nth(CURSOR_CHARS) {
-            _ if is_named(&SECRET) => "…".to_owned(),
-            _ if value.is_empty() || is_named(&PAGING) && value.bytes().all(|byte| byte.is_ascii_digit()) => {
-                value.to_owned()
-            }
-            Some((end, _)) if is_named(&CURSOR) => format!("{}…", &value[..end]),
-            None if is_named(&CURSOR) => value.to_owned(),
-            _ => "…".to_owned(),
-        };
-        format!("{name}={shown}")
-    });
-    format!("{}?{}", without_secrets(&bare), pairs.collect::<Vec<_>>().join("&"))
+    bare.set_fragment(None);
+    let bare = without_secrets(&bare);
+    let Some(query) = url.query() else { return bare };
+    let shown: Vec<_> = query.split('&').map(shown_pair).collect();
+    format!("{bare}?{}", shown.join("&"))
+}
+
+/// A parameter, as it may be shown.
+fn shown_pair(pair: &str) -> String {
+    let Some((name, value)) = pair.split_once('=') else { return "…".to_owned() };
+    let words = form_urlencoded::parse(name.as_bytes()).flat_map(|(name, _)| words(&name)).collect::<Vec<_>>();
+    let is_named = |named: &[&str]| words.iter().any(|word| named.contains(&word.as_str()));
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    if value.is_empty() || is_named(&PAGING) && is_number && !is_named(&SECRET) {
+        return pair.to_owned();
+    }
+    let shown = if is_named(&CURSOR) && !is_named(&SECRET) { CURSOR_CHARS } else { 0 };
+    match value.char_indices().nth(shown) {
+        Some((end, _)) => format!("{name}={}…", &value[..end]),
+        None => pair.to_owned(),
+    }
 }
 
 /// The address without user, password and the values of parameters whose names say that they are secret.
@@ -234,9 +238,9 @@ const SECRET: [&str; 15] = [
 ];
 
 /// Words in the names of parameters that page by numbers.
-const PAGING: [&str; 16] = [
-    "page", "pages", "p", "per", "offset", "skip", "start", "from", "limit", "size", "count", "top", "first", "rows",
-    "max", "results",
+const PAGING: [&str; 15] = [
+    "page", "pages", "per", "offset", "skip", "start", "from", "limit", "size", "count", "top", "first", "rows", "max",
+    "results",
 ];
 
 /// Words in the names of parameters that bring a cursor.
@@ -352,6 +356,7 @@ mod tests {
                 "https://example.org/?per_page=100&startAt=7&page=x",
                 "https://example.org/?per_page=100&startAt=7&page=…",
             ),
+            ("https://example.org/?page%5Btoken%5D=12&p=7#s3cret", "https://example.org/?page%5Btoken%5D=…&p=…"),
             (
                 "https://example.org/?after=NTI1ODc&cursor=50&before=",
                 "https://example.org/?after=NTI1…&cursor=50&before=",

@@ -34,7 +34,7 @@ Example:
   importer --source-url https://jsonplaceholder.typicode.com/posts --archive-bucket my-archive \\
            --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
 
-The API is reached by way of HTTPS_PROXY, HTTP_PROXY and NO_PROXY, where they are set.
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to the API.
 SSL_CERT_FILE names a file with the certificates of an authority of your own.
 
 Other commands, which take the same settings: once, list, check. See `importer help`.";
