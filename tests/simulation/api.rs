@@ -121,6 +121,7 @@ impl Door {
             }
             if self.fails(3) {
                 let pause = self.limited(&mut tries)?;
+                // On the paused clock of the simulation it takes no time.
                 sleep(pause).await;
                 continue;
             }
