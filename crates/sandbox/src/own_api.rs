@@ -15,18 +15,21 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::{guard::Guard, programs, programs::Place, progress::Progress, settings::Settings, world::guarded};
 
 /// What of the environment goes on to the importer: how the API is asked, and what stands between it and this machine.
-const PASSED_ON: [&str; 14] = [
+const PASSED_ON: [&str; 17] = [
     "POLL_INTERVAL",
     "NEXT_PAGE",
     "TOTALS",
     "SOURCE_HEADER_FILE",
     "SOURCE_BODY_FILE",
+    "SOURCE_TIMEOUT",
     // Of older releases: the importer says what replaces them.
     "PAGE_PARAMETER",
     "CURSOR_AT",
     "CURSOR_PARAMETER",
     "HTTPS_PROXY",
     "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
     "NO_PROXY",
     "no_proxy",
     "SSL_CERT_FILE",
