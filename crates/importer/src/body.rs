@@ -71,7 +71,8 @@ pub struct Body {
 pub struct Records {
     /// How many there are.
     pub count: u64,
-    /// Equal ones are the same records in the same order: CRC-64/NVME over each with its length before it.
+    /// Equal ones are the same records in the same order: CRC-64/NVME over each with its length before it, and over what is not hashed
+    /// record by record the body's.
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
@@ -79,14 +80,14 @@ pub struct Records {
     pub around: String,
     /// Has seen the records of the pages before and of this one, each with its length before it.
     hasher: sha2::Sha256,
-    /// Whether a record was too long to be held, so that only its beginning was seen.
-    has_long_one: bool,
+    /// Whether the hasher lacks something: what follows the beginning of a record that was too long to be held, or all.
+    lacks_some: bool,
 }
 
 impl Records {
-    /// What follows the beginning of a long record counts, too: with it, all of the body.
+    /// What the hasher lacks counts, too: with it, all of the body.
     fn with_body(mut self, sha256: Sha256) -> Self {
-        if self.has_long_one {
+        if self.lacks_some {
             self.hasher.update(sha256.0);
             self.digest ^= u64::from_be_bytes(sha256.0[..8].try_into().expect("a digest has 32 bytes"));
         }
@@ -101,6 +102,8 @@ pub struct Wanted {
     pub records_at: RecordsAt,
     /// Whether the last one is kept.
     pub keeps_last: bool,
+    /// Whether further pages follow in a way that headers do not show.
+    pub is_paged: bool,
 }
 
 /// Why a body is not on disk.
@@ -152,13 +155,21 @@ impl Spool {
         Sha256::of(self.hasher.clone())
     }
 
-    /// Appends a body to the file, while another thread reads its records. One that fails leaves the spool as it was.
-    pub async fn keep(&mut self, body: impl Stream<Item = io::Result<Bytes>> + Unpin) -> Result<Body, SpoolError> {
+    /// Appends a body to the file, while another thread reads its records. One that fails leaves the spool as it was. `has_next` is whether
+    /// headers show a further page.
+    pub async fn keep(
+        &mut self,
+        body: impl Stream<Item = io::Result<Bytes>> + Unpin,
+        has_next: bool,
+    ) -> Result<Body, SpoolError> {
+        // An only page without anything around its records has no other digest than the body's, which costs nothing more.
+        let is_all = self.end == 0 && !has_next && !self.wanted.is_paged;
+        let is_hashed = !(is_all && self.wanted.records_at.is_root());
         let (reader, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
         let chunks = stream::poll_fn(move |context| chunks.poll_recv(context).map(|chunk| chunk.map(io::Result::Ok)));
         let chunks = SyncIoBridge::new(StreamReader::new(chunks));
         let (wanted, before) = (self.wanted.clone(), self.hasher.clone());
-        let reading = spawn_blocking(move || read_records(chunks, &wanted, before));
+        let reading = spawn_blocking(move || read_records(chunks, &wanted, before, is_hashed));
         let written = self.write(body, Some(reader)).await;
         let read = reading.await.expect("reading does not panic");
         let (upload, sha256) = written?;
@@ -267,22 +278,29 @@ impl Write for Hashes {
     }
 }
 
-/// Counts and hashes the records while they pass.
-fn read_records(body: impl Read, wanted: &Wanted, before: sha2::Sha256) -> Result<Records, RecordsError> {
+/// Counts the records, and hashes them, while they pass.
+fn read_records(
+    body: impl Read,
+    wanted: &Wanted,
+    before: sha2::Sha256,
+    is_hashed: bool,
+) -> Result<Records, RecordsError> {
     let hashes = Hashes { of_all: before, of_page: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) };
     let mut hashes = BufWriter::with_capacity(HASHED_BYTES, hashes);
-    let (mut count, mut last, mut has_long_one) = (0, None, false);
+    let (mut count, mut last, mut lacks_some) = (0, None, !is_hashed);
     let (mut is_first_an_array, mut is_last_an_array) = (false, false);
     let is_array = wanted.records_at != RecordsAt::Document;
     let (found, around) = read_page(body, &wanted.records_at, |record| {
-        let length = (record.raw.len() as u64).to_be_bytes();
-        for part in [&length, record.raw] {
-            hashes.write_all(part).expect("hashing does not fail");
+        if is_hashed {
+            let length = (record.raw.len() as u64).to_be_bytes();
+            for part in [&length, record.raw] {
+                hashes.write_all(part).expect("hashing does not fail");
+            }
         }
         is_last_an_array = record.raw.starts_with(b"[");
         is_first_an_array |= count == 0 && is_last_an_array;
         count += 1;
-        has_long_one |= !record.is_whole;
+        lacks_some |= !record.is_whole;
         if wanted.keeps_last || !is_array {
             let last: &mut Vec<u8> = last.get_or_insert_default();
             last.clear();
@@ -303,7 +321,7 @@ fn read_records(body: impl Read, wanted: &Wanted, before: sha2::Sha256) -> Resul
         _ => around,
     };
     let Hashes { of_all, of_page } = hashes.into_inner().map_err(io::Error::from)?;
-    Ok(Records { count, digest: of_page.finalize(), last, around, hasher: of_all, has_long_one })
+    Ok(Records { count, digest: of_page.finalize(), last, around, hasher: of_all, lacks_some })
 }
 
 impl SpoolError {
@@ -353,21 +371,21 @@ mod tests {
     }
 
     fn wanted(records_at: &str) -> Wanted {
-        Wanted { records_at: records_at.parse().unwrap(), keeps_last: true }
+        Wanted { records_at: records_at.parse().unwrap(), keeps_last: true, is_paged: true }
     }
 
     #[tokio::test]
     async fn bodies_follow_each_other_and_one_that_breaks_off_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(dir.path(), 20, wanted("")).unwrap();
-        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")])).await.unwrap();
+        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")]), false).await.unwrap();
         let broken = body(&[Ok("[3,4,5,6"), Err(io::Error::other("reset"))]);
-        let broken = spool.keep(broken).await.unwrap_err();
+        let broken = spool.keep(broken, false).await.unwrap_err();
         assert_eq!(broken.to_string(), "the body broke off after 8 bytes");
-        let second = spool.keep(body(&[Ok("[7]")])).await.unwrap();
+        let second = spool.keep(body(&[Ok("[7]")]), false).await.unwrap();
         assert_eq!((text(&first), text(&second)), ("[1,2]".into(), "[7]".into()));
         assert_eq!(first.sha256, Sha256(sha2::Sha256::digest(b"[1,2]").into()));
-        let long = spool.keep(body(&[Ok("[123456789012]")])).await;
+        let long = spool.keep(body(&[Ok("[123456789012]")]), false).await;
         assert!(matches!(long, Err(SpoolError::TooLong { max_bytes: 20 })));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
     }
@@ -382,7 +400,7 @@ mod tests {
             (r#"{"took":7,"data":[{"id":1},{"id":2}],"next":null}"#, "/data"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let kept = spool.keep(body(&[Ok(text)])).await.unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), false).await.unwrap();
             assert_eq!((kept.records.count, kept.records.last.as_deref()), (2, Some(&br#"{"id":2}"#[..])));
             digests.push((kept.records.digest, Sha256::of(kept.records.hasher)));
         }
@@ -390,10 +408,32 @@ mod tests {
         // The pages of a collection, cut elsewhere.
         let mut spool = Spool::new(dir.path(), 1000, wanted("")).unwrap();
         for text in [r#"[{"id":1}]"#, r#"[{"id":2}]"#] {
-            let page = spool.keep(body(&[Ok(text)])).await.unwrap();
+            let page = spool.keep(body(&[Ok(text)]), false).await.unwrap();
             spool.add_page(&page.records);
         }
         assert_eq!(spool.records_sha256(), digests[0].1);
+    }
+
+    #[tokio::test]
+    async fn an_only_page_that_is_nothing_but_records_is_told_by_its_body() {
+        let dir = tempfile::tempdir().unwrap();
+        let digests = async |is_paged, has_next, at: &str, text| {
+            let wanted = Wanted { records_at: at.parse().unwrap(), keeps_last: false, is_paged };
+            let mut spool = Spool::new(dir.path(), 1000, wanted).unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), has_next).await.unwrap();
+            spool.add_page(&kept.records);
+            (kept.records.digest, spool.records_sha256())
+        };
+        for (is_paged, has_next, at, is_by_body) in
+            [(false, false, "", true), (true, false, "", false), (false, true, "", false), (false, false, "/a", false)]
+        {
+            let around = |text: &str| if at.is_empty() { text.to_owned() } else { format!(r#"{{"a":{text}}}"#) };
+            let [one, again, spaced, other] = ["[1,2]", "[1,2]", "[1, 2]", "[1,3]"].map(|text| &*around(text).leak());
+            let one = digests(is_paged, has_next, at, one).await;
+            assert_eq!(digests(is_paged, has_next, at, again).await, one);
+            assert_eq!(digests(is_paged, has_next, at, spaced).await != one, is_by_body);
+            assert_ne!(digests(is_paged, has_next, at, other).await, one);
+        }
     }
 
     #[tokio::test]
@@ -414,7 +454,7 @@ mod tests {
             ("[1,2", "", "the document is broken from byte 3 on: it ends inside the array"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let refused = spool.keep(body(&[Ok(text)])).await.unwrap_err();
+            let refused = spool.keep(body(&[Ok(text)]), false).await.unwrap_err();
             assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
             let said = shared::telemetry::chain(&refused);
             assert!(
@@ -432,12 +472,12 @@ mod tests {
             ("[1]", "the document is an array"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(".")).unwrap();
-            let said = shared::telemetry::chain(&spool.keep(body(&[Ok(text)])).await.unwrap_err());
+            let said = shared::telemetry::chain(&spool.keep(body(&[Ok(text)]), false).await.unwrap_err());
             assert!(said.contains(why), "{text}: {said}");
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let kept = spool.keep(body(&[Ok(text)])).await.unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), false).await.unwrap();
             assert_eq!(kept.records.count, 0, "{text}");
         }
     }

@@ -175,7 +175,7 @@ impl Http {
             last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
         };
         let url = response.url().clone();
-        let body = self.keep(response, request, spool).await?;
+        let body = self.keep(response, request, spool, is_paged(&headers)).await?;
         Ok(Some(Answer { fetched_at, url, headers, validators, body }))
     }
 
@@ -226,7 +226,13 @@ impl Http {
     }
 
     /// Keeps a body that may be the data.
-    async fn keep(&self, response: Response, request: &Request, spool: &mut Spool) -> Result<Body, HttpError> {
+    async fn keep(
+        &self,
+        response: Response,
+        request: &Request,
+        spool: &mut Spool,
+        has_next: bool,
+    ) -> Result<Body, HttpError> {
         let shown = || request.to_string();
         // Where only the end of the connection ends a body, a server that dies looks like one that is done.
         let is_measured = response.content_length().is_some()
@@ -240,7 +246,7 @@ impl Http {
             encoding => unpacked(body, encoding)
                 .ok_or_else(|| HttpError::Encoded { request: shown(), encoding: encoding.to_owned() })?,
         };
-        spool.keep(body).await.map_err(|source| match source {
+        spool.keep(body, has_next).await.map_err(|source| match source {
             SpoolError::Broken { bytes: 0, source } if source.kind() == io::ErrorKind::TimedOut => {
                 HttpError::TooSlow { request: shown(), limit: self.settings.source_timeout }
             }

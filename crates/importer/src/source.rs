@@ -147,7 +147,8 @@ impl Api {
             _ => false,
         };
         let http = Http::new(settings.http.clone(), settings.spool.max_body)?;
-        let wanted = Wanted { records_at, keeps_last };
+        let is_paged = settings.next_page.as_ref().is_some_and(|next| !matches!(next, NextPage::None | NextPage::Link));
+        let wanted = Wanted { records_at, keeps_last, is_paged };
         let (has_warned_of_total, has_warned_of_torn) = Default::default();
         Ok(Self { http, settings, wanted, status, has_warned_of_total, has_warned_of_torn })
     }

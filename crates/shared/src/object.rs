@@ -238,7 +238,7 @@ pub struct Metadata {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotFacts {
     /// The digest over the records of all pages in their order, each with its length before it as eight bytes, the highest first. Equal ones
-    /// are the same records, whatever stands around them.
+    /// are the same records, whatever stands around them. Of an only page that is nothing but records it is the digest over its SHA-256.
     pub records_sha256: Option<Sha256>,
     /// 16 bits of a digest over what was asked: two snapshots with another one cannot be compared.
     pub request: Option<u16>,

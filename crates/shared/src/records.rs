@@ -65,6 +65,11 @@ impl FromStr for RecordsAt {
 }
 
 impl RecordsAt {
+    /// Whether nothing stands around the records.
+    pub fn is_root(&self) -> bool {
+        matches!(self, Self::Document) || *self == Self::default()
+    }
+
     /// For a person.
     fn shown(&self) -> String {
         if *self == Self::default() { "not set".to_owned() } else { self.to_string() }
