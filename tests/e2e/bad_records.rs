@@ -4,7 +4,11 @@ use anyhow::Result;
 use sandbox::Setup;
 use sha2::Digest;
 use shared::object::{Metadata, Sha256};
-use support::{SOON, metadata, put, retitle, select, start};
+use support::{
+    SOON,
+    faulty_api::{Answer, FaultyApi},
+    metadata, put, retitle, select, start,
+};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -41,6 +45,27 @@ async fn a_bad_record_is_quarantined_with_its_reason_and_the_others_load() -> Re
     // The next observation brings the mended record in.
     retitle(&sandbox, 3, "mended");
     sandbox.wait_until("the mended post is there", SOON, async || Ok(sandbox.count().await? == 9)).await
+}
+
+#[tokio::test]
+async fn a_record_that_is_no_json_is_quarantined_alone_also_where_a_record_is_a_line() -> Result<()> {
+    let post = |id: u32, title: &str| format!(r#"{{"userId":1,"id":{id},"title":{title},"body":"b"}}"#);
+    let posts = [post(1, "\"a\""), post(2, "NaN"), post(3, "\"\u{1}\""), post(4, "\"d\"")];
+    for (body, index) in [(format!("[{}]", posts.join(",")), 1), (posts.join("\n"), 2)] {
+        let api = FaultyApi::saying([Answer::ok(body)]).await?;
+        let sandbox = start(Setup { importer: false, ..Setup::default() }).await?;
+        sandbox.importer.restart_with(&[("SOURCE_URL", &api.url())]).await?;
+        sandbox.wait_until("the object is applied", SOON, async || Ok(sandbox.position().await? == 1)).await?;
+        assert_eq!(sandbox.count().await?, 2, "of body {index}");
+        let reasons: Vec<String> =
+            select(&sandbox, "SELECT array_agg(index || ' ' || reason ORDER BY index) FROM quarantined_records")
+                .await?;
+        assert!(
+            reasons[0].starts_with("1 expected value") && reasons[1].starts_with("2 control character"),
+            "{reasons:?}"
+        );
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Typical mistakes of a new user, each with the words that the importer has for it: what was tried, where, what came back, and
 //! what to do.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use sandbox::Sandbox;
@@ -53,6 +53,22 @@ async fn the_api_is_not_what_was_thought() -> Result<()> {
     insta::assert_snapshot!("api_redirect_away", with_api(&sandbox, away, &[]).await?);
     let packed = Answer::ok("[]").with("Content-Encoding", "compress");
     insta::assert_snapshot!("api_encoding", with_api(&sandbox, packed, &[]).await?);
+    let mislabelled = Answer::ok("[{\"id\":1}]").with("Content-Encoding", "gzip");
+    insta::assert_snapshot!("api_mislabelled", with_api(&sandbox, mislabelled, &[]).await?);
+    let slow = Answer::ok("[]").held_by(&Arc::default());
+    insta::assert_snapshot!("api_too_slow", with_api(&sandbox, slow, &[("SOURCE_TIMEOUT", "200ms")]).await?);
+    let rows = Answer::ok(r#"[["id","title"],[1,"a"],[2,"b"]]"#);
+    insta::assert_snapshot!("api_rows", with_api(&sandbox, rows, &[]).await?);
+    let beside = Answer::ok(r#"[{"page":1,"pages":6},[{"id":1},{"id":2}]]"#);
+    insta::assert_snapshot!("api_records_beside_something", with_api(&sandbox, beside, &[]).await?);
+    let by_id = Answer::ok(r#"{"1":{"title":"a"},"2":{"title":"b"}}"#);
+    insta::assert_snapshot!("api_records_by_id", with_api(&sandbox, by_id, &[]).await?);
+    let elsewhere = Answer::ok(r#"{"meta":{},"data":[{"id":1,"title":"a"}]}"#);
+    insta::assert_snapshot!("api_records_elsewhere", with_api(&sandbox, elsewhere, &[]).await?);
+    let wrong = Answer::ok(r#"{"ok":false,"error":"token_revoked"}"#);
+    insta::assert_snapshot!("api_error", with_api(&sandbox, wrong, &[]).await?);
+    let used_up = Answer::status(403).with("X-RateLimit-Remaining", 0).with("X-RateLimit-Reset", 3600);
+    insta::assert_snapshot!("api_budget_used_up", with_api(&sandbox, used_up, &[]).await?);
     assert_eq!(sandbox.end().await?, 0);
     Ok(())
 }

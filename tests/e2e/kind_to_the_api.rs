@@ -16,10 +16,11 @@ use support::{
     faulty_api::{Answer, FaultyApi, Request, gzipped},
     importer, logged, metadata, metrics,
     proxy::{Proxy, Way},
-    readiness, second, start_nothing,
+    put, readiness, second, start_nothing,
 };
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, BufReader, copy_bidirectional},
+    net::{TcpListener, TcpStream},
     process::Command,
     sync::Notify,
 };
@@ -199,6 +200,25 @@ async fn a_long_wait_shows_and_ends_with_the_daemon() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_wait_that_is_over_shows_no_more() -> Result<()> {
+    let gate = Arc::new(Notify::new());
+    let (held, mut limits) = (gate.clone(), [Answer::status(429).with("Retry-After", "0.1")].into_iter());
+    let api = FaultyApi::start(move |request| match request.parameter("page").as_deref() {
+        None => Answer::ok("[1]").with("Link", "<?page=2>; rel=next"),
+        Some("2") => limits.next().unwrap_or_else(|| Answer::ok("[2]").with("Link", "<?page=3>; rel=next")),
+        Some(_) => Answer::ok("[3]").held_by(&held),
+    })
+    .await?;
+    let sandbox = polling(&api).await?;
+    asked(&sandbox, &api, 4).await?;
+    let (_, state) = readiness(&sandbox.importer).await?;
+    assert!(!state.contains("asks again"), "{state}");
+    assert_eq!(metrics(&sandbox.importer).await?["importer_asks_again_timestamp_seconds"], "0");
+    gate.notify_one();
+    archived(&sandbox, 3).await
+}
+
+#[tokio::test]
 async fn a_token_that_expires_between_pages_is_read_again() -> Result<()> {
     let sandbox = start_nothing().await?;
     let file = sandbox.logs().join("token");
@@ -225,6 +245,21 @@ async fn lines_of_json_are_records() -> Result<()> {
     let api = FaultyApi::saying([Answer::ok(two).with("Content-Type", "application/x-ndjson")]).await?;
     let (code, said) = once(&sandbox, &api, &[]).await?;
     assert_eq!((code, sandbox.body(1).await?), (Some(0), two.into()), "{said}");
+    // An object alone is a record where the answer says that a record is a line, and otherwise as good as an error.
+    for (content_type, code) in [("application/jsonl; charset=utf-8", 0), ("application/json", 1)] {
+        let api = FaultyApi::saying([Answer::ok("{\"id\":1}\n").with("Content-Type", content_type)]).await?;
+        assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(code), "{content_type}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn white_space_before_the_data_is_part_of_it() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let late = format!("{}{POSTS}", " \r\n".repeat(1000));
+    let api = FaultyApi::saying([Answer::ok(late.clone())]).await?;
+    let (code, said) = once(&sandbox, &api, &[]).await?;
+    assert_eq!((code, sandbox.body(1).await?), (Some(0), late.into()), "{said}");
     Ok(())
 }
 
@@ -313,6 +348,71 @@ async fn a_time_of_change_within_the_second_of_the_answer_is_no_validator() -> R
         once(&sandbox, &api, &[]).await?;
         assert_eq!(api.seen()[1].header("if-modified-since").is_some(), is_sent, "{behind} s");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_time_of_change_is_a_validator_once_it_is_old_enough() -> Result<()> {
+    let changed_at = Timestamp::now();
+    let api = FaultyApi::start(move |request| {
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&changed_at).expect("it has four digits");
+        match request.header("if-modified-since") {
+            Some(_) => Answer::status(304),
+            None => Answer::ok(POSTS).with("Last-Modified", date),
+        }
+    })
+    .await?;
+    let sandbox = polling(&api).await?;
+    let is_sent = async || Ok(api.seen().iter().any(|request| request.header("if-modified-since").is_some()));
+    sandbox.wait_until("the time is sent, though the archive does not have it", SOON, is_sent).await?;
+    assert!(metadata(&sandbox, 1).await?.last_modified.is_none());
+    assert_eq!(sandbox.end().await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_said_more_than_a_day_ago_is_asked_for_whole() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.header("if-none-match") {
+        Some(_) => Answer::status(304),
+        None => Answer::ok(POSTS).with("ETag", "\"v1\""),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    once(&sandbox, &api, &[]).await?;
+    let mut end = metadata(&sandbox, 1).await?;
+    for (hours, is_sent) in [(23, true), (25, false)] {
+        end.fetched_at = Timestamp::now() - Duration::from_hours(hours);
+        put(&sandbox, sandbox.bucket(), 1, &end, POSTS.as_bytes()).await?;
+        assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(3), "{hours} hours");
+        let last = api.seen().pop().context("it was asked")?;
+        assert_eq!(last.header("if-none-match").is_some(), is_sent, "{hours} hours");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_may_be_behind_a_proxy_or_have_an_address_of_the_sixth_version() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::saying([Answer::ok(POSTS)]).await?;
+    let proxy = api.url().replace("/posts", "");
+    let proxied = [("SOURCE_URL", "http://api.invalid/posts"), ("ALLOW_HTTP", "true"), ("HTTP_PROXY", &proxy)];
+    let through = importer(&sandbox, &proxied, &["once"]).await?;
+    assert_eq!(through.status.code(), Some(0), "{}", String::from_utf8_lossy(&through.stderr));
+    assert_eq!(api.seen().pop().context("the proxy was asked")?.path, "http://api.invalid/posts");
+    let past = importer(&sandbox, &[&proxied[..], &[("NO_PROXY", "api.invalid")]].concat(), &["once"]).await?;
+    assert_eq!((past.status.code(), api.seen().len()), (Some(1), 1));
+
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        support::skipped("an address of the sixth version, because this machine has none");
+        return Ok(());
+    };
+    let (there, address) = (proxy.replace("http://", ""), listener.local_addr()?);
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await?;
+        copy_bidirectional(&mut client, &mut TcpStream::connect(there).await?).await
+    });
+    let output = importer(&sandbox, &[("SOURCE_URL", &format!("http://{address}/posts"))], &["once"]).await?;
+    assert_eq!((output.status.code(), api.seen().len()), (Some(3), 2), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

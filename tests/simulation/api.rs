@@ -4,16 +4,19 @@ use std::{ops::ControlFlow, sync::LazyLock, time::Duration};
 
 use importer::{
     http::HttpError,
-    limit::Asked,
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
+    refusal,
     request::{Place, Request},
     retry::Tries,
     snapshot::{Observation, Snapshot, Validators, validators},
     source::{PollError, Source},
 };
 use jiff::Timestamp;
-use reqwest::StatusCode;
+use reqwest::{
+    StatusCode,
+    header::{HeaderMap, RETRY_AFTER},
+};
 use serde_json::json;
 use sha2::Digest;
 use shared::{
@@ -79,7 +82,7 @@ impl Manner {
 /// What came of one request.
 enum Answer {
     Page { page: Box<Page>, posts: Posts, body: String },
-    NotFound,
+    Status(StatusCode),
     Unmodified,
 }
 
@@ -106,6 +109,7 @@ impl Door {
             (world.api.manner, world.api.version)
         };
         let next_page: NextPage = manner.next_page.parse().unwrap_or_default();
+        let is_counted = next_page.is_counted();
         let mut url = ADDRESS.clone();
         url.set_query(Some(manner.query).filter(|query| !query.is_empty()));
         let mut request = Request { url, body: None };
@@ -119,8 +123,10 @@ impl Door {
             if self.fails(5) {
                 return Err(PageError::Endless.into());
             }
-            if self.fails(3) {
-                let pause = self.limited(&mut tries)?;
+            // The API has had more requests than it allows, or the token has expired.
+            let refusal = [StatusCode::TOO_MANY_REQUESTS, StatusCode::UNAUTHORIZED].into_iter().find(|_| self.fails(3));
+            if let Some(status) = refusal {
+                let pause = self.refused(status, &mut tries)?;
                 // On the paused clock of the simulation it takes no time.
                 sleep(pause).await;
                 continue;
@@ -128,7 +134,16 @@ impl Door {
             tries = Tries::new(!pages.is_empty());
             // Never twice in a row: the importer could not know.
             let is_wrong = !was_wrong && !pages.is_empty() && self.fails(5);
-            let answer = self.world.borrow_mut().answer(manner, &request, last.filter(|_| pages.is_empty()), is_wrong);
+            // An API that hands out places in the collection forgets them.
+            let is_expired = !pages.is_empty() && !is_counted && self.fails(2);
+            let answer = if is_expired {
+                Answer::Status(
+                    [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::GONE]
+                        [self.world.borrow_mut().dice.usize(..3)],
+                )
+            } else {
+                self.world.borrow_mut().answer(manner, &request, last.filter(|_| pages.is_empty()), is_wrong)
+            };
             if self.fails(5) {
                 // It was lost on its way.
                 walk.tried_again();
@@ -137,7 +152,7 @@ impl Door {
             was_wrong = is_wrong;
             let turn = match answer {
                 Answer::Unmodified => return Ok(ControlFlow::Break(None)),
-                Answer::NotFound => walk.status(&request, StatusCode::NOT_FOUND)?.ok_or(PageError::Endless)?,
+                Answer::Status(status) => walk.status(&request, status)?.ok_or_else(|| refusal_of(status, None))?,
                 Answer::Page { page, posts: on_it, body } => {
                     let (is_kept, turn) = walk.turn(&page)?;
                     if turn == Turn::End && pages.is_empty() && !is_paged(&page.headers) {
@@ -176,17 +191,20 @@ impl Door {
 }
 
 impl Door {
-    /// The API has had more requests than it allows, and may say for how long.
-    fn limited(&self, tries: &mut Tries) -> Result<Duration, HttpError> {
+    /// How long the importer waits after this status. The API may say for how long.
+    fn refused(&self, status: StatusCode, tries: &mut Tries) -> Result<Duration, HttpError> {
         let mut world = self.world.borrow_mut();
-        let wait = world.dice.bool().then(|| world.millis(100..60_000));
-        let error = HttpError::Status {
-            request: String::new(),
-            status: StatusCode::TOO_MANY_REQUESTS,
-            asked: Asked { is_limit: true, wait },
-        };
+        let wait = world.dice.bool().then(|| world.dice.u32(1..60));
+        let error = refusal_of(status, wait);
         tries.pause_after(&error, &mut world.dice).ok_or(error)
     }
+}
+
+/// The answer with this status, and with so many seconds to wait.
+fn refusal_of(status: StatusCode, wait: Option<u32>) -> HttpError {
+    let headers: HeaderMap = wait.map(|seconds| (RETRY_AFTER, seconds.into())).into_iter().collect();
+    let refusal = refusal::read(status, &headers, Timestamp::UNIX_EPOCH);
+    HttpError::Status { request: String::new(), status, refusal }
 }
 
 impl World {
@@ -202,12 +220,12 @@ impl World {
         if begin >= all.len() && begin > 0 && passed.is_some() && place.is_none() {
             match manner.past_the_end {
                 PastTheEnd::NoRecords => {}
-                PastTheEnd::NotFound => return Answer::NotFound,
+                PastTheEnd::NotFound => return Answer::Status(StatusCode::NOT_FOUND),
                 PastTheEnd::LastPage => begin = all.len().saturating_sub(1) / PAGE_POSTS * PAGE_POSTS,
             }
         }
         if is_wrong && passed.is_some() && place.is_none() && self.dice.bool() {
-            return Answer::NotFound;
+            return Answer::Status(StatusCode::NOT_FOUND);
         }
         let end = all.len().min(begin + PAGE_POSTS);
         let posts: Posts =

@@ -106,6 +106,15 @@ pub struct Wanted {
     pub is_paged: bool,
 }
 
+/// What the headers of an answer show of its body.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown {
+    /// Whether further pages follow.
+    pub has_next: bool,
+    /// Whether it is a record a line, so that an object alone is one of them.
+    pub is_lines: bool,
+}
+
 /// Why a body is not on disk.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message says what each field is")]
@@ -155,21 +164,20 @@ impl Spool {
         Sha256::of(self.hasher.clone())
     }
 
-    /// Appends a body to the file, while another thread reads its records. One that fails leaves the spool as it was. `has_next` is whether
-    /// headers show a further page.
+    /// Appends a body to the file, while another thread reads its records. One that fails leaves the spool as it was.
     pub async fn keep(
         &mut self,
         body: impl Stream<Item = io::Result<Bytes>> + Unpin,
-        has_next: bool,
+        headers: Shown,
     ) -> Result<Body, SpoolError> {
         // An only page without anything around its records has no other digest than the body's, which costs nothing more.
-        let is_all = self.end == 0 && !has_next && !self.wanted.is_paged;
+        let is_all = self.end == 0 && !headers.has_next && !self.wanted.is_paged;
         let is_hashed = !(is_all && self.wanted.records_at.is_root());
         let (reader, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
         let chunks = stream::poll_fn(move |context| chunks.poll_recv(context).map(|chunk| chunk.map(io::Result::Ok)));
         let chunks = SyncIoBridge::new(StreamReader::new(chunks));
         let (wanted, before) = (self.wanted.clone(), self.hasher.clone());
-        let reading = spawn_blocking(move || read_records(chunks, &wanted, before, is_hashed));
+        let reading = spawn_blocking(move || read_records(chunks, &wanted, headers, before, is_hashed));
         let written = self.write(body, Some(reader)).await;
         let read = reading.await.expect("reading does not panic");
         let (upload, sha256) = written?;
@@ -282,6 +290,7 @@ impl Write for Hashes {
 fn read_records(
     body: impl Read,
     wanted: &Wanted,
+    headers: Shown,
     before: sha2::Sha256,
     is_hashed: bool,
 ) -> Result<Records, RecordsError> {
@@ -309,7 +318,7 @@ fn read_records(
         // Whether an element is JSON is for the transformer to say, record by record. A document that is no JSON is no answer.
         is_array
     })?;
-    if let (Found::Object, RecordsAt::Array(at)) = (found, &wanted.records_at) {
+    if let (Found::Object, RecordsAt::Array(at), false) = (found, &wanted.records_at, headers.is_lines) {
         return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
     }
     // One alone may be a bad record.
@@ -378,14 +387,14 @@ mod tests {
     async fn bodies_follow_each_other_and_one_that_breaks_off_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(dir.path(), 20, wanted("")).unwrap();
-        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")]), false).await.unwrap();
+        let first = spool.keep(body(&[Ok("[1,"), Ok("2]")]), Shown::default()).await.unwrap();
         let broken = body(&[Ok("[3,4,5,6"), Err(io::Error::other("reset"))]);
-        let broken = spool.keep(broken, false).await.unwrap_err();
+        let broken = spool.keep(broken, Shown::default()).await.unwrap_err();
         assert_eq!(broken.to_string(), "the body broke off after 8 bytes");
-        let second = spool.keep(body(&[Ok("[7]")]), false).await.unwrap();
+        let second = spool.keep(body(&[Ok("[7]")]), Shown::default()).await.unwrap();
         assert_eq!((text(&first), text(&second)), ("[1,2]".into(), "[7]".into()));
         assert_eq!(first.sha256, Sha256(sha2::Sha256::digest(b"[1,2]").into()));
-        let long = spool.keep(body(&[Ok("[123456789012]")]), false).await;
+        let long = spool.keep(body(&[Ok("[123456789012]")]), Shown::default()).await;
         assert!(matches!(long, Err(SpoolError::TooLong { max_bytes: 20 })));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
     }
@@ -400,7 +409,7 @@ mod tests {
             (r#"{"took":7,"data":[{"id":1},{"id":2}],"next":null}"#, "/data"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let kept = spool.keep(body(&[Ok(text)]), false).await.unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap();
             assert_eq!((kept.records.count, kept.records.last.as_deref()), (2, Some(&br#"{"id":2}"#[..])));
             digests.push((kept.records.digest, Sha256::of(kept.records.hasher)));
         }
@@ -408,7 +417,7 @@ mod tests {
         // The pages of a collection, cut elsewhere.
         let mut spool = Spool::new(dir.path(), 1000, wanted("")).unwrap();
         for text in [r#"[{"id":1}]"#, r#"[{"id":2}]"#] {
-            let page = spool.keep(body(&[Ok(text)]), false).await.unwrap();
+            let page = spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap();
             spool.add_page(&page.records);
         }
         assert_eq!(spool.records_sha256(), digests[0].1);
@@ -420,7 +429,7 @@ mod tests {
         let digests = async |is_paged, has_next, at: &str, text| {
             let wanted = Wanted { records_at: at.parse().unwrap(), keeps_last: false, is_paged };
             let mut spool = Spool::new(dir.path(), 1000, wanted).unwrap();
-            let kept = spool.keep(body(&[Ok(text)]), has_next).await.unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), Shown { has_next, is_lines: false }).await.unwrap();
             spool.add_page(&kept.records);
             (kept.records.digest, spool.records_sha256())
         };
@@ -454,7 +463,7 @@ mod tests {
             ("[1,2", "", "the document is broken from byte 3 on: it ends inside the array"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let refused = spool.keep(body(&[Ok(text)]), false).await.unwrap_err();
+            let refused = spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap_err();
             assert_eq!(refused.ends_too_soon(), text == "[1,2", "{text}");
             let said = shared::telemetry::chain(&refused);
             assert!(
@@ -472,12 +481,12 @@ mod tests {
             ("[1]", "the document is an array"),
         ] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(".")).unwrap();
-            let said = shared::telemetry::chain(&spool.keep(body(&[Ok(text)]), false).await.unwrap_err());
+            let said = shared::telemetry::chain(&spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap_err());
             assert!(said.contains(why), "{text}: {said}");
         }
         for (text, at) in [("null", ""), ("[]", ""), ("{}", "/data"), (r#"{"data":null}"#, "/data")] {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
-            let kept = spool.keep(body(&[Ok(text)]), false).await.unwrap();
+            let kept = spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap();
             assert_eq!(kept.records.count, 0, "{text}");
         }
     }

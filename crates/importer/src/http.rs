@@ -34,9 +34,9 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use url::Url;
 
 use crate::{
-    body::{Body, Spool, SpoolError},
-    limit::{self, Asked, moment},
+    body::{Body, Shown, Spool, SpoolError},
     paging::is_paged,
+    refusal::{self, Refusal, moment},
     request::Request,
     snapshot::Validators,
 };
@@ -54,6 +54,9 @@ const UNPACKED_BYTES: usize = 64 * 1024;
 
 /// In which encodings an answer may come.
 const ENCODINGS: &str = "gzip, zstd, br, deflate";
+
+/// What stands in the content type of a record a line; nobody has registered one.
+const LINES: [&str; 4] = ["ndjson", "jsonl", "json-lines", "stream+json"];
 
 /// Longer windows than 8 MiB need not be supported (RFC 9659), and would take as much memory.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -88,9 +91,9 @@ pub enum HttpError {
         "{request} was not answered within SOURCE_TIMEOUT, which is {limit:?}: raise it, or ask for smaller pages in SOURCE_URL"
     )]
     TooSlow { request: String, limit: Duration },
-    /// Another status than 200, or a 304 that was not asked for, with what it asks for.
-    #[error("{request} was answered with {status}{hint}", hint = hint(*status, *asked))]
-    Status { request: String, status: StatusCode, asked: Asked },
+    /// Another status than 200, or a 304 that was not asked for.
+    #[error("{request} was answered with {status}{hint}", hint = refusal.hint)]
+    Status { request: String, status: StatusCode, refusal: Refusal },
     /// A redirect that is not followed.
     #[error("{request} was redirected to {to}, which is {why}: set SOURCE_URL to where the data is")]
     Redirected { request: String, to: String, why: &'static str },
@@ -175,7 +178,10 @@ impl Http {
             last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
         };
         let url = response.url().clone();
-        let body = self.keep(response, request, spool, is_paged(&headers)).await?;
+        let content_type = text(response.headers(), &CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+        let shown =
+            Shown { has_next: is_paged(&headers), is_lines: LINES.iter().any(|name| content_type.contains(name)) };
+        let body = self.keep(response, request, spool, shown).await?;
         Ok(Some(Answer { fetched_at, url, headers, validators, body }))
     }
 
@@ -221,8 +227,8 @@ impl Http {
             let to = there.map_or(to, |there| public_url(&there));
             return Err(HttpError::Redirected { request: shown, to, why });
         }
-        let asked = limit::asked(status, response.headers(), Timestamp::now());
-        Err(HttpError::Status { request: shown, status, asked })
+        let refusal = refusal::read(status, response.headers(), Timestamp::now());
+        Err(HttpError::Status { request: shown, status, refusal })
     }
 
     /// Keeps a body that may be the data.
@@ -231,7 +237,7 @@ impl Http {
         response: Response,
         request: &Request,
         spool: &mut Spool,
-        has_next: bool,
+        headers: Shown,
     ) -> Result<Body, HttpError> {
         let shown = || request.to_string();
         // Where only the end of the connection ends a body, a server that dies looks like one that is done.
@@ -246,7 +252,7 @@ impl Http {
             encoding => unpacked(body, encoding)
                 .ok_or_else(|| HttpError::Encoded { request: shown(), encoding: encoding.to_owned() })?,
         };
-        spool.keep(body, has_next).await.map_err(|source| match source {
+        spool.keep(body, headers).await.map_err(|source| match source {
             SpoolError::Broken { bytes: 0, source } if source.kind() == io::ErrorKind::TimedOut => {
                 HttpError::TooSlow { request: shown(), limit: self.settings.source_timeout }
             }
@@ -413,20 +419,6 @@ fn hint_of_silence(error: &reqwest::Error) -> &'static str {
         "its certificate's issuer is not trusted here: set SSL_CERT_FILE to a file with that authority's certificates"
     } else {
         "is it right in SOURCE_URL, and may this machine reach it?"
-    }
-}
-
-/// What a status usually means for whoever set this up.
-fn hint(status: StatusCode, asked: Asked) -> &'static str {
-    match status {
-        _ if asked.is_limit => ", since it limits requests: raise POLL_INTERVAL",
-        StatusCode::UNAUTHORIZED => ": put the API's key or token into SOURCE_HEADER_FILE",
-        StatusCode::FORBIDDEN => {
-            ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests"
-        }
-        StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
-        StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
-        _ => "",
     }
 }
 

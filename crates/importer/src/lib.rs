@@ -12,7 +12,7 @@
 //!     next_page how pages follow, as the settings say it
 //!     paging    what comes after a page, and where the collection ends
 //!     signs     what an answer shows of further pages
-//!     limit     how long an API asks to wait
+//!     refusal   what an answer without data says of the next request
 //!     retry     whether and when to ask again
 //!   snapshot  pages become objects; new or unchanged
 //!   queue     the pointers, to the queue
@@ -31,7 +31,7 @@ pub mod request;
 pub mod next_page;
 pub mod paging;
 pub mod signs;
-pub mod limit;
+pub mod refusal;
 pub mod retry;
 pub mod snapshot;
 pub mod queue;

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use crate::{
     body::SpoolError,
     http::HttpError,
-    limit::{Asked, LONGEST_ASKED},
+    refusal::{LONGEST_ASKED, Refusal},
 };
 
 /// Within one poll; after that the poll has failed, and the next one begins afresh.
@@ -46,8 +46,7 @@ impl Tries {
 
     /// How long to wait after an error before trying again, `None` when that is of no use.
     pub fn pause_after(&mut self, error: &HttpError, dice: &mut fastrand::Rng) -> Option<Duration> {
-        let Asked { is_limit, wait } = asked_by(error);
-        if is_limit {
+        if let Some(Refusal { is_limit: true, wait, .. }) = refusal(error) {
             let (first, most) = LIMIT_PAUSES;
             let grown = first.saturating_mul(1 << self.limits.min(16)).min(most);
             // Importers that wait for the same moment do not come back together.
@@ -75,23 +74,21 @@ pub fn jittered(interval: Duration, dice: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(0.9 + 0.2 * dice.f64())
 }
 
-/// What the server has asked for.
-pub fn asked_by(error: &HttpError) -> Asked {
-    match error {
-        HttpError::Status { asked, .. } => *asked,
-        _ => Asked::default(),
-    }
+/// What the API said, if it answered.
+pub fn refusal(error: &HttpError) -> Option<Refusal> {
+    if let HttpError::Status { refusal, .. } = error { Some(*refusal) } else { None }
+}
+
+/// How long the API asks to wait, if it does.
+pub fn asked_wait(error: &HttpError) -> Option<Duration> {
+    refusal(error)?.wait
 }
 
 /// Whether the same request may succeed a moment later.
 pub fn is_transient(error: &HttpError) -> bool {
     match error {
         HttpError::NoAnswer { .. } | HttpError::Body { source: SpoolError::Broken { .. }, .. } => true,
-        HttpError::Status { status, asked, .. } => {
-            matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY)
-                || asked.is_limit
-                || status.is_server_error()
-        }
+        HttpError::Status { refusal, .. } => refusal.may_pass,
         HttpError::Body {
             source: SpoolError::TooLong { .. } | SpoolError::Disk { .. } | SpoolError::NoRecords { .. },
             ..
@@ -107,35 +104,86 @@ pub fn is_transient(error: &HttpError) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use jiff::Timestamp;
+    use reqwest::header::{HeaderMap, RETRY_AFTER};
+
     use super::*;
+    use crate::refusal;
 
     pub(crate) fn status(code: u16, retry_after: Option<u64>) -> HttpError {
-        HttpError::Status {
-            request: "GET http://api/posts".into(),
-            status: StatusCode::from_u16(code).unwrap(),
-            asked: Asked { is_limit: code == 429, wait: retry_after.map(Duration::from_secs) },
-        }
+        let headers = retry_after.map(|seconds| (RETRY_AFTER, seconds.into())).into_iter().collect();
+        refused(code, &headers)
     }
 
+    fn refused(code: u16, headers: &HeaderMap) -> HttpError {
+        let status = StatusCode::from_u16(code).unwrap();
+        let refusal = refusal::read(status, headers, Timestamp::UNIX_EPOCH);
+        HttpError::Status { request: "GET http://api/posts".into(), status, refusal }
+    }
+
+    /// What is done after an answer: how many seconds pass, at least and at most, or the poll fails; and what a person is told.
     #[test]
-    fn only_what_may_pass_is_tried_again() {
-        let mut dice = fastrand::Rng::with_seed(1);
-        for (code, expected) in [
-            (408, true),
-            (425, true),
-            (429, true),
-            (500, true),
-            (503, true),
-            (599, true),
-            (400, false),
-            (401, false),
-            (403, false),
-            (404, false),
-            (410, false),
-            (204, false),
+    fn each_answer_is_asked_for_again_or_fails_the_poll_and_says_why() {
+        const KEY: &str = ": put the API's key or token into SOURCE_HEADER_FILE";
+        const KEY_OR_LIMIT: &str =
+            ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests";
+        const LIMIT: &str = ", since it limits requests: raise POLL_INTERVAL";
+        const URL: &str = ": correct SOURCE_URL";
+        const GIVES_UP: Option<(f64, f64)> = None;
+        let (first_page, in_walk) = (Tries::new(false), Tries::new(true));
+        let after = |tries: Tries, codes: &[u16]| {
+            let mut dice = fastrand::Rng::with_seed(1);
+            let mut tries = tries;
+            for code in codes {
+                let _ = tries.pause_after(&status(*code, None), &mut dice);
+            }
+            tries
+        };
+        let (last_try, renewed) = (after(first_page, &[500; 4]), after(in_walk, &[401]));
+        let hour_over = after(in_walk, &[429; 70]);
+        let budget = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "20")];
+        for (tries, code, headers, pause, hint) in [
+            (first_page, 500, &[][..], Some((0.0, 0.5)), ""),
+            (first_page, 599, &[], Some((0.0, 0.5)), ""),
+            (last_try, 500, &[], GIVES_UP, ""),
+            (first_page, 408, &[], Some((0.0, 0.5)), ""),
+            (first_page, 425, &[], Some((0.0, 0.5)), ""),
+            (first_page, 429, &[], Some((1.0, 2.0)), LIMIT),
+            (last_try, 429, &[], Some((1.0, 2.0)), LIMIT),
+            (first_page, 429, &[("retry-after", "20")], Some((20.0, 21.0)), LIMIT),
+            (first_page, 429, &[("retry-after", "60")], GIVES_UP, LIMIT),
+            (in_walk, 429, &[("retry-after", "60")], Some((60.0, 61.0)), LIMIT),
+            (in_walk, 429, &[("retry-after", "7200")], Some((3600.0, 3601.0)), LIMIT),
+            (hour_over, 429, &[], GIVES_UP, LIMIT),
+            (first_page, 503, &[("retry-after", "20")], Some((20.0, 21.0)), LIMIT),
+            (first_page, 403, &budget, Some((20.0, 21.0)), LIMIT),
+            (first_page, 403, &[], GIVES_UP, KEY_OR_LIMIT),
+            (in_walk, 403, &[], GIVES_UP, KEY_OR_LIMIT),
+            (first_page, 401, &[], GIVES_UP, KEY),
+            (in_walk, 401, &[], Some((0.0, 0.0)), KEY),
+            (renewed, 401, &[], GIVES_UP, KEY),
+            (first_page, 400, &[], GIVES_UP, ""),
+            (first_page, 404, &[], GIVES_UP, URL),
+            (in_walk, 410, &[("retry-after", "20")], GIVES_UP, URL),
+            (first_page, 204, &[], GIVES_UP, ""),
+            (
+                first_page,
+                304,
+                &[],
+                GIVES_UP,
+                ", though nobody asked whether anything changed: see to the cache in between",
+            ),
         ] {
-            let pause = Tries::default().pause_after(&status(code, None), &mut dice);
-            assert_eq!(pause.is_some(), expected, "{code}");
+            let mut tries = tries;
+            let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            let error = refused(code, &headers);
+            let found = tries.pause_after(&error, &mut fastrand::Rng::with_seed(1)).map(|pause| pause.as_secs_f64());
+            let is_right = match (found, pause) {
+                (Some(found), Some((least, longest))) => (least..=longest).contains(&found),
+                (found, pause) => found.is_none() && pause.is_none(),
+            };
+            assert!(is_right, "{code} {headers:?}: {found:?} instead of {pause:?}");
+            assert!(error.to_string().ends_with(&format!("{}{hint}", StatusCode::from_u16(code).unwrap())), "{error}");
         }
     }
 
@@ -166,12 +214,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_limit_is_waited_out_for_half_a_minute_and_with_pages_in_hand_for_an_hour() {
+    fn waits_add_up_to_half_a_minute_and_with_pages_in_hand_to_an_hour() {
         let mut dice = fastrand::Rng::with_seed(1);
         let (first_page, in_walk) = (Tries::new(false), Tries::new(true));
         for (tries, waits, pauses) in [
             (first_page, &[Some(20), Some(20)][..], &[20][..]),
-            (first_page, &[Some(31)], &[]),
             (first_page, &[None, Some(0), None, None, None], &[1, 2, 4, 8]),
             (in_walk, &[Some(1800), Some(1799), Some(9)], &[1800, 1799]),
             (in_walk, &[Some(3600), None], &[3600]),
@@ -181,23 +228,14 @@ pub(crate) mod tests {
             let waited: Vec<_> = waits.iter().map_while(&mut pause).map(|pause| pause.as_secs()).collect();
             assert_eq!(waited, pauses, "{waits:?}");
         }
-        assert_eq!(asked_by(&status(429, Some(3600))).wait, Some(Duration::from_hours(1)));
     }
 
     #[test]
-    fn a_token_is_read_again_once_in_a_walk_and_limits_take_no_try_from_faults() {
+    fn limits_take_no_try_from_faults() {
         let mut dice = fastrand::Rng::with_seed(1);
-        let mut pauses = |tries: Tries, codes: &[u16]| {
-            let mut tries = tries;
-            codes.iter().take_while(|code| tries.pause_after(&status(**code, None), &mut dice).is_some()).count()
-        };
-        let in_walk = Tries::new(true);
-        for (tries, codes, expected) in [
-            (in_walk, &[401, 401][..], 1),
-            (Tries::new(false), &[401], 0),
-            (in_walk, &[429, 429, 429, 429, 429, 502, 401, 502, 502, 502, 502], 10),
-        ] {
-            assert_eq!(pauses(tries, codes), expected, "{codes:?}");
-        }
+        let mut tries = Tries::new(true);
+        let codes = [429, 429, 429, 429, 429, 502, 401, 502, 502, 502, 502];
+        let paused = codes.iter().take_while(|code| tries.pause_after(&status(**code, None), &mut dice).is_some());
+        assert_eq!(paused.count(), 10);
     }
 }

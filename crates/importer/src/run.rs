@@ -23,8 +23,8 @@ use crate::{
     events::{self, Took},
     fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
-    retry::{LONGEST_PAUSE, asked_by, jittered},
-    snapshot::{End, next_objects},
+    retry::{LONGEST_PAUSE, asked_wait, jittered},
+    snapshot::{End, Validators, next_objects},
     source::{PollError, Source},
 };
 
@@ -69,6 +69,8 @@ pub struct Importer<S, A, Q> {
     believed: u32,
     /// When this process last got a whole answer.
     whole_at: Option<Timestamp>,
+    /// What the API said of itself when a whole answer last was what the archive ends with: newer than what the end says.
+    confirmed: Option<(Sequence, Validators)>,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
@@ -87,6 +89,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             end: None,
             believed: 0,
             whole_at: None,
+            confirmed: None,
             announced: None,
             news: Vec::new(),
         }
@@ -119,7 +122,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
                     let then = Timestamp::now() + (next - now);
                     self.status.set(state_after(fault, then));
                     if let ImportError::Poll(PollError::Http(error)) = fault {
-                        events::waits_until(asked_by(error).wait.map(|_| then));
+                        events::waits_until(asked_wait(error).map(|_| then));
                     }
                     next
                 }
@@ -167,9 +170,9 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             self.check_end().await?;
         }
         let started = Instant::now();
-        let last = self.end.as_ref().filter(|_| !is_whole).map(|end| &end.metadata);
+        let last = self.end.as_ref().filter(|_| !is_whole).map(|end| self.believed_of(end));
         // Nothing is in hand: a fetch that is dropped leaves no trace.
-        let Some(snapshot) = shutdown.race(self.source.poll(last)).await.transpose()? else {
+        let Some(snapshot) = shutdown.race(self.source.poll(last.as_ref())).await.transpose()? else {
             return Ok(Outcome::Drained);
         };
         crash_point!("fetched");
@@ -180,9 +183,15 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         }
         self.believed = if is_whole { 0 } else { self.believed + 1 };
         let objects = snapshot.as_ref().and_then(|snapshot| next_objects(self.end.as_deref(), snapshot, again));
-        let (Some(snapshot), Some(objects)) = (snapshot, objects) else {
-            events::unchanged(started.elapsed());
-            return Ok(Outcome::Unchanged);
+        let (snapshot, objects) = match (snapshot, objects) {
+            (Some(snapshot), Some(objects)) => (snapshot, objects),
+            (same, _) => {
+                if let (Some(same), Some(end)) = (same, &self.end) {
+                    self.confirmed = Some((end.sequence, same.validators));
+                }
+                events::unchanged(started.elapsed());
+                return Ok(Outcome::Unchanged);
+            }
         };
         let (fetch, mut bytes) = (started.elapsed(), 0);
         events::fetched(fetch);
@@ -199,6 +208,17 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             crash_point!("between-pages");
         }
         Ok(Outcome::Appended { bytes })
+    }
+
+    /// What the archive's end says, with the newest validators that the API sent with it.
+    fn believed_of(&self, end: &End) -> Metadata {
+        let mut metadata = end.metadata.clone();
+        if let Some((sequence, Validators { etag, last_modified })) = &self.confirmed
+            && *sequence == end.sequence
+        {
+            (metadata.etag, metadata.last_modified) = (etag.clone(), last_modified.clone());
+        }
+        metadata
     }
 
     /// Brings `self.end` up to the archive. One HEAD when nothing happened since the last poll; four listings at the start.

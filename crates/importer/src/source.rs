@@ -28,7 +28,7 @@ use crate::{
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::Request,
-    retry::{Tries, asked_by},
+    retry::{Tries, refusal},
     signs::in_last_record,
     snapshot::{Observation, Snapshot, Validators, validators},
 };
@@ -241,19 +241,26 @@ impl Api {
     ) -> Result<Option<Answer>, HttpError> {
         let mut dice = fastrand::Rng::new();
         let mut tries = Tries::new(is_in_walk);
+        let mut before_the_wait = None;
         loop {
             // Until the headers, and then until the first byte.
             beat_after(2 * self.settings.http.source_timeout);
             let error = match self.http.exchange(request, validators, spool).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if let Some(state) = before_the_wait {
+                        self.status.set(state);
+                    }
+                    return Ok(answer);
+                }
                 Err(error) => error,
             };
             let Some(pause) = tries.pause_after(&error, &mut dice) else { return Err(error) };
-            if asked_by(&error).is_limit {
+            if refusal(&error).is_some_and(|refusal| refusal.is_limit) {
                 let until = Timestamp::now() + pause;
                 events::waits_until(Some(until));
-                self.status
-                    .set(State::Waiting(Dependency::Api, format!("{error}; the importer asks again at {until:.0}")));
+                let why = format!("{error}; the importer asks again at {until:.0}");
+                let before = self.status.set(State::Waiting(Dependency::Api, why));
+                before_the_wait.get_or_insert(before);
             } else {
                 // An API that limits requests has not answered this one.
                 walk.tried_again();

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write},
+    mem,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -251,8 +252,9 @@ impl Status {
         Self(Arc::new(Mutex::new(Inner { dependencies, ..Inner::default() })))
     }
 
-    /// Notes the state and that the loop is alive. A fault is logged when it begins and when it ends, with how often it came.
-    pub fn set(&self, state: State) {
+    /// Notes the state and that the loop is alive, and answers with the state before. A fault is logged when it begins and when it ends, with
+    /// how often it came.
+    pub fn set(&self, state: State) -> State {
         beat();
         let mut inner = self.lock();
         let failing = match &state {
@@ -270,9 +272,8 @@ impl Status {
             (was, state) => was == state,
         };
         if is_repeated {
-            inner.state = state;
             inner.repeats += 1;
-            return;
+            return mem::replace(&mut inner.state, state);
         }
         show(&inner.state, 0);
         show(&state, 1);
@@ -287,8 +288,8 @@ impl Status {
             (_, State::Ready) => info!("ready"),
             (_, State::Starting) => {}
         }
-        inner.state = state;
         inner.repeats = 0;
+        mem::replace(&mut inner.state, state)
     }
 
     /// Notes that these were asked just now, and worked.

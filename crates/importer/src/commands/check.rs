@@ -153,7 +153,7 @@ async fn tell_of_api<W: Write>(
 }
 
 /// An error, with where the records are likely to be instead.
-fn explained(error: &PollError) -> String {
+pub fn explained(error: &PollError) -> String {
     let said = chain(error);
     let PollError::Http(HttpError::NotTheData { source: SpoolError::NoRecords { upload, .. }, .. }) = error else {
         return said;

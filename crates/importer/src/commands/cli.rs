@@ -17,12 +17,12 @@ use shared::{
 use tracing::{error, info};
 
 use super::{
-    check::{Surroundings, check},
+    check::{Surroundings, check, explained},
     list::{ListSettings, is_closed_pipe, list},
 };
 use crate::{
     events,
-    fault::Outcome,
+    fault::{ImportError, Outcome},
     queue::{QueueSettings, SqsQueue},
     run::{Importer, PaceSettings},
     source::{Api, SourceSettings, exposure, obstacle},
@@ -56,7 +56,7 @@ enum Command {
     /// archive ends.
     ///
     /// Every setting is a flag and an environment variable. SIGTERM drains, and so do SIGINT and SIGHUP: what is in hand is
-    /// finished or left for the next start, within 8 seconds. Exit codes: 0 done, 1 failed, 2 wrong settings.
+    /// finished or left for the next start, within 8 seconds. Under nohup SIGHUP is ignored. Exit codes: 0 done, 1 failed, 2 wrong settings.
     #[command(override_usage = "importer [run] [OPTIONS]", after_long_help = EXAMPLE)]
     Run(Settings),
     /// Polls once, for cron and CI: exit code 0 when something was archived, 3 when there was nothing new, 1 when it failed
@@ -181,7 +181,11 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
 async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     let mut importer = importer(settings.wires, Status::default()).await?;
     let polled = run_until_drained(async |mut shutdown| importer.poll(settings.again, &mut shutdown).await).await;
-    match polled.transpose()? {
+    let polled = polled.transpose().map_err(|fault| match &fault {
+        ImportError::Poll(error) => anyhow::Error::msg(explained(error)),
+        _ => fault.into(),
+    })?;
+    match polled {
         Some(Outcome::Appended { .. }) => Ok(ExitCode::SUCCESS),
         Some(Outcome::Unchanged) => {
             info!("nothing new");

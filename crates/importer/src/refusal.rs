@@ -1,4 +1,4 @@
-//! What an answer without data says of the next request: whether the API limits requests, and how long it asks to wait. Pure.
+//! What an answer without data says of the next request: whether it may succeed, when, and what is the matter. Pure.
 
 use std::time::Duration;
 
@@ -13,18 +13,22 @@ const EPOCH_SECONDS: f64 = 1e8;
 /// A larger one is a moment in milliseconds.
 const EPOCH_MILLIS: f64 = 1e11;
 
-/// What an answer asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+/// An answer without data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whether the same request may succeed later.
+    pub may_pass: bool,
     /// The API has had more requests than it allows, so waiting helps.
     pub is_limit: bool,
-    /// How long to wait, an hour at most.
+    /// How long the API asks to wait, an hour at most.
     pub wait: Option<Duration>,
+    /// What usually is the matter, for whoever set this up: the rest of a sentence, or nothing.
+    pub hint: &'static str,
 }
 
-/// Reads `Retry-After` (RFC 9110, section 10.2.3), the `RateLimit` fields of the IETF's drafts
+/// Reads the status, `Retry-After` (RFC 9110, section 10.2.3), the `RateLimit` fields of the IETF's drafts
 /// (<https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/>), and what APIs called them before.
-pub fn asked(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Asked {
+pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Refusal {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let named = |names: &[&str]| names.iter().find_map(|name| text(name));
     // Moments are those of the server's clock.
@@ -39,14 +43,28 @@ pub fn asked(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Asked {
     let reset = named(&["x-ratelimit-reset-after", "x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"]);
     let reset = reset.or_else(|| member(field, ["t", "reset"]));
     let reset = reset.filter(|_| is_used_up || status == StatusCode::TOO_MANY_REQUESTS);
-    let asked = after.or_else(|| wait(reset?, now)).map(|wait| wait.min(LONGEST_ASKED));
+    let wait = after.or_else(|| wait(reset?, now)).map(|wait| wait.min(LONGEST_ASKED));
     let is_limit = match status {
         StatusCode::TOO_MANY_REQUESTS => true,
         // Some APIs have no other status for it.
         StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => is_used_up || after.is_some(),
         status => status.is_server_error() && (is_used_up || after.is_some()),
     };
-    Asked { is_limit, wait: asked }
+    let is_passing = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY) || status.is_server_error();
+    Refusal { may_pass: is_limit || is_passing, is_limit, wait, hint: hint(status, is_limit) }
+}
+
+fn hint(status: StatusCode, is_limit: bool) -> &'static str {
+    match status {
+        _ if is_limit => ", since it limits requests: raise POLL_INTERVAL",
+        StatusCode::UNAUTHORIZED => ": put the API's key or token into SOURCE_HEADER_FILE",
+        StatusCode::FORBIDDEN => {
+            ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests"
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
+        StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
+        _ => "",
+    }
 }
 
 /// Of the policies in a structured field, as in `"default";r=0;t=30`, the one that is used up, or the first. An older draft has one alone, as in
@@ -96,10 +114,10 @@ mod tests {
 
     const NOW: i64 = 1_767_225_600;
 
-    fn asked_by(status: u16, headers: &[(&'static str, &str)]) -> (bool, Option<f64>) {
+    fn refusal(status: u16, headers: &[(&'static str, &str)]) -> (bool, Option<f64>) {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         let now = Timestamp::from_second(NOW).unwrap();
-        let Asked { is_limit, wait } = asked(StatusCode::from_u16(status).unwrap(), &headers, now);
+        let Refusal { is_limit, wait, .. } = read(StatusCode::from_u16(status).unwrap(), &headers, now);
         (is_limit, wait.map(|wait| wait.as_secs_f64()))
     }
 
@@ -123,11 +141,11 @@ mod tests {
             ("inf", None),
             ("NaN", None),
         ] {
-            assert_eq!(asked_by(429, &[("retry-after", value)]), (true, seconds), "{value}");
+            assert_eq!(refusal(429, &[("retry-after", value)]), (true, seconds), "{value}");
         }
         // By the server's own clock, which is an hour ahead.
         let ahead = [("date", "Thu, 01 Jan 2026 01:00:00 GMT"), ("retry-after", "Thu, 01 Jan 2026 01:00:07 GMT")];
-        assert_eq!(asked_by(503, &ahead), (true, Some(7.0)));
+        assert_eq!(refusal(503, &ahead), (true, Some(7.0)));
     }
 
     #[test]
@@ -149,7 +167,7 @@ mod tests {
             (500, &[("retry-after", "5")], (true, Some(5.0))),
             (404, &[("retry-after", "5")], (false, Some(5.0))),
         ] {
-            assert_eq!(asked_by(status, headers), expected, "{status} {headers:?}");
+            assert_eq!(refusal(status, headers), expected, "{status} {headers:?}");
         }
     }
 }
