@@ -112,6 +112,26 @@ async fn check_finds_nothing_wrong_with_what_works_and_changes_nothing() -> Resu
 }
 
 #[tokio::test]
+async fn check_finds_the_parameter_of_an_api_that_shows_more() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let api = FaultyApi::start(|request| match request.parameter("page").as_deref() {
+        None | Some("1") => Answer::ok(r#"{"total":3,"data":[{"id":1},{"id":2}]}"#),
+        Some("2") => Answer::ok(r#"{"total":3,"data":[{"id":3}]}"#),
+        Some(_) => Answer::ok("{}"),
+    })
+    .await?;
+    let url = api.url();
+    let settings = [("SOURCE_URL", &*url), ("RECORDS_AT", "/data")];
+    let said = says(&sandbox, &settings, &["check"]).await?;
+    assert!(said.contains("with page=2 other records come: set NEXT_PAGE=page+1, and page=1 in SOURCE_URL"), "{said}");
+    let url = format!("{url}?page=1");
+    let settings = [("SOURCE_URL", &*url), ("RECORDS_AT", "/data"), ("NEXT_PAGE", "page+1"), ("TOTALS", "ignore")];
+    let output = importer(&sandbox, &settings, &["once"]).await?;
+    assert_eq!((output.status.code(), sandbox.end().await?), (Some(0), 2), "an answer of `{{}}` has no records");
+    Ok(())
+}
+
+#[tokio::test]
 async fn check_tells_each_problem_with_its_remedy_and_goes_on() -> Result<()> {
     let sandbox = start_nothing().await?;
     let missing = missing_queue(&sandbox);

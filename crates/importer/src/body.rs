@@ -488,6 +488,8 @@ mod tests {
             let mut spool = Spool::new(dir.path(), 1000, wanted(at)).unwrap();
             let kept = spool.keep(body(&[Ok(text)]), Shown::default()).await.unwrap();
             assert_eq!(kept.records.count, 0, "{text}");
+            let around: serde_json::Value = serde_json::from_str(&kept.records.around).expect(text);
+            assert!(around.is_null() || around.is_object(), "{text}");
         }
     }
 }

@@ -454,7 +454,8 @@ impl Walk {
         if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
             more.push("a `Link` header has a next page".to_owned());
         }
-        end_unless(&page.request, &more, || advice(signs))
+        more.extend(self.going_on(page));
+        end_unless(&page.request, &more, || advice(signs, page.request.body.as_ref()))
     }
 
     /// An end that nothing but the want of further records shows. A larger total refutes it.
@@ -463,6 +464,15 @@ impl Walk {
                       else";
         let more: Vec<_> = more.iter().cloned().chain(self.missing()).collect();
         end_unless(request, &more, || advice.to_owned())
+    }
+
+    /// That MediaWiki's `continue` has other members than the one that NEXT_PAGE names, for a person: it goes on with all of them together.
+    fn going_on(&self, page: &Page) -> Option<String> {
+        let (NextPage::Address(at) | NextPage::Value(_, at)) = &self.next_page else { return None };
+        let (_, parent) = at.names().split_last()?;
+        let is_going_on = parent.last().is_some_and(|name| name == "continue")
+            && value_at(&page.around, parent).is_some_and(|parent| is_filled(&parent));
+        is_going_on.then(|| "`continue` has members that NEXT_PAGE does not name".to_owned())
     }
 
     /// That a total is larger than what came, for a person.
@@ -494,23 +504,37 @@ fn end_unless(request: &Request, more: &[String], advice: impl FnOnce() -> Strin
 }
 
 /// Which settings to try.
-pub fn advice(signs: &Signs) -> String {
-    let of_next = signs.next.first().filter(|next| next.at.starts_with('/')).map(|Next { at, value }| {
-        let text = value.trim_matches('"');
-        if text.contains('/') || text.starts_with('?') {
-            format!("set NEXT_PAGE={at}")
-        } else {
-            format!("set NEXT_PAGE={}={at}", parameter_for(at))
-        }
-    });
-    let counted = "set NEXT_PAGE to page+1 or offset+records, with the API's own name for the parameter (`importer check` tries the usual \
-                   ones)";
-    let way = of_next.unwrap_or_else(|| counted.to_owned());
-    let totals = if signs.totals.is_empty() && signs.pages.is_empty() {
-        ""
-    } else {
-        ", TOTALS=ignore if such a number counts something else"
+fn advice(signs: &Signs, body: Option<&Value>) -> String {
+    // A place in the body, or the name of a parameter.
+    let (place, counted) = match body {
+        None => ("", "page+1 or offset+records, with the API's own name for the parameter"),
+        Some(body) if body.get("query").is_some_and(Value::is_string) => ("/variables/", "/variables/page+1"),
+        Some(_) => ("/", "/page+1 or /offset+records, with the place that it has in the body"),
     };
+    let next =
+        signs.next.iter().find(|next| next.at.starts_with('/') && (body.is_some() || !next.value.starts_with('[')));
+    let way = match next {
+        Some(Next { at, value }) => {
+            // What is longer than anything that is kept has a mark in its place.
+            let (at, text) = (at.strip_suffix("/too long").unwrap_or(at), value.trim_matches('"'));
+            let is_address =
+                text.contains("://") || text.starts_with(['/', '?']) || text.contains('?') && text.contains('=');
+            let name = parameter_for(at);
+            if is_address {
+                format!("set NEXT_PAGE={at}")
+            } else {
+                format!(
+                    "set NEXT_PAGE={place}{name}={at} (or another name, if the API does not call it `{name}` in a request)"
+                )
+            }
+        }
+        None if !signs.next.is_empty() => {
+            format!("what leads on in a header is not followed; set NEXT_PAGE to {counted}, if the API knows that, too")
+        }
+        None => format!("set NEXT_PAGE to {counted} (`importer check` tries the usual ones)"),
+    };
+    let is_counted = !signs.totals.is_empty() || !signs.pages.is_empty();
+    let totals = if is_counted { ", TOTALS=ignore if such a number counts something else" } else { "" };
     format!("{way}{totals}, or NEXT_PAGE=none if this is all")
 }
 
@@ -520,6 +544,8 @@ fn parameter_for(at: &str) -> String {
     let bare = name.strip_prefix("next").unwrap_or(name).trim_start_matches(['_', '-']);
     let mut letters = bare.chars();
     match letters.next() {
+        // As GraphQL's connections have it.
+        _ if name == "endCursor" => "after".to_owned(),
         Some(first) => first.to_lowercase().chain(letters).collect(),
         None => "cursor".to_owned(),
     }
@@ -1044,6 +1070,27 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_on_by_several_values_together_is_no_end() {
+        let query = |going_on: Value| {
+            walk("gapcontinue=/continue/gapcontinue", request(FIRST), Totals::Check, move |asked| {
+                Said::Page(match asked.url.query() {
+                    Some(query) if query.contains("gapcontinue") => {
+                        Reply::new(2, 2).around("continue", going_on.clone())
+                    }
+                    _ => {
+                        Reply::new(2, 1).around("continue", json!({ "gapcontinue": "b", "continue": "gapcontinue||" }))
+                    }
+                })
+            })
+        };
+        refused(
+            &query(json!({ "clcontinue": "7", "continue": "||" })),
+            "`continue` has members that NEXT_PAGE does not name",
+        );
+        whole(&query(json!({})), &[1, 2]);
+    }
+
+    #[test]
     fn an_answer_that_shows_more_is_refused_unless_a_person_says_that_it_is_all() {
         let signs: [fn(Reply) -> Reply; 8] = [
             |reply| reply.around("has_more", json!(true)),
@@ -1068,12 +1115,23 @@ mod tests {
         }
         for (next, advice) in [
             (json!("https://api/?page=2"), "set NEXT_PAGE=/next,"),
-            (json!({ "next_cursor": "abc" }), "set NEXT_PAGE=cursor=/next/next_cursor,"),
-            (json!({ "pageToken": "abc" }), "set NEXT_PAGE=pageToken=/next/pageToken,"),
+            (json!({ "next_cursor": "abc" }), "set NEXT_PAGE=cursor=/next/next_cursor (or another name"),
+            (json!({ "pageToken": "abc" }), "set NEXT_PAGE=pageToken=/next/pageToken (or"),
         ] {
             let walked =
                 walk("", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).around("next", next.clone())));
             refused(&walked, advice);
+        }
+        let body = |text: &str| Request { body: Some(serde_json::from_str(text).unwrap()), ..request(FIRST) };
+        for (asked, sign, advice) in [
+            (request(FIRST), json!("[\"1/2\"]"), "set NEXT_PAGE=cursor=/next_cursor (or"),
+            (request(FIRST), json!({ "too long": 1 }), "set NEXT_PAGE=cursor=/next_cursor (or"),
+            (request(FIRST), json!([7, "a"]), "set NEXT_PAGE to page+1 or offset+records, with"),
+            (body("{}"), json!([7, "a"]), "set NEXT_PAGE=/cursor=/next_cursor (or"),
+            (body(r#"{"query":"{ posts }"}"#), json!("abc"), "set NEXT_PAGE=/variables/cursor=/next_cursor (or"),
+        ] {
+            let api = |_: &Request| Said::Page(Reply::new(2, 1).around("next_cursor", sign.clone()));
+            refused(&walk("", asked, Totals::Check, api), advice);
         }
         let linked = walk("/next", request(FIRST), Totals::Check, |_| {
             Said::Page(Reply::new(2, 1).header("link", "<?2>; rel=next"))

@@ -62,6 +62,9 @@ fn hint(status: StatusCode, is_limit: bool) -> &'static str {
             ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests"
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
+        StatusCode::PARTIAL_CONTENT => {
+            ", a part of the collection: have all of a page sent, by a header less in SOURCE_HEADER_FILE or by SOURCE_URL"
+        }
         StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
         _ => "",
     }

@@ -62,7 +62,8 @@ impl Signs {
         }
         let named = ["total", "pagination", "continuation", "next", "page-token"];
         if !name.contains("ratelimit") && (name.starts_with("x-") || named.iter().any(|part| name.contains(part))) {
-            self.classify(name, name.trim_start_matches("x-"), &serde_json::Value::from(value).to_string(), LEVELS);
+            let bare = name.trim_start_matches("x-").trim_start_matches("pagination-");
+            self.classify(name, bare, &serde_json::Value::from(value).to_string(), LEVELS);
             // `X-Pagination: {"TotalCount":57}`, as ASP.NET says it.
             if !members(value).is_empty() {
                 self.read_object(name, value, &[], 0);
@@ -145,7 +146,10 @@ impl Signs {
                 let next = first_filled(at, json, LEVELS);
                 // A number is a place only where its name says so. An object that is next may have members that are, too.
                 let next = next.filter(|next| {
-                    is_next_word(&word) || word == "cursor" && next.at == at || next.value.starts_with('"')
+                    is_next_word(&word)
+                        || word == "cursor" && next.at == at
+                        || word == "lastevaluatedkey"
+                        || next.value.starts_with('"')
                 });
                 self.next.extend(next.filter(|next| !self.next.contains(next)));
             }
@@ -170,7 +174,7 @@ fn is_more_word(word: &str) -> bool {
 
 /// Of a value that is true or false.
 fn is_end_word(word: &str) -> bool {
-    let words = "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof";
+    let words = "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof foundnewest foundoldest";
     word.starts_with("endof") || word.starts_with("nomore") || is_one_of(word, words)
 }
 
@@ -183,7 +187,8 @@ fn is_clear_word(word: &str) -> bool {
 
 /// `next`, `nextPageToken`, `@odata.nextLink`, but neither `nextRunAt` nor `nextSyncToken`.
 fn is_next_word(word: &str) -> bool {
-    let kinds = "page cursor token link url uri href offset start marker record result batch key id index request";
+    let kinds =
+        "page cursor token link url uri href offset start marker record result batch key id index request range";
     let kind = word.split_once("next").map(|(_, kind)| kind);
     kind.is_some_and(|kind| kind.is_empty() || kinds.split(' ').any(|known| kind.starts_with(known)))
 }
@@ -306,6 +311,7 @@ mod tests {
             (r#"{"hits":{"hits":null},"timed_out":true}"#, "/hits/hits", "`/timed_out` is true"),
             (r#"{"features":null,"exceededTransferLimit":true}"#, "/features", "`/exceededTransferLimit` is true"),
             (r#"{"data":null,"has_more":1}"#, "/data", "`/has_more` is 1"),
+            (r#"{"messages":null,"found_newest":false}"#, "/messages", "`/found_newest` is false"),
             (r#"{"data":null,"IsTruncated":"true"}"#, "/data", "`/IsTruncated` is true"),
             (r#"{"data":null,"meta":{"\ud800":1}}"#, "/data", "`/meta` has a member whose name is no text"),
             (
@@ -388,13 +394,17 @@ mod tests {
             ("x-pagination", r#"{"TotalCount":59}"#),
             ("content-range", "items 0-9/58"),
             ("content-length", "99"),
+            ("x-pagination-page-count", "7"),
+            ("next-range", "]id 10..; max=10"),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let signs = Signs::read(&headers, "null", &RecordsAt::default());
         let totals = [("x-wp-total", 57), ("x-pagination/TotalCount", 59), ("content-range", 58)];
         assert_eq!(signs.totals, totals.map(|(at, total)| (at.to_owned(), total)));
-        assert_eq!(signs.pages, [("x-wp-totalpages".to_owned(), 6)]);
-        let next = [("x-next-page", "\"2\""), ("x-ms-continuationtoken", "\"a\"")];
+        let pages = [("x-wp-totalpages", 6), ("x-pagination-page-count", 7)];
+        assert_eq!(signs.pages, pages.map(|(at, pages)| (at.to_owned(), pages)));
+        let next =
+            [("x-next-page", "\"2\""), ("x-ms-continuationtoken", "\"a\""), ("next-range", "\"]id 10..; max=10\"")];
         assert_eq!(signs.next, next.map(|(at, value)| Next { at: at.into(), value: value.into() }));
     }
 

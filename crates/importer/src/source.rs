@@ -13,6 +13,7 @@ use sha2::Digest;
 use shared::{
     crash_point,
     object::{Metadata, Sha256, SnapshotFacts},
+    records::RecordsAt,
     settings::{RecordsSettings, SecretUrl, public_url, without_secrets},
     status::{Dependency, State, Status, beat_after},
 };
@@ -172,6 +173,14 @@ impl Api {
         let body = self.settings.source_body_file.as_ref().map(read);
         let request = Request { url: (*self.settings.source_url).clone(), body: body.transpose()? };
         Ok(self.next_page().first(request))
+    }
+
+    /// Where the records are, as a JSON pointer.
+    pub fn records_at(&self) -> String {
+        match &self.wanted.records_at {
+            RecordsAt::Array(at) => at.to_string(),
+            RecordsAt::Document => String::new(),
+        }
     }
 
     /// How its pages follow.

@@ -239,6 +239,7 @@ impl<R: Read> Document<R> {
             self.keep(b"{");
             let is_bare = depth == 0 && self.skip_white_space()? == Some(b'}');
             if !self.find_member(name, false)? {
+                self.keep(b"}");
                 return Ok(Place::Absent { found: format!("{} has no member `{name}`", to.place(depth)), is_bare });
             }
             first = self.skip_white_space()?.ok_or_else(|| self.ends_inside())?;

@@ -10,7 +10,6 @@ use shared::{
     archive::{Append, Archive},
     object::{Sequence, StreamName},
     pointer::Pointer,
-    records::RecordsAt,
     telemetry::chain,
 };
 
@@ -19,8 +18,9 @@ use crate::{
     body::{Spool, SpoolError, Wanted},
     http::HttpError,
     next_page::NextPage,
+    paging::PageError,
     queue::Queue,
-    retry::is_transient,
+    retry::{asked_wait, is_transient},
     run::bytes_a_day,
     snapshot::{End, Snapshot},
     source::{Api, PollError, Source as _},
@@ -83,6 +83,12 @@ pub async fn check(
         Err(error) => {
             let may_pass = matches!(&error, PollError::Http(error) if is_transient(error));
             report.tell_with("api", Err(explained(&error)), json!({ "may_pass": may_pass }))?;
+            if matches!(error, PollError::Page(PageError::More { .. }))
+                && api.next_page() == NextPage::Link
+                && let Some(advice) = way_on(api).await
+            {
+                report.tell("paging", Err(advice))?;
+            }
         }
         Ok(snapshot) => {
             let snapshot = snapshot.expect("nothing was said of a last one that could be unchanged");
@@ -124,8 +130,7 @@ async fn tell_of_api<W: Write>(
     let bytes = pages.iter().map(|page| page.upload.bytes).sum();
     let in_pages = if pages.len() == 1 { "1 page".to_owned() } else { format!("{} pages", pages.len()) };
     let page = pages.first().and_then(|page| read(&page.upload));
-    let at = facts.records_at.as_ref().filter(|at| **at != RecordsAt::Document).map(ToString::to_string);
-    let at = at.unwrap_or_default();
+    let at = api.records_at();
     let all = page.as_ref().map_or(&[][..], |page| records_of(page, &at));
     let ids = likely_ids(all);
     let mut says = format!("it answered with {records} records in {in_pages}, {bytes} bytes, and SPOOL_DIR took them");
@@ -152,25 +157,39 @@ async fn tell_of_api<W: Write>(
     report.tell("growth", Ok(format!("at most {most} bytes a day, if each poll brings new records")))
 }
 
-/// An error, with where the records are likely to be instead.
+/// What brings the rest of a collection that shows more than it leads to.
+async fn way_on(api: &Api) -> Option<String> {
+    let page = read(&api.peek(&api.first().ok()?).await.ok()?.upload);
+    match find_more(api, page.as_ref(), &api.records_at()).await {
+        Ok(Verdict::More(advice)) => Some(advice),
+        _ => None,
+    }
+}
+
+/// An error, with how long the API asks to wait, or where the records are likely to be instead.
 pub fn explained(error: &PollError) -> String {
     let said = chain(error);
+    if let PollError::Http(error) = error
+        && let Some(wait) = asked_wait(error)
+    {
+        return format!("{said}; it asks to wait {} s", wait.as_secs());
+    }
     let PollError::Http(HttpError::NotTheData { source: SpoolError::NoRecords { upload, .. }, .. }) = error else {
         return said;
     };
     let page = read(upload);
     match page.as_ref().and_then(|page| likely_records(page)) {
-        Some((at, records)) => {
+        Some((at, records)) if !at.is_empty() => {
             let ids = likely_ids(records);
             let ids = ids.first().map(|id| format!(", whose records may be known by {id}")).unwrap_or_default();
             format!("{said}; try RECORDS_AT={at}{ids}")
         }
-        None if page.as_ref().is_some_and(is_map) => {
+        _ if page.as_ref().is_some_and(is_map) => {
             format!(
                 "{said}; its members seem to be records by their ids, and such an object is not taken: have the API send an array"
             )
         }
-        None => said,
+        _ => said,
     }
 }
 
