@@ -36,6 +36,10 @@ async fn the_units_run_are_watched_and_drain() -> Result<()> {
     let units = Units { sandbox: &sandbox, systemd: &systemd, folder: &folder };
 
     units.wait("both are up", |unit| Ok(units.is(unit, "ActiveState", "active"))).await?;
+    // Until it has the file with its token the importer asks for nothing.
+    systemd.run(&["sh", "-c", &renew_token()?])?;
+    let environment = systemd.show(UNITS[0], "Environment")?;
+    ensure!(environment.contains("SOURCE_HEADER_FILE=/var/cache/posts-pipeline/importer-posts/token"), "{environment}");
     units.all_is_loaded().await?;
     let end = sandbox.end().await?;
     let lines = [format!("the archive ends with {end}, ready"), format!("position {end}")];
@@ -71,11 +75,24 @@ async fn the_units_run_are_watched_and_drain() -> Result<()> {
     Ok(())
 }
 
+/// The script in README that puts a new token where the importer reads it, but for the request.
+fn renew_token() -> Result<String> {
+    let readme = include_str!("../../deploy/README.md");
+    let (_, script) = readme.split_once("    umask 077\n").context("README has the script")?;
+    let (script, _) = script.split_once("\n\n").context("it ends")?;
+    let (before, request) = script.split_once("    curl").context("it asks for a token")?;
+    let (_, after) = request.split_once(">token.new\n").context("into a file")?;
+    Ok(format!("set -eu\numask 077\n{before}echo token >token.new\n{after}"))
+}
+
 const UNITS: [&str; 2] = ["importer@posts.service", "transformer@posts.service"];
 
 /// `/etc` as an administrator writes it.
 fn write_etc(etc: &Path, sandbox: &Sandbox) -> Result<()> {
     write_units(etc, DROP_IN, &format!("Wants={} {}\n", UNITS[0], UNITS[1]))?;
+    let token = etc.join("systemd/system/importer@posts.service.d");
+    fs::create_dir(&token)?;
+    fs::write(token.join("token.conf"), "[Service]\nEnvironment=SOURCE_HEADER_FILE=%C/posts-pipeline/%p-%i/token\n")?;
     let settings = etc.join("posts-pipeline");
     fs::create_dir(&settings)?;
     let told = sandbox.settings().iter().filter(|(name, _)| !NOT_IN_THE_FILE.contains(name));
