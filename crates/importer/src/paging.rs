@@ -131,6 +131,8 @@ pub struct Walk {
     /// The total that the first page names, where it stands, and the last page of its links.
     total: Option<(String, u64)>,
     last_link: Option<String>,
+    /// The first answer's code, if it has one.
+    code: Option<String>,
     /// Where a counted walk stands behind a status that may be its end.
     past: Past,
     /// Whether a request was tried again.
@@ -183,7 +185,8 @@ impl Walk {
     /// Takes a page. Answers whether it is part of the snapshot, and what comes after it.
     pub fn turn(&mut self, page: &Page) -> Result<(bool, Turn), PageError> {
         let mut signs = Signs::read(&page.headers, &page.around, &self.records_at);
-        if let Some(failure) = signs.failure {
+        let failure = signs.failure.take().or_else(|| self.other_code(page, signs.code.take()));
+        if let Some(failure) = failure {
             return Err(PageError::Failure { from: page.request.to_string(), failure });
         }
         if self.totals == Totals::Ignore || self.next_page == NextPage::None {
@@ -288,6 +291,14 @@ impl Walk {
             Past::No => self.natural_end(request, &last.more)?,
         };
         Ok(Some(turn))
+    }
+
+    /// That the answer has another code than the first one, for a person. Behind the end some have the one of a status.
+    fn other_code(&mut self, page: &Page, code: Option<String>) -> Option<String> {
+        let code = code?;
+        let first = self.code.get_or_insert_with(|| code.clone());
+        let is_behind_the_end = page.records == 0 && ["is 204", "is 404"].iter().any(|status| code.ends_with(status));
+        (*first != code && !is_behind_the_end).then(|| format!("{code}, and on the first page {first}"))
     }
 
     fn take(&mut self, page: &Page, more: Vec<String>) {
@@ -528,10 +539,12 @@ fn advice(signs: &Signs, body: Option<&Value>) -> String {
                 )
             }
         }
-        None if !signs.next.is_empty() => {
-            format!("what leads on in a header is not followed; set NEXT_PAGE to {counted}, if the API knows that, too")
-        }
-        None => format!("set NEXT_PAGE to {counted} (`importer check` tries the usual ones)"),
+        None => match signs.next.first() {
+            Some(Next { at, .. }) => {
+                format!("NEXT_PAGE cannot follow what is at `{at}`; set it to {counted}, if the API knows that, too")
+            }
+            None => format!("set NEXT_PAGE to {counted} (`importer check` tries the usual ones)"),
+        },
     };
     let is_counted = !signs.totals.is_empty() || !signs.pages.is_empty();
     let totals = if is_counted { ", TOTALS=ignore if such a number counts something else" } else { "" };
@@ -1126,7 +1139,7 @@ mod tests {
         for (asked, sign, advice) in [
             (request(FIRST), json!("[\"1/2\"]"), "set NEXT_PAGE=cursor=/next_cursor (or"),
             (request(FIRST), json!({ "too long": 1 }), "set NEXT_PAGE=cursor=/next_cursor (or"),
-            (request(FIRST), json!([7, "a"]), "set NEXT_PAGE to page+1 or offset+records, with"),
+            (request(FIRST), json!([7, "a"]), "cannot follow what is at `/next_cursor`; set it to page+1 or"),
             (body("{}"), json!([7, "a"]), "set NEXT_PAGE=/cursor=/next_cursor (or"),
             (body(r#"{"query":"{ posts }"}"#), json!("abc"), "set NEXT_PAGE=/variables/cursor=/next_cursor (or"),
         ] {
@@ -1140,6 +1153,12 @@ mod tests {
         let failed =
             walk("none", request(FIRST), Totals::Check, |_| Said::Page(Reply::new(2, 1).around("ok", json!(false))));
         refused(&failed, "says that it failed: `ok` is false");
+        // A limit inside a 200, from an API whose good code nobody can know.
+        let limited = walk_by("page+1", "page", |page| {
+            let (records, code) = if page == "1" { (10, 1) } else { (0, 1015) };
+            Said::Page(Reply::new(records, records).around("code", json!(code)))
+        });
+        refused(&limited, "says that it failed: `code` is 1015, and on the first page `code` is 1");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct Signs {
     pub pages: Vec<(String, u64)>,
     /// The answer says of itself that it failed, for a person.
     pub failure: Option<String>,
+    /// The number by which the answer says how it went, as in `"code": 0`: which one is good shows only beside another page.
+    pub code: Option<String>,
 }
 
 /// A cursor or an address of something next.
@@ -77,7 +79,14 @@ impl Signs {
         if read.is_err() && object.starts_with('{') {
             self.more.push(format!("`{at}` has a member whose name is no text"));
         }
-        for (name, value) in read.unwrap_or_default() {
+        let members = read.unwrap_or_default();
+        // `"paging": {"start": 0, "count": 10}` repeats what was asked for, as LinkedIn has it.
+        let is_of_a_page =
+            members.contains_key("start") && !["limit", "size", "rows"].iter().any(|name| members.contains_key(*name));
+        for (name, value) in members {
+            if name == "count" && is_of_a_page {
+                continue;
+            }
             let there = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
             if path.first() != Some(&name) {
                 self.classify(&there, &name, value.get(), levels);
@@ -100,8 +109,12 @@ impl Signs {
                 "ok" | "success" | "issuccess" => is_one_of(&said, "false 0"),
                 "haserror" | "haserrors" => is_one_of(&said, "true 1"),
                 "status" | "result" => is_one_of(&said, "error fail failed failure timeout"),
+                "errcode" | "errno" | "errorcode" | "retcode" => said.parse().is_ok_and(|code: i64| code != 0),
                 _ => false,
             };
+            if is_one_of(&word, "code statuscode") && said.parse::<i64>().is_ok() {
+                self.code.get_or_insert(format!("`{name}` is {said}"));
+            }
             if is_failure {
                 self.failure.get_or_insert(format!("`{name}` is {}", quoted(value.get())));
             }
@@ -174,7 +187,8 @@ fn is_more_word(word: &str) -> bool {
 
 /// Of a value that is true or false.
 fn is_end_word(word: &str) -> bool {
-    let words = "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof foundnewest foundoldest";
+    let words =
+        "islast islastpage last lastpage done isdone complete iscomplete finished isfinished end isend eof foundnewest";
     word.starts_with("endof") || word.starts_with("nomore") || is_one_of(word, words)
 }
 
@@ -377,6 +391,8 @@ mod tests {
                 vec![("/@odata.count", 57), ("/meta/hydra:totalItems", 58)],
             ),
             (r#"{"data":null,"count":57,"total_time_ms":99,"size":100,"limit":100}"#, vec![("/count", 57)]),
+            (r#"{"data":null,"paging":{"start":0,"limit":10,"count":57}}"#, vec![("/paging/count", 57)]),
+            (r#"{"data":null,"paging":{"start":0,"count":10,"total":57}}"#, vec![("/paging/total", 57)]),
         ] {
             let expected: Vec<_> = totals.into_iter().map(|(at, total)| (at.to_owned(), total)).collect();
             assert_eq!(read(around, "/data").totals, expected, "{around}");
@@ -411,6 +427,7 @@ mod tests {
     #[test]
     fn an_answer_that_failed_says_so_itself() {
         for (around, failure) in [
+            (r#"{"errcode":40001,"data":null}"#, Some("`errcode` is 40001")),
             (r#"{"ok":false,"error":"token_revoked"}"#, Some("`error` is \"token_revoked\"")),
             (r#"{"errors":[{"message":"no"}],"data":null}"#, Some("`errors` is [{\"message\":\"no\"}]")),
             (r#"{"success":false}"#, Some("`success` is false")),
