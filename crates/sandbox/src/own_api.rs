@@ -198,9 +198,11 @@ impl OwnApi {
                 .replace("RECORDS_AT=", "--records-at ")
                 .replace("; try", "\ntry")
         };
-        if let Some(problem) = findings.iter().find(|finding| finding["is_well"] == false) {
-            let may_pass = problem["may_pass"] == true;
-            return Err(if may_pass { Unusable::Now(says(problem)) } else { Unusable::Settings(says(problem)) });
+        let problems: Vec<_> = findings.iter().filter(|finding| finding["is_well"] == false).collect();
+        if !problems.is_empty() {
+            let may_pass = problems.iter().any(|problem| problem["may_pass"] == true);
+            let said = problems.into_iter().map(says).collect::<Vec<_>>().join("\n");
+            return Err(if may_pass { Unusable::Now(said) } else { Unusable::Settings(said) });
         }
         let Some(api) = findings.iter().find(|finding| finding["what"] == "api") else { return Ok(Vec::new()) };
         let (id_at, record) = (self.id_at.to_string(), &api["record"]);
