@@ -246,9 +246,13 @@ async fn lines_of_json_are_records() -> Result<()> {
     let (code, said) = once(&sandbox, &api, &[]).await?;
     assert_eq!((code, sandbox.body(1).await?), (Some(0), two.into()), "{said}");
     // An object alone is a record where the answer says that a record is a line, and otherwise as good as an error.
-    for (content_type, code) in [("application/jsonl; charset=utf-8", 0), ("application/json", 1)] {
-        let api = FaultyApi::saying([Answer::ok("{\"id\":1}\n").with("Content-Type", content_type)]).await?;
-        assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(code), "{content_type}");
+    for (content_type, line, code) in [
+        ("application/jsonl; charset=utf-8", r#"{"id":1}"#, 0),
+        ("application/json", r#"{"id":1}"#, 1),
+        ("application/jsonl", r#"{"error":"busy"}"#, 1),
+    ] {
+        let api = FaultyApi::saying([Answer::ok(line).with("Content-Type", content_type)]).await?;
+        assert_eq!(once(&sandbox, &api, &[]).await?.0, Some(code), "{content_type} {line}");
     }
     Ok(())
 }
@@ -353,9 +357,10 @@ async fn a_time_of_change_within_the_second_of_the_answer_is_no_validator() -> R
 
 #[tokio::test]
 async fn a_time_of_change_is_a_validator_once_it_is_old_enough() -> Result<()> {
-    let changed_at = Timestamp::now();
+    let mut first_asked = None;
     let api = FaultyApi::start(move |request| {
-        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&changed_at).expect("it has four digits");
+        let changed_at = first_asked.get_or_insert_with(Timestamp::now);
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(changed_at).expect("it has four digits");
         match request.header("if-modified-since") {
             Some(_) => Answer::status(304),
             None => Answer::ok(POSTS).with("Last-Modified", date),

@@ -27,6 +27,8 @@ use thiserror::Error;
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use crate::signs::Signs;
+
 /// How much of a body is looked into to say what it begins with, and how much of that is shown.
 const BEGINNING_BYTES: u64 = 4096;
 const SHOWN_CHARS: usize = 80;
@@ -71,8 +73,7 @@ pub struct Body {
 pub struct Records {
     /// How many there are.
     pub count: u64,
-    /// Equal ones are the same records in the same order: CRC-64/NVME over each with its length before it, and over what is not hashed
-    /// record by record the body's.
+    /// Equal ones are the same records in the same order: CRC-64/NVME over each with its length before it, and with what the hasher lacks.
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
@@ -310,7 +311,7 @@ fn read_records(
         is_first_an_array |= count == 0 && is_last_an_array;
         count += 1;
         lacks_some |= !record.is_whole;
-        if wanted.keeps_last || !is_array {
+        if wanted.keeps_last || headers.is_lines || !is_array {
             let last: &mut Vec<u8> = last.get_or_insert_default();
             last.clear();
             last.extend_from_slice(record.raw);
@@ -318,7 +319,8 @@ fn read_records(
         // Whether an element is JSON is for the transformer to say, record by record. A document that is no JSON is no answer.
         is_array
     })?;
-    if let (Found::Object, RecordsAt::Array(at), false) = (found, &wanted.records_at, headers.is_lines) {
+    let is_line = headers.is_lines && wanted.records_at.is_root() && last.as_deref().is_some_and(is_no_failure);
+    if let (Found::Object, RecordsAt::Array(at), false) = (found, &wanted.records_at, is_line) {
         return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
     }
     // One alone may be a bad record.
@@ -331,6 +333,11 @@ fn read_records(
     };
     let Hashes { of_all, of_page } = hashes.into_inner().map_err(io::Error::from)?;
     Ok(Records { count, digest: of_page.finalize(), last, around, hasher: of_all, lacks_some })
+}
+
+/// Whether an object does not say of itself that something failed.
+fn is_no_failure(object: &[u8]) -> bool {
+    Signs::read(&[], &String::from_utf8_lossy(object), &RecordsAt::Document).failure.is_none()
 }
 
 impl SpoolError {

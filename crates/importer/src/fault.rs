@@ -110,8 +110,10 @@ pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastra
             let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
             now + pause.max(asked_wait(error).unwrap_or_default())
         }
-        // Not sooner: a page that is not there costs its server as much as one that is.
-        ImportError::Poll(_) => regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice)),
+        // Not sooner: a page that is not there costs its server as much as one that is, or one that the archive does not take.
+        ImportError::Poll(_) | ImportError::Archive(ArchiveError::Refused { operation: "PutObject", .. }) => {
+            regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice))
+        }
         // Nothing was asked of the API yet.
         ImportError::Archive(_) => now + jittered(grown.min(LONGEST_PAUSE), dice),
     }
@@ -128,6 +130,10 @@ mod tests {
         let (short, long) = (Duration::from_millis(200), Duration::from_hours(1));
         let poll = |error| ImportError::Poll(PollError::Http(error));
         let archive = || ImportError::Archive(ArchiveError::NoBucket { bucket: String::new() });
+        let refused_append = || {
+            let [bucket, key, code] = [const { String::new() }; 3];
+            ImportError::Archive(ArchiveError::Refused { operation: "PutObject", bucket, key, code })
+        };
         for (fault, interval, faults, seconds) in [
             (poll(status(500, None)), short, 1, 1.0),
             (poll(status(500, None)), short, 100, 15.0),
@@ -137,6 +143,8 @@ mod tests {
             (poll(status(404, None)), short, 1, 1.0),
             (poll(status(404, None)), short, 100, 15.0),
             (poll(status(404, None)), long, 1, 3600.0),
+            (refused_append(), short, 100, 15.0),
+            (refused_append(), long, 1, 3600.0),
             (archive(), short, 100, 15.0),
             (archive(), long, 1, 1.0),
             (archive(), long, 100, 15.0),

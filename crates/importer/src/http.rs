@@ -55,8 +55,8 @@ const UNPACKED_BYTES: usize = 64 * 1024;
 /// In which encodings an answer may come.
 const ENCODINGS: &str = "gzip, zstd, br, deflate";
 
-/// What stands in the content type of a record a line; nobody has registered one.
-const LINES: [&str; 4] = ["ndjson", "jsonl", "json-lines", "stream+json"];
+/// What content types of a record a line are called; nobody has registered one.
+const LINES: [&str; 5] = ["ndjson", "jsonl", "jsonlines", "json-lines", "json-stream"];
 
 /// Longer windows than 8 MiB need not be supported (RFC 9659), and would take as much memory.
 const ZSTD_WINDOW_LOG: u32 = 23;
@@ -178,9 +178,10 @@ impl Http {
             last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
         };
         let url = response.url().clone();
-        let content_type = text(response.headers(), &CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        let shown =
-            Shown { has_next: is_paged(&headers), is_lines: LINES.iter().any(|name| content_type.contains(name)) };
+        let shown = Shown {
+            has_next: is_paged(&headers),
+            is_lines: text(response.headers(), &CONTENT_TYPE).is_some_and(|of| is_lines(&of)),
+        };
         let body = self.keep(response, request, spool, shown).await?;
         Ok(Some(Answer { fetched_at, url, headers, validators, body }))
     }
@@ -383,6 +384,12 @@ fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
 /// Whether a change after the answer would have another `Last-Modified`, which counts whole seconds (RFC 9110, section 8.8.2.2).
 fn is_settled(last_modified: &str, date: Timestamp) -> bool {
     moment(last_modified).is_some_and(|at| date.duration_since(at) > SignedDuration::from_secs(1))
+}
+
+/// Whether a content type, as `application/x-ndjson; charset=utf-8`, is one of a record a line.
+fn is_lines(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.split_once('/').is_some_and(|(_, kind)| LINES.contains(&kind.trim_start_matches("x-")))
 }
 
 /// A header as text, if it is text.

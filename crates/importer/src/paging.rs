@@ -14,7 +14,7 @@ use url::Url;
 use crate::{
     next_page::{NextPage, Totals},
     request::{Place, Request},
-    signs::{Next, Signs, in_last_record, is_filled, quoted, value_at},
+    signs::{Next, Signs, in_last_record, is_filled, members, quoted, value_at},
 };
 
 /// A collection of more pages is taken for an endless one.
@@ -338,6 +338,10 @@ impl Walk {
             let (from, found) = (page.request.to_string(), quoted(&found.to_string()));
             Err(PageError::NoValue { from, at, found })
         };
+        if let Some(name) = self.going_on(page) {
+            let signs = format!("`continue` has `{name}`, too, and the API goes on with both together");
+            return end_unless(&page.request, &[signs], || "ask for less at once in SOURCE_URL".to_owned());
+        }
         let next = match self.next_page.clone() {
             NextPage::None => return Ok(Turn::End),
             NextPage::Link => match target(&page.headers, "next").map(|next| resolve(page, &next)).transpose()? {
@@ -465,7 +469,6 @@ impl Walk {
         if !is_trusted && target(&page.headers, "next").is_some_and(|_| self.next_page != NextPage::Link) {
             more.push("a `Link` header has a next page".to_owned());
         }
-        more.extend(self.going_on(page));
         end_unless(&page.request, &more, || advice(signs, page.request.body.as_ref()))
     }
 
@@ -477,13 +480,16 @@ impl Walk {
         end_unless(request, &more, || advice.to_owned())
     }
 
-    /// That MediaWiki's `continue` has other members than the one that NEXT_PAGE names, for a person: it goes on with all of them together.
+    /// A member of MediaWiki's `continue` beside the one that NEXT_PAGE names: it goes on with all of them together.
     fn going_on(&self, page: &Page) -> Option<String> {
-        let (NextPage::Address(at) | NextPage::Value(_, at)) = &self.next_page else { return None };
-        let (_, parent) = at.names().split_last()?;
-        let is_going_on = parent.last().is_some_and(|name| name == "continue")
-            && value_at(&page.around, parent).is_some_and(|parent| is_filled(&parent));
-        is_going_on.then(|| "`continue` has members that NEXT_PAGE does not name".to_owned())
+        let NextPage::Value(_, at) = &self.next_page else { return None };
+        let (named, parent) =
+            at.names().split_last().filter(|(_, parent)| parent.last().is_some_and(|name| name == "continue"))?;
+        let parent = value_at(&page.around, parent)?;
+        let mut others = members(&parent)
+            .into_iter()
+            .filter(|(name, value)| name != named && name != "continue" && is_filled(value.get()));
+        others.next().map(|(name, _)| name)
     }
 
     /// That a total is larger than what came, for a person.
@@ -518,7 +524,10 @@ fn end_unless(request: &Request, more: &[String], advice: impl FnOnce() -> Strin
 fn advice(signs: &Signs, body: Option<&Value>) -> String {
     // A place in the body, or the name of a parameter.
     let (place, counted) = match body {
-        None => ("", "page+1 or offset+records, with the API's own name for the parameter"),
+        None => (
+            "",
+            "page+1 or offset+records, with the API's own name for the parameter (`importer check` tries the usual ones)",
+        ),
         Some(body) if body.get("query").is_some_and(Value::is_string) => ("/variables/", "/variables/page+1"),
         Some(_) => ("/", "/page+1 or /offset+records, with the place that it has in the body"),
     };
@@ -543,7 +552,7 @@ fn advice(signs: &Signs, body: Option<&Value>) -> String {
             Some(Next { at, .. }) => {
                 format!("NEXT_PAGE cannot follow what is at `{at}`; set it to {counted}, if the API knows that, too")
             }
-            None => format!("set NEXT_PAGE to {counted} (`importer check` tries the usual ones)"),
+            None => format!("set NEXT_PAGE to {counted}"),
         },
     };
     let is_counted = !signs.totals.is_empty() || !signs.pages.is_empty();
@@ -1096,10 +1105,10 @@ mod tests {
                 })
             })
         };
-        refused(
-            &query(json!({ "clcontinue": "7", "continue": "||" })),
-            "`continue` has members that NEXT_PAGE does not name",
-        );
+        // Some name the page itself beside what is missing of it.
+        for going_on in [json!({ "clcontinue": "7" }), json!({ "clcontinue": "7", "gapcontinue": "b" })] {
+            refused(&query(going_on), "`continue` has `clcontinue`, too");
+        }
         whole(&query(json!({})), &[1, 2]);
     }
 

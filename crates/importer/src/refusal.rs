@@ -20,7 +20,7 @@ pub struct Refusal {
     pub may_pass: bool,
     /// The API has had more requests than it allows, so waiting helps.
     pub is_limit: bool,
-    /// How long the API asks to wait, an hour at most.
+    /// How long the API that limits requests asks to wait, an hour at most.
     pub wait: Option<Duration>,
     /// What usually is the matter, for whoever set this up: the rest of a sentence, or nothing.
     pub hint: &'static str,
@@ -51,6 +51,7 @@ pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Refusal 
         status => status.is_server_error() && (is_used_up || after.is_some()),
     };
     let is_passing = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY) || status.is_server_error();
+    let wait = wait.filter(|_| is_limit);
     Refusal { may_pass: is_limit || is_passing, is_limit, wait, hint: hint(status, is_limit) }
 }
 
@@ -63,7 +64,7 @@ fn hint(status: StatusCode, is_limit: bool) -> &'static str {
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => ": correct SOURCE_URL",
         StatusCode::PARTIAL_CONTENT => {
-            ", a part of the collection: have all of a page sent, by a header less in SOURCE_HEADER_FILE or by SOURCE_URL"
+            ": the server sends part of what it has where nothing asks for a part; take `Range` and `Prefer` out of SOURCE_HEADER_FILE"
         }
         StatusCode::NOT_MODIFIED => ", though nobody asked whether anything changed: see to the cache in between",
         _ => "",
@@ -168,7 +169,7 @@ mod tests {
             (503, &[], (false, None)),
             (503, &[("retry-after", "5")], (true, Some(5.0))),
             (500, &[("retry-after", "5")], (true, Some(5.0))),
-            (404, &[("retry-after", "5")], (false, Some(5.0))),
+            (404, &[("retry-after", "5")], (false, None)),
         ] {
             assert_eq!(refusal(status, headers), expected, "{status} {headers:?}");
         }

@@ -129,6 +129,8 @@ pub(crate) mod tests {
             ": put the API's key or token into SOURCE_HEADER_FILE, or raise POLL_INTERVAL if the API limits requests";
         const LIMIT: &str = ", since it limits requests: raise POLL_INTERVAL";
         const URL: &str = ": correct SOURCE_URL";
+        const PART: &str = ": the server sends part of what it has where nothing asks for a part; take `Range` and `Prefer` out of \
+                            SOURCE_HEADER_FILE";
         const GIVES_UP: Option<(f64, f64)> = None;
         let (first_page, in_walk) = (Tries::new(false), Tries::new(true));
         let after = |tries: Tries, codes: &[u16]| {
@@ -166,6 +168,7 @@ pub(crate) mod tests {
             (first_page, 404, &[], GIVES_UP, URL),
             (in_walk, 410, &[("retry-after", "20")], GIVES_UP, URL),
             (first_page, 204, &[], GIVES_UP, ""),
+            (in_walk, 206, &[], GIVES_UP, PART),
             (
                 first_page,
                 304,

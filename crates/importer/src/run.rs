@@ -15,9 +15,11 @@ use shared::{
     settings::parse_duration,
     shutdown::Shutdown,
     status::{self, Dependency, State, Status},
+    telemetry::chain,
 };
 use tokio::time::{Instant, sleep};
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{
     events::{self, Took},
@@ -70,7 +72,7 @@ pub struct Importer<S, A, Q> {
     /// When this process last got a whole answer.
     whole_at: Option<Timestamp>,
     /// What the API said of itself when a whole answer last was what the archive ends with: newer than what the end says.
-    confirmed: Option<(Sequence, Validators)>,
+    confirmed: Option<(Uuid, Validators)>,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
@@ -102,7 +104,6 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             // The monotonic clock: neither a step of the wall clock nor a suspended machine brings a burst of polls.
             let started = Instant::now();
             let regular = started + jittered(pace.poll_interval, &mut dice);
-            events::waits_until(None);
             let polled = self.poll(false, &mut shutdown).await;
             if let Some((result, succeeded)) = result(&polled) {
                 events::polled(result, succeeded);
@@ -146,6 +147,13 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             if shutdown.is_draining() {
                 return;
             }
+            if let Err(fault @ ImportError::Poll(PollError::Http(error))) = &polled
+                && asked_wait(error).is_some()
+            {
+                // The wait is over, and nothing is known of the API yet.
+                events::waits_until(None);
+                self.status.back_to(State::Waiting(Dependency::Api, chain(fault)));
+            }
         }
     }
 
@@ -187,7 +195,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             (Some(snapshot), Some(objects)) => (snapshot, objects),
             (same, _) => {
                 if let (Some(same), Some(end)) = (same, &self.end) {
-                    self.confirmed = Some((end.sequence, same.validators));
+                    self.confirmed = Some((end.metadata.observation, same.validators));
                 }
                 events::unchanged(started.elapsed());
                 return Ok(Outcome::Unchanged);
@@ -213,8 +221,8 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
     /// What the archive's end says, with the newest validators that the API sent with it.
     fn believed_of(&self, end: &End) -> Metadata {
         let mut metadata = end.metadata.clone();
-        if let Some((sequence, Validators { etag, last_modified })) = &self.confirmed
-            && *sequence == end.sequence
+        if let Some((observation, Validators { etag, last_modified })) = &self.confirmed
+            && *observation == metadata.observation
         {
             (metadata.etag, metadata.last_modified) = (etag.clone(), last_modified.clone());
         }

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use jiff::Timestamp;
+use reqwest::StatusCode;
 use serde_json::Value;
 use sha2::Digest;
 use shared::{
@@ -251,19 +252,14 @@ impl Api {
         let mut dice = fastrand::Rng::new();
         let mut tries = Tries::new(is_in_walk);
         let mut before_the_wait = None;
-        loop {
+        let answered = loop {
             // Until the headers, and then until the first byte.
             beat_after(2 * self.settings.http.source_timeout);
             let error = match self.http.exchange(request, validators, spool).await {
-                Ok(answer) => {
-                    if let Some(state) = before_the_wait {
-                        self.status.set(state);
-                    }
-                    return Ok(answer);
-                }
+                Ok(answer) => break Ok(answer),
                 Err(error) => error,
             };
-            let Some(pause) = tries.pause_after(&error, &mut dice) else { return Err(error) };
+            let Some(pause) = tries.pause_after(&error, &mut dice) else { break Err(error) };
             if refusal(&error).is_some_and(|refusal| refusal.is_limit) {
                 let until = Timestamp::now() + pause;
                 events::waits_until(Some(until));
@@ -271,15 +267,21 @@ impl Api {
                 let before = self.status.set(State::Waiting(Dependency::Api, why));
                 before_the_wait.get_or_insert(before);
             } else {
-                // An API that limits requests has not answered this one.
-                walk.tried_again();
+                // An API that limits requests has not answered this one, and one that refuses a token neither.
+                if !matches!(error, HttpError::Status { status: StatusCode::UNAUTHORIZED, .. }) {
+                    walk.tried_again();
+                }
                 events::asking_again(&error, pause);
             }
             beat_after(pause);
             // Nothing signals that an API can answer again.
             sleep(pause).await;
             events::waits_until(None);
+        };
+        if let Some(state) = before_the_wait {
+            self.status.back_to(state);
         }
+        answered
     }
 
     /// Each of these is said once, until it is over.

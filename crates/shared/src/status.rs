@@ -292,6 +292,14 @@ impl Status {
         mem::replace(&mut inner.state, state)
     }
 
+    /// Goes back to a state without a word, when one that came in between is over.
+    pub fn back_to(&self, state: State) {
+        let mut inner = self.lock();
+        show(&inner.state, 0);
+        show(&state, 1);
+        inner.state = state;
+    }
+
     /// Notes that these were asked just now, and worked.
     pub fn worked(&self, dependencies: &[Dependency]) {
         let mut inner = self.lock();

@@ -67,7 +67,7 @@ pub enum Verdict {
 /// Asks with the usual parameters whether records come that are not on the page, which seems to be all.
 pub async fn find_more(api: &Api, page: Option<&Value>, records_at: &str) -> Result<Verdict, PollError> {
     let first = api.first()?;
-    let Some(page) = page else { return Ok(Verdict::NotTried("the page is longer than 16 MiB")) };
+    let Some(page) = page else { return Ok(Verdict::NotTried("the page is no JSON document of at most 16 MiB")) };
     if first.body.is_some() {
         return Ok(Verdict::NotTried("the requests have a body"));
     }

@@ -172,7 +172,11 @@ pub fn explained(error: &PollError) -> String {
     if let PollError::Http(error) = error
         && let Some(wait) = asked_wait(error)
     {
-        return format!("{said}; it asks to wait {} s", wait.as_secs());
+        let wait = match wait.as_secs_f64().ceil() {
+            3600.0.. => "an hour or more".to_owned(),
+            seconds => format!("{seconds} s"),
+        };
+        return format!("{said}; it asks to wait {wait}");
     }
     let PollError::Http(HttpError::NotTheData { source: SpoolError::NoRecords { upload, .. }, .. }) = error else {
         return said;
