@@ -258,6 +258,48 @@ async fn lines_of_json_are_records() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_is_no_array_or_shows_no_end_is_refused() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    for answer in [
+        Answer::ok("[{\"id\":1},]"),
+        Answer::ok("[{\"id\":1} {\"id\":2}]"),
+        Answer::ok("[{\"id\":1},,{\"id\":2}]"),
+        Answer::unmeasured("{\"id\":1}\n{\"id\":2}\n"),
+    ] {
+        let api = FaultyApi::saying([answer.clone()]).await?;
+        let (code, said) = once(&sandbox, &api, &[]).await?;
+        assert_eq!((code, sandbox.end().await?, api.seen().len()), (Some(1), 0, 1), "{answer:?}: {said}");
+    }
+    // A collection without lines, and one in two streams.
+    let lines = |body: Vec<u8>| Answer::ok(body).with("Content-Type", "application/x-ndjson");
+    let packed = [gzipped(b"{\"id\":1}\n"), gzipped(b"{\"id\":2}\n")].concat();
+    let api = FaultyApi::saying([lines(Vec::new()), lines(packed).with("Content-Encoding", "gzip")]).await?;
+    for _ in 0..2 {
+        let (code, said) = once(&sandbox, &api, &[]).await?;
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_eq!(sandbox.body(2).await?, b"{\"id\":1}\n{\"id\":2}\n");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_304_of_another_version_is_not_believed() -> Result<()> {
+    let api = FaultyApi::start(|request| match request.header("if-none-match") {
+        Some(_) => Answer::status(304).with("ETag", "\"v2\""),
+        None => Answer::ok(POSTS).with("ETag", "W/\"v1\""),
+    })
+    .await?;
+    let sandbox = start_nothing().await?;
+    once(&sandbox, &api, &[]).await?;
+    api.answer(|request| match request.header("if-none-match") {
+        Some(_) => Answer::status(304).with("ETag", "\"v2\""),
+        None => Answer::ok("[]").with("ETag", "\"v2\""),
+    });
+    assert_eq!((once(&sandbox, &api, &[]).await?.0, api.seen().len()), (Some(0), 3));
+    Ok(())
+}
+
+#[tokio::test]
 async fn white_space_before_the_data_is_part_of_it() -> Result<()> {
     let sandbox = start_nothing().await?;
     let late = format!("{}{POSTS}", " \r\n".repeat(1000));

@@ -19,6 +19,7 @@ use sha2::Digest;
 use shared::{
     archive::Upload,
     crash_point,
+    json_scan::DocumentError,
     object::Sha256,
     records::{Found, RecordsAt, RecordsError, read_page},
     status,
@@ -77,6 +78,8 @@ pub struct Records {
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
+    /// Whether each is a line, so that nothing in the body shows its end.
+    pub are_lines: bool,
     /// The body with `null` in their place, and a mark for texts and arrays longer than 64 KiB; the body itself if it is the record.
     pub around: String,
     /// Has seen the records of the pages before and of this one, each with its length before it.
@@ -300,7 +303,7 @@ fn read_records(
     let (mut count, mut last, mut lacks_some) = (0, None, !is_hashed);
     let (mut is_first_an_array, mut is_last_an_array) = (false, false);
     let is_array = wanted.records_at != RecordsAt::Document;
-    let (found, around) = read_page(body, &wanted.records_at, |record| {
+    let read = read_page(body, &wanted.records_at, |record| {
         if is_hashed {
             let length = (record.raw.len() as u64).to_be_bytes();
             for part in [&length, record.raw] {
@@ -318,7 +321,12 @@ fn read_records(
         }
         // Whether an element is JSON is for the transformer to say, record by record. A document that is no JSON is no answer.
         is_array
-    })?;
+    });
+    let (found, around) = match read {
+        // A collection without a line.
+        Err(RecordsError::Document(DocumentError::Empty)) if headers.is_lines => (Found::Nothing, "null".to_owned()),
+        read => read?,
+    };
     let is_line = headers.is_lines && wanted.records_at.is_root() && last.as_deref().is_some_and(is_no_failure);
     if let (Found::Object, RecordsAt::Array(at), false) = (found, &wanted.records_at, is_line) {
         return Err(RecordsError::Elsewhere { at: wanted.records_at.clone(), found: at.found_there(b'{') });
@@ -332,7 +340,8 @@ fn read_records(
         _ => around,
     };
     let Hashes { of_all, of_page } = hashes.into_inner().map_err(io::Error::from)?;
-    Ok(Records { count, digest: of_page.finalize(), last, around, hasher: of_all, lacks_some })
+    let are_lines = found == Found::Lines || is_line;
+    Ok(Records { count, digest: of_page.finalize(), last, are_lines, around, hasher: of_all, lacks_some })
 }
 
 /// Whether an object does not say of itself that something failed.

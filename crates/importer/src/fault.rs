@@ -15,7 +15,7 @@ use crate::{
     body::SpoolError,
     http::HttpError,
     queue::QueueError,
-    retry::{FIRST_PAUSE, LONGEST_PAUSE, asked_wait, is_transient, jittered},
+    retry::{FIRST_PAUSE, LONGEST_PAUSE, is_transient, jittered, limit_wait},
     source::PollError,
 };
 
@@ -55,9 +55,9 @@ pub fn result(outcome: &Result<Outcome, ImportError>) -> Option<(&'static str, b
         Ok(Outcome::Appended { .. }) => Some(("appended", true)),
         Ok(Outcome::Unchanged) => Some(("unchanged", true)),
         Err(ImportError::EndMoved) => Some(("overtaken", false)),
-        Err(ImportError::Poll(PollError::Http(HttpError::NotTheData { .. }) | PollError::Page(_))) => {
-            Some(("rejected", false))
-        }
+        Err(ImportError::Poll(
+            PollError::Http(HttpError::NotTheData { .. } | HttpError::Endless { .. }) | PollError::Page(_),
+        )) => Some(("rejected", false)),
         Err(ImportError::Poll(_) | ImportError::Archive(_)) => Some(("failed", false)),
         // That the queue was not told is another matter.
         Err(ImportError::Queue(_)) => Some(("failed", true)),
@@ -68,7 +68,7 @@ pub fn result(outcome: &Result<Outcome, ImportError>) -> Option<(&'static str, b
 pub fn state_after(fault: &ImportError, then: Timestamp) -> State {
     let why = chain(fault);
     match fault {
-        ImportError::Poll(PollError::Http(error)) if asked_wait(error).is_some() => {
+        ImportError::Poll(PollError::Http(error)) if limit_wait(error).is_some() => {
             State::Waiting(Dependency::Api, format!("{why}; the importer asks again at {then:.0}"))
         }
         ImportError::Archive(ArchiveError::Refused { .. }) => State::Holding(Reason::AccessRefused, why),
@@ -108,7 +108,7 @@ pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastra
         ImportError::EndMoved => now + jittered(interval, dice),
         ImportError::Poll(PollError::Http(error)) if is_transient(error) => {
             let pause = jittered(grown.min(interval.max(LONGEST_PAUSE)), dice);
-            now + pause.max(asked_wait(error).unwrap_or_default())
+            now + pause.max(limit_wait(error).unwrap_or_default())
         }
         // Not sooner: a page that is not there costs its server as much as one that is, or one that the archive does not take.
         ImportError::Poll(_) | ImportError::Archive(ArchiveError::Refused { operation: "PutObject", .. }) => {

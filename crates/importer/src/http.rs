@@ -111,6 +111,12 @@ pub enum HttpError {
     /// The headers came and the body did not.
     #[error("the answer to {request} could not be kept")]
     Body { request: String, source: SpoolError },
+    /// Nothing shows where lines end.
+    #[error(
+        "the answer to {request} is lines of JSON that only the end of the connection ends, so that nobody can say whether these are all: have \
+         the server send `Content-Length` or chunks"
+    )]
+    Endless { request: String },
     /// The body cannot be the data.
     #[error("the answer to {request} has no records (is SOURCE_URL where the data is?)")]
     NotTheData { request: String, source: SpoolError },
@@ -165,8 +171,8 @@ impl Http {
         let response = self.ask(request, validators).await?;
         let headers = lines(response.headers());
         if response.status() == StatusCode::NOT_MODIFIED {
-            if is_paged(&headers) {
-                // The only page became the first of several, and is the same for all that.
+            if is_paged(&headers) || is_another(validators, response.headers()) {
+                // The only page became the first of several, and is the same for all that; or it is the 304 of another version.
                 let none = Validators::default();
                 return Box::pin(self.exchange(request, &none, spool)).await;
             }
@@ -174,7 +180,8 @@ impl Http {
         }
         let date = text(response.headers(), &DATE).and_then(|date| moment(&date)).unwrap_or(fetched_at);
         let validators = Validators {
-            etag: text(response.headers(), &ETAG),
+            // The star stands for any version.
+            etag: text(response.headers(), &ETAG).filter(|etag| etag != "*"),
             last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
         };
         let url = response.url().clone();
@@ -225,7 +232,7 @@ impl Http {
             let there = response.url().join(&to).ok();
             let is_home = there.as_ref().is_some_and(|there| there.origin() == request.url.origin());
             let why = if is_home { "one redirect too many" } else { "another origin" };
-            let to = there.map_or(to, |there| public_url(&there));
+            let to = there.map_or_else(|| "something that is no address".to_owned(), |there| public_url(&there));
             return Err(HttpError::Redirected { request: shown, to, why });
         }
         let refusal = refusal::read(status, response.headers(), Timestamp::now());
@@ -245,15 +252,15 @@ impl Http {
         let is_measured = response.content_length().is_some()
             || response.headers().contains_key(TRANSFER_ENCODING)
             || response.version() >= Version::HTTP_2;
-        let encoding = text(response.headers(), &CONTENT_ENCODING).map(|encoding| encoding.trim().to_ascii_lowercase());
+        let encoding = encoding(response.headers());
         let body = self.wire(response);
-        let body = match encoding.as_deref().unwrap_or_default() {
-            // Some servers name the character set here.
-            "" | "identity" | "none" | "utf-8" | "utf8" => body,
+        let body = match encoding.as_str() {
+            "" => body,
             encoding => unpacked(body, encoding)
                 .ok_or_else(|| HttpError::Encoded { request: shown(), encoding: encoding.to_owned() })?,
         };
-        spool.keep(body, headers).await.map_err(|source| match source {
+        let kept = spool.keep(body, headers).await;
+        let body = kept.map_err(|source| match source {
             SpoolError::Broken { bytes: 0, source } if source.kind() == io::ErrorKind::TimedOut => {
                 HttpError::TooSlow { request: shown(), limit: self.settings.source_timeout }
             }
@@ -263,10 +270,14 @@ impl Http {
             }
             SpoolError::NoRecords { .. } => HttpError::NotTheData { request: shown(), source },
             SpoolError::Broken { source, .. } if !is_cut(&source) => {
-                HttpError::Mislabelled { request: shown(), encoding: encoding.unwrap_or_default(), source }
+                HttpError::Mislabelled { request: shown(), encoding, source }
             }
             source => HttpError::Body { request: shown(), source },
-        })
+        })?;
+        if body.records.are_lines && !is_measured {
+            return Err(HttpError::Endless { request: shown() });
+        }
+        Ok(body)
     }
 
     /// The body as it comes, no longer than allowed: a bomb may be small where it is unpacked, and endless on the wire.
@@ -275,8 +286,9 @@ impl Http {
         let next = move |(mut response, received): (Response, u64)| async move {
             let limit = if received == 0 { first_limit } else { IDLE_READ_TIMEOUT };
             let chunk = timeout(limit, response.chunk()).await;
-            let chunk =
-                chunk.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {limit:?}")))?;
+            // The first byte has a limit of its own.
+            let kind = if received == 0 { io::ErrorKind::TimedOut } else { CUT };
+            let chunk = chunk.map_err(|_| io::Error::new(kind, format!("nothing came for {limit:?}")))?;
             let chunk = chunk.map_err(|error| io::Error::new(CUT, error.without_url()))?;
             let received = received + chunk.as_ref().map_or(0, Bytes::len) as u64;
             if received > most {
@@ -314,20 +326,25 @@ fn chunks(reader: impl AsyncRead + Send + 'static) -> Chunks {
     ReaderStream::with_capacity(reader, UNPACKED_BYTES).boxed()
 }
 
+/// What a decoder unpacks, with further streams behind the first: nothing of a body is left out.
+macro_rules! all_of {
+    ($decoder:expr) => {{
+        let mut decoder = $decoder;
+        decoder.multiple_members(true);
+        chunks(decoder)
+    }};
+}
+
 /// The body without its encoding; `None` if that was not asked for. A body without bytes has none.
 fn unpacked(body: Chunks, encoding: &str) -> Option<Chunks> {
     let decode: fn(Wire, u8) -> Chunks = match encoding {
         "gzip" | "x-gzip" => |wire, _| unpacked_members(wire),
         // A zlib stream, as RFC 9110 has it, or a bare one, as some servers send it.
         "deflate" => |wire, first| {
-            if first & 0xf == ZLIB { chunks(ZlibDecoder::new(wire)) } else { chunks(DeflateDecoder::new(wire)) }
+            if first & 0xf == ZLIB { all_of!(ZlibDecoder::new(wire)) } else { all_of!(DeflateDecoder::new(wire)) }
         },
-        "br" => |wire, _| chunks(BrotliDecoder::new(wire)),
-        "zstd" => |wire, _| {
-            let mut decoder = ZstdDecoder::with_params(wire, &[DParameter::window_log_max(ZSTD_WINDOW_LOG)]);
-            decoder.multiple_members(true);
-            chunks(decoder)
-        },
+        "br" => |wire, _| all_of!(BrotliDecoder::new(wire)),
+        "zstd" => |wire, _| all_of!(ZstdDecoder::with_params(wire, &[DParameter::window_log_max(ZSTD_WINDOW_LOG)])),
         _ => return None,
     };
     let mut wire = StreamReader::new(body);
@@ -386,6 +403,25 @@ fn is_settled(last_modified: &str, date: Timestamp) -> bool {
     moment(last_modified).is_some_and(|at| date.duration_since(at) > SignedDuration::from_secs(1))
 }
 
+/// In what a body is encoded, as lists and lines say it together; nothing where it is not.
+fn encoding(headers: &HeaderMap) -> String {
+    let lines = headers.get_all(CONTENT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    let all = lines.flat_map(|line| line.split(',')).map(|encoding| encoding.trim().to_ascii_lowercase());
+    // Some servers name the character set here.
+    let all = all.filter(|encoding| !matches!(encoding.as_str(), "" | "identity" | "none" | "utf-8" | "utf8"));
+    all.collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a 304 is that of another version than the one that was named.
+fn is_another(validators: &Validators, headers: &HeaderMap) -> bool {
+    let strong = |etag: &String| etag.trim_start_matches("W/").to_owned();
+    let differs = |sent: Option<String>, came: Option<String>| sent.is_some() && came.is_some() && sent != came;
+    match &validators.etag {
+        Some(etag) => differs(Some(strong(etag)), text(headers, &ETAG).map(|etag| strong(&etag))),
+        None => differs(validators.last_modified.clone(), text(headers, &LAST_MODIFIED)),
+    }
+}
+
 /// Whether a content type, as `application/x-ndjson; charset=utf-8`, is one of a record a line.
 fn is_lines(content_type: &str) -> bool {
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -400,12 +436,14 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 /// `Name: value`, or a bearer token, a line. A name may come more than once.
 fn parse_headers(text: &str) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, value) = match line.split_once(':') {
             Some((name, value)) => (
                 HeaderName::try_from(name.trim()).map_err(|_| "a name in it is no header's name")?,
                 value.trim().to_owned(),
             ),
+            // With its scheme, or a token alone.
+            None if line.contains(' ') => (AUTHORIZATION, line.to_owned()),
             None => (AUTHORIZATION, format!("Bearer {line}")),
         };
         let mut value = HeaderValue::try_from(value).map_err(|_| "a value has characters that no header may have")?;
@@ -435,9 +473,11 @@ mod tests {
 
     #[test]
     fn a_header_file_holds_headers_or_a_token() {
-        for (text, name, value) in
-            [("X-Api-Key: abc\n", "x-api-key", "abc"), ("s3cret\n", "authorization", "Bearer s3cret")]
-        {
+        for (text, name, value) in [
+            ("X-Api-Key: abc\n", "x-api-key", "abc"),
+            ("# mine\ns3cret\n", "authorization", "Bearer s3cret"),
+            ("Basic abc=\n", "authorization", "Basic abc="),
+        ] {
             assert_eq!(parse_headers(text).unwrap().get(name).unwrap(), value);
         }
         let several = parse_headers("s3cret\n\n X-Version: 7 \nX-Trace: a\nX-Trace: b\n").unwrap();

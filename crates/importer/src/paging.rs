@@ -278,17 +278,17 @@ impl Walk {
             return Ok(None);
         };
         let turn = match self.past {
-            Past::No if last.records >= self.first_records => {
+            Past::No => {
                 self.past = Past::Once;
                 Turn::Ask(request.clone())
             }
+            // Behind a page that is shorter than the first nothing else was to be expected.
+            Past::Once if last.records < self.first_records => self.natural_end(request, &last.more)?,
             Past::Once => {
                 self.past = Past::Twice;
                 Turn::Ask(last.request.clone())
             }
             Past::Twice => return Ok(None),
-            // Behind a page that is shorter than the first nothing else was to be expected.
-            Past::No => self.natural_end(request, &last.more)?,
         };
         Ok(Some(turn))
     }
@@ -595,11 +595,10 @@ fn has(parameters: &str, name: &str, word: &str) -> bool {
 fn resolve(page: &Page, next: &str) -> Result<Url, PageError> {
     let from = || page.request.to_string();
     let Ok(mut url) = page.url.join(next) else {
-        // What stands behind a question mark may be secret.
-        return Err(PageError::Unreadable {
-            from: from(),
-            next: next.split('?').next().unwrap_or_default().to_owned(),
-        });
+        // A user and a password, or what stands behind the path, may be secret.
+        let path = next.split(['?', '#']).next().unwrap_or_default();
+        let next = path.rsplit('@').next().unwrap_or_default().to_owned();
+        return Err(PageError::Unreadable { from: from(), next });
     };
     if page.url.scheme() == "https" && url.scheme() == "http" && url.host() == page.url.host() {
         // The port is that of https.
@@ -607,6 +606,13 @@ fn resolve(page: &Page, next: &str) -> Result<Url, PageError> {
         url.set_scheme("https").and_then(|()| url.set_port(port)).expect("an address of http takes both");
     }
     if url.origin() == page.url.origin() {
+        let (asked, has_own) = (&page.request.url, !url.username().is_empty() || url.password().is_some());
+        if !has_own && asked.origin() == url.origin() {
+            // No answer repeats them.
+            url.set_username(asked.username())
+                .and_then(|()| url.set_password(asked.password()))
+                .expect("it has a host");
+        }
         Ok(url)
     } else {
         Err(PageError::OtherOrigin { from: from(), next: public_url(&url) })
@@ -771,6 +777,20 @@ mod tests {
             Said::Page(Reply::new(2, 1).header("link", &format!("<?{next}>; rel=next")))
         });
         refused(&circle, "the pages lead in a circle");
+    }
+
+    #[test]
+    fn a_user_and_a_password_go_along_to_the_pages_that_answers_name() {
+        for (next_page, next) in [("", "?page=2"), ("", "http://api/posts?page=2"), ("/next", "/posts?page=2")] {
+            let walked = walk(next_page, request("http://u:p@api/posts"), Totals::Check, |asked| {
+                assert_eq!((asked.url.username(), asked.url.password()), ("u", Some("p")), "{next_page} {next}");
+                Said::Page(match asked.url.query() {
+                    None => Reply::new(2, 1).header("link", &format!("<{next}>; rel=next")).around("next", json!(next)),
+                    Some(_) => Reply::new(1, 2).around("next", json!(null)),
+                })
+            });
+            whole(&walked, &[1, 2]);
+        }
     }
 
     #[test]
@@ -1031,7 +1051,7 @@ mod tests {
                 _ => Said::Status(status),
             });
             whole(&short, &[1, 2]);
-            assert_eq!(short.asked.len(), 3, "nothing else was to be expected");
+            assert_eq!(short.asked.len(), 4, "nothing else was to be expected");
             let full = walk_by("page+1", "page", |page| match page {
                 "1" | "2" => Said::Page(Reply::new(2, page.parse().unwrap())),
                 _ => Said::Status(status),

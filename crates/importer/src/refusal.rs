@@ -43,7 +43,9 @@ pub fn read(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Refusal 
     let reset = named(&["x-ratelimit-reset-after", "x-ratelimit-reset", "ratelimit-reset", "x-rate-limit-reset"]);
     let reset = reset.or_else(|| member(field, ["t", "reset"]));
     let reset = reset.filter(|_| is_used_up || status == StatusCode::TOO_MANY_REQUESTS);
-    let wait = after.or_else(|| wait(reset?, now)).map(|wait| wait.min(LONGEST_ASKED));
+    // Some send 0 beside the time that counts.
+    let reset = reset.and_then(|reset| wait(reset, now));
+    let wait = after.filter(|after| !after.is_zero()).or(reset).or(after).map(|wait| wait.min(LONGEST_ASKED));
     let is_limit = match status {
         StatusCode::TOO_MANY_REQUESTS => true,
         // Some APIs have no other status for it.
@@ -108,7 +110,8 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 
 /// A date in one of the three forms of RFC 9110, section 5.6.7, or in those of RFC 2822 and RFC 3339, which some servers send.
 pub fn moment(text: &str) -> Option<Timestamp> {
-    let http = httpdate::parse_http_date(text).ok().and_then(|at| Timestamp::try_from(at).ok());
+    // Years that no timestamp has are far away.
+    let http = httpdate::parse_http_date(text).ok().map(|at| Timestamp::try_from(at).unwrap_or(Timestamp::MAX));
     http.or_else(|| Some(rfc2822::parse(text).ok()?.timestamp())).or_else(|| text.parse().ok())
 }
 
@@ -140,6 +143,7 @@ mod tests {
             ("1767225630", Some(30.0)),
             ("1767225630500", Some(30.0)),
             ("18446744073709551615", Some(3600.0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3600.0)),
             ("soon", None),
             ("-1", None),
             ("inf", None),
@@ -167,6 +171,7 @@ mod tests {
             (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1767225660")], (true, Some(60.0))),
             (403, &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "1767225660")], (false, None)),
             (503, &[], (false, None)),
+            (429, &[("retry-after", "0"), ("x-ratelimit-reset", "8")], (true, Some(8.0))),
             (503, &[("retry-after", "5")], (true, Some(5.0))),
             (500, &[("retry-after", "5")], (true, Some(5.0))),
             (404, &[("retry-after", "5")], (false, None)),

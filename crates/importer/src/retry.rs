@@ -65,7 +65,8 @@ impl Tries {
         self.faults += 1;
         // Full jitter: importers that failed together do not come back together.
         let pause = FIRST_PAUSE.saturating_mul(1 << (self.faults - 1).min(16)).mul_f64(dice.f64());
-        (self.faults < TRIES && is_transient(error)).then_some(pause)
+        let is_rewritten = self.is_in_walk && matches!(error, HttpError::HeaderFile { .. });
+        (self.faults < TRIES && (is_transient(error) || is_rewritten)).then_some(pause)
     }
 }
 
@@ -79,9 +80,9 @@ pub fn refusal(error: &HttpError) -> Option<Refusal> {
     if let HttpError::Status { refusal, .. } = error { Some(*refusal) } else { None }
 }
 
-/// How long the API asks to wait, if it does.
-pub fn asked_wait(error: &HttpError) -> Option<Duration> {
-    refusal(error)?.wait
+/// How long an API that limits requests is left alone, be it that it asks for that or not.
+pub fn limit_wait(error: &HttpError) -> Option<Duration> {
+    refusal(error).filter(|refusal| refusal.is_limit).map(|refusal| refusal.wait.unwrap_or(LIMIT_PAUSES.1))
 }
 
 /// Whether the same request may succeed a moment later.
@@ -94,6 +95,7 @@ pub fn is_transient(error: &HttpError) -> bool {
             ..
         }
         | HttpError::TooSlow { .. }
+        | HttpError::Endless { .. }
         | HttpError::NotTheData { .. }
         | HttpError::Redirected { .. }
         | HttpError::Encoded { .. }

@@ -25,7 +25,7 @@ use crate::{
     events::{self, Took},
     fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
-    retry::{LONGEST_PAUSE, asked_wait, jittered},
+    retry::{LONGEST_PAUSE, jittered, limit_wait},
     snapshot::{End, Validators, next_objects},
     source::{PollError, Source},
 };
@@ -123,7 +123,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
                     let then = Timestamp::now() + (next - now);
                     self.status.set(state_after(fault, then));
                     if let ImportError::Poll(PollError::Http(error)) = fault {
-                        events::waits_until(asked_wait(error).map(|_| then));
+                        events::waits_until(limit_wait(error).map(|_| then));
                     }
                     next
                 }
@@ -148,7 +148,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
                 return;
             }
             if let Err(fault @ ImportError::Poll(PollError::Http(error))) = &polled
-                && asked_wait(error).is_some()
+                && limit_wait(error).is_some()
             {
                 // The wait is over, and nothing is known of the API yet.
                 events::waits_until(None);

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use clap::Args;
@@ -120,6 +121,9 @@ pub enum PollError {
     BodyFile { file: PathBuf, source: io::Error },
 }
 
+/// How long a server is given before the very same request is made again to learn whether it meant what it said.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// What a walk through the pages came to.
 enum Walked {
     Whole(Snapshot),
@@ -155,9 +159,10 @@ impl Api {
         Ok(Self { http, settings, wanted, status, has_warned_of_total, has_warned_of_torn })
     }
 
-    /// One answer by itself, not tried again.
+    /// One answer by itself.
     pub async fn peek(&self, request: &Request) -> Result<Body, PollError> {
-        let answer = self.http.exchange(request, &Validators::default(), &mut self.spool()?).await?;
+        let (mut spool, mut walk) = (self.spool()?, Walk::default());
+        let answer = self.ask(request, &Validators::default(), &mut spool, &mut walk, false).await?;
         Ok(answer.expect("no 304 is taken where no validator was sent").body)
     }
 
@@ -223,7 +228,13 @@ impl Api {
                 Err(error) => return Err(error.into()),
             };
             match turn {
-                Turn::Ask(next) => request = next,
+                Turn::Ask(next) => {
+                    if next == request {
+                        // A busy server is given a moment.
+                        sleep(ASKED_AGAIN_AFTER).await;
+                    }
+                    request = next;
+                }
                 turn => break turn,
             }
         };
@@ -251,21 +262,20 @@ impl Api {
     ) -> Result<Option<Answer>, HttpError> {
         let mut dice = fastrand::Rng::new();
         let mut tries = Tries::new(is_in_walk);
-        let mut before_the_wait = None;
-        let answered = loop {
+        loop {
             // Until the headers, and then until the first byte.
             beat_after(2 * self.settings.http.source_timeout);
             let error = match self.http.exchange(request, validators, spool).await {
-                Ok(answer) => break Ok(answer),
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let Some(pause) = tries.pause_after(&error, &mut dice) else { break Err(error) };
+            let Some(pause) = tries.pause_after(&error, &mut dice) else { return Err(error) };
+            let mut before_the_wait = None;
             if refusal(&error).is_some_and(|refusal| refusal.is_limit) {
                 let until = Timestamp::now() + pause;
                 events::waits_until(Some(until));
                 let why = format!("{error}; the importer asks again at {until:.0}");
-                let before = self.status.set(State::Waiting(Dependency::Api, why));
-                before_the_wait.get_or_insert(before);
+                before_the_wait = Some(self.status.set(State::Waiting(Dependency::Api, why)));
             } else {
                 // An API that limits requests has not answered this one, and one that refuses a token neither.
                 if !matches!(error, HttpError::Status { status: StatusCode::UNAUTHORIZED, .. }) {
@@ -277,11 +287,10 @@ impl Api {
             // Nothing signals that an API can answer again.
             sleep(pause).await;
             events::waits_until(None);
-        };
-        if let Some(state) = before_the_wait {
-            self.status.back_to(state);
+            if let Some(state) = before_the_wait {
+                self.status.back_to(state);
+            }
         }
-        answered
     }
 
     /// Each of these is said once, until it is over.

@@ -99,8 +99,10 @@ pub struct Record<'a> {
 /// What stood where the records should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// An array, or several lines.
+    /// An array.
     Array,
+    /// Several lines.
+    Lines,
     /// One object.
     Object,
     /// `null`, or the document is `{}`.
@@ -246,7 +248,7 @@ fn read_lines(
         document.consume(line.bytes);
         index += 1;
     }
-    Ok(if index == 1 { Found::Object } else { Found::Array })
+    Ok(if index == 1 { Found::Object } else { Found::Lines })
 }
 
 fn hand_over(
@@ -258,7 +260,8 @@ fn hand_over(
 ) -> Result<(), DocumentError> {
     let (raw, is_whole) = (document.raw(element), element.is_whole());
     document.check_brackets(element)?;
-    let is_understood = take(Record { index, raw, is_whole });
+    // Nothing that is understood is empty or open; but not everybody looks.
+    let is_understood = take(Record { index, raw, is_whole }) && !raw.is_empty() && document.is_balanced();
     let is_set_aside = !is_whole || may_be_wrong && !raw.is_empty() && document.is_balanced();
     if is_understood || is_set_aside { Ok(()) } else { document.check(element) }
 }

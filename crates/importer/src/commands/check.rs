@@ -20,7 +20,7 @@ use crate::{
     next_page::NextPage,
     paging::PageError,
     queue::Queue,
-    retry::{asked_wait, is_transient},
+    retry::{is_transient, refusal},
     run::bytes_a_day,
     snapshot::{End, Snapshot},
     source::{Api, PollError, Source as _},
@@ -149,7 +149,7 @@ async fn tell_of_api<W: Write>(
             Ok(Verdict::More(advice)) => Err(format!("this is not all. {advice}")),
             Ok(Verdict::Nothing) => Ok("one page seems to be all: no usual parameter brought other records".to_owned()),
             Ok(Verdict::NotTried(why)) => Ok(format!("whether this is all was not tried, since {why}")),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(explained(&error)),
         };
         report.tell("paging", found)?;
     }
@@ -170,7 +170,7 @@ async fn way_on(api: &Api) -> Option<String> {
 pub fn explained(error: &PollError) -> String {
     let said = chain(error);
     if let PollError::Http(error) = error
-        && let Some(wait) = asked_wait(error)
+        && let Some(wait) = refusal(error).and_then(|refusal| refusal.wait)
     {
         let wait = match wait.as_secs_f64().ceil() {
             3600.0.. => "an hour or more".to_owned(),
