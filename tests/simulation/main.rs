@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// How often things go wrong for a while and then do not; after each storm all must be well within this time.
-const STORMS: u32 = 6;
+const STORMS: u32 = 5;
 const CALM: Duration = Duration::from_mins(5);
 
 /// An importer looks whether the archive is still the one that it knows before it appends, else with each 61st poll.

@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use clap::Args;
@@ -31,7 +30,7 @@ use crate::{
     next_page::{NextPage, Totals},
     paging::{Page, PageError, Turn, Walk, is_paged},
     request::Request,
-    retry::{Tries, refusal},
+    retry::{FIRST_PAUSE, Tries, refusal},
     signs::in_last_record,
     snapshot::{Observation, Snapshot, Validators, validators},
 };
@@ -120,9 +119,6 @@ pub enum PollError {
     #[error("cannot use SOURCE_BODY_FILE {}, which holds a JSON body", file.display())]
     BodyFile { file: PathBuf, source: io::Error },
 }
-
-/// How long a server is given before the very same request is made again to learn whether it meant what it said.
-const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a walk through the pages came to.
 enum Walked {
@@ -230,8 +226,8 @@ impl Api {
             match turn {
                 Turn::Ask(next) => {
                     if next == request {
-                        // A busy server is given a moment.
-                        sleep(ASKED_AGAIN_AFTER).await;
+                        // A server that was busy is given a moment before it is asked whether it meant what it said.
+                        sleep(FIRST_PAUSE).await;
                     }
                     request = next;
                 }
