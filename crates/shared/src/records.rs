@@ -260,8 +260,8 @@ fn hand_over(
 ) -> Result<(), DocumentError> {
     let (raw, is_whole) = (document.raw(element), element.is_whole());
     document.check_brackets(element)?;
-    // Nothing that is understood is empty or open; but not everybody looks.
-    let is_understood = take(Record { index, raw, is_whole }) && !raw.is_empty() && document.is_balanced();
+    // Nothing that is understood is empty; but not everybody looks.
+    let is_understood = take(Record { index, raw, is_whole }) && !raw.is_empty();
     let is_set_aside = !is_whole || may_be_wrong && !raw.is_empty() && document.is_balanced();
     if is_understood || is_set_aside { Ok(()) } else { document.check(element) }
 }
