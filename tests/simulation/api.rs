@@ -200,7 +200,7 @@ impl Door {
     }
 }
 
-/// The answer with this status, and with so many seconds to wait.
+/// The answer with this status, and with a wait in seconds.
 fn refusal_of(status: StatusCode, wait: Option<u32>) -> HttpError {
     let headers: HeaderMap = wait.map(|seconds| (RETRY_AFTER, seconds.into())).into_iter().collect();
     let refusal = refusal::read(status, &headers, Timestamp::UNIX_EPOCH);

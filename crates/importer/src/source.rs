@@ -226,7 +226,7 @@ impl Api {
             match turn {
                 Turn::Ask(next) => {
                     if next == request {
-                        // A server that was busy is given a moment before it is asked whether it meant what it said.
+                        // A busy server may have said that there is nothing more, and nothing signals that it is busy no longer.
                         sleep(FIRST_PAUSE).await;
                     }
                     request = next;
