@@ -21,6 +21,9 @@ use support::programs::{help_of, path_of, run, takes, variables};
 /// The SDK's own settings that something may give to a daemon; the help names them in prose.
 const AWS_SETTINGS: [&str; 4] = ["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
+/// Those of the network.
+const NETWORK_SETTINGS: [&str; 5] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "AWS_CA_BUNDLE", "SSL_CERT_FILE"];
+
 /// What the images are told of the revision that they are built from.
 const REVISION: &str = "0123456789ab";
 
@@ -378,6 +381,7 @@ fn the_readme_names_settings_that_are_there_and_all_that_are_required() -> Resul
     }
     // Privileges look the same.
     known.extend(["SELECT", "INSERT", "UPDATE"].map(str::to_owned));
+    known.extend(NETWORK_SETTINGS.map(str::to_owned));
     let named: BTreeSet<&str> = quoted(&readme).filter(|word| is_variable(word)).collect();
     for name in &named {
         ensure!(known.contains(*name), "the README names {name}, which is no setting");

@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use jiff::ToSpan;
 use sandbox::Sandbox;
 use support::{
     faulty_api::{Answer, FaultyApi},
@@ -28,8 +29,16 @@ async fn with_api(sandbox: &Sandbox, answer: Answer, settings: &[(&'static str, 
 
 /// `importer once` with an S3 that answers so.
 async fn with_s3(sandbox: &Sandbox, status: u16, code: &str, message: &str) -> Result<String> {
+    with_s3_saying(sandbox, s3_error(status, code, message)).await
+}
+
+fn s3_error(status: u16, code: &str, message: &str) -> Answer {
     let error = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
-    let s3 = FaultyApi::saying([Answer::ok(error).with_status(status)]).await?;
+    Answer::ok(error).with_status(status)
+}
+
+async fn with_s3_saying(sandbox: &Sandbox, answer: Answer) -> Result<String> {
+    let s3 = FaultyApi::saying([answer]).await?;
     let url = s3.url().replace("/posts", "");
     once(sandbox, &[("AWS_ENDPOINT_URL_S3", &url)], &[(&url, "http://S3")]).await
 }
@@ -132,6 +141,15 @@ async fn the_archive_is_not_there_or_not_ours() -> Result<()> {
     insta::assert_snapshot!("wrong_region_in_the_signature", said);
     let expired = with_s3(&sandbox, 400, "ExpiredToken", "The provided token has expired.").await?;
     insta::assert_snapshot!("expired_credentials", expired);
+    let elsewhere = s3_error(301, "PermanentRedirect", elsewhere).with("x-amz-bucket-region", "eu-west-1");
+    insta::assert_snapshot!("another_region_that_s3_names", with_s3_saying(&sandbox, elsewhere).await?);
+    let no_key = "User: arn:aws:iam::111122223333:user/me is not authorized to perform: kms:Decrypt on resource: KEY";
+    insta::assert_snapshot!("kms_refused", with_s3(&sandbox, 403, "AccessDenied", no_key).await?);
+    let skewed = "The difference between the request time and the current time is too large.";
+    insta::assert_snapshot!("clock_off", with_s3(&sandbox, 403, "RequestTimeTooSkewed", skewed).await?);
+    let twenty_minutes_ago = (jiff::Timestamp::now() - 1_210.seconds()).strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let dated = s3_error(403, "AccessDenied", "Access Denied").with("Date", twenty_minutes_ago);
+    insta::assert_snapshot!("clock_off_by_the_date", with_s3_saying(&sandbox, dated).await?);
     Ok(())
 }
 

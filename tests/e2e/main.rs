@@ -2,6 +2,7 @@
 
 mod archive_is_truth;
 mod audit;
+mod aws;
 mod bad_records;
 mod clock;
 mod crash_points;

@@ -558,8 +558,10 @@ async fn s3_that_fails_is_waited_for() -> Result<()> {
         ("503 Slow Down", "SlowDown"),
         ("400 Bad Request", "ExpiredToken"),
         ("403 Forbidden", "AccessDenied"),
+        ("403 Forbidden", "InvalidObjectState: so; S3 keeps the object in an archive tier such as Glacier: restore it"),
     ] {
-        proxy.replace_answers("GET /", u64::MAX, &s3_error(status, code));
+        let error = code.split(':').next().unwrap_or(code);
+        proxy.replace_answers("GET /", u64::MAX, &s3_error(status, error));
         author.append(document(1..=5, code)).await?;
         says(&sandbox, "waiting", code).await?;
         // Nothing is received meanwhile: a message in hand would only run out.

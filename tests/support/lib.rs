@@ -11,6 +11,7 @@ pub mod programs;
 pub mod systemd;
 pub mod tap;
 pub mod terraform;
+pub mod tunnel;
 
 pub use sandbox::proxy;
 

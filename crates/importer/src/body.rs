@@ -182,7 +182,7 @@ impl Spool {
         let chunks = SyncIoBridge::new(StreamReader::new(chunks));
         let (wanted, before) = (self.wanted.clone(), self.hasher.clone());
         let reading = spawn_blocking(move || read_records(chunks, &wanted, headers, before, is_hashed));
-        let written = self.write(body, Some(reader)).await;
+        let written = self.write(body, reader).await;
         let read = reading.await.expect("reading does not panic");
         let (upload, sha256) = written?;
         match read {
@@ -193,14 +193,6 @@ impl Spool {
                 Err(SpoolError::NoRecords { beginning, upload, source: Box::new(source) })
             }
         }
-    }
-
-    /// The same without a look into it.
-    pub async fn keep_unread(
-        &mut self,
-        body: impl Stream<Item = io::Result<Bytes>> + Unpin,
-    ) -> Result<Upload, SpoolError> {
-        Ok(self.write(body, None).await?.0)
     }
 
     fn beginning_of(&self, upload: &Upload) -> Result<Vec<u8>, SpoolError> {
@@ -217,7 +209,7 @@ impl Spool {
     async fn write(
         &mut self,
         body: impl Stream<Item = io::Result<Bytes>> + Unpin,
-        reader: Option<mpsc::Sender<Bytes>>,
+        reader: mpsc::Sender<Bytes>,
     ) -> Result<(Upload, Sha256), SpoolError> {
         let (writer, chunks) = mpsc::channel(CHUNKS_AHEAD);
         let upload = Upload { file: self.file.clone(), offset: self.end, bytes: 0 };
@@ -236,7 +228,7 @@ impl Spool {
         &self,
         mut body: impl Stream<Item = io::Result<Bytes>> + Unpin,
         writer: mpsc::Sender<Bytes>,
-        reader: Option<mpsc::Sender<Bytes>>,
+        reader: mpsc::Sender<Bytes>,
     ) -> Result<(), SpoolError> {
         let mut bytes = 0;
         while let Some(chunk) = body.next().await {
@@ -246,10 +238,8 @@ impl Spool {
             if self.end + bytes > self.max_bytes {
                 return Err(SpoolError::TooLong { max_bytes: self.max_bytes });
             }
-            if let Some(reader) = &reader {
-                // The thread that reads needs no more once it knows that this is no collection.
-                let _ = reader.send(chunk.clone()).await;
-            }
+            // The thread that reads needs no more once it knows that this is no collection.
+            let _ = reader.send(chunk.clone()).await;
             if writer.send(chunk).await.is_err() {
                 // The thread that writes says why it takes no more.
                 break;

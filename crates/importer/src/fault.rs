@@ -73,6 +73,7 @@ pub fn state_after(fault: &ImportError, then: Timestamp) -> State {
         }
         ImportError::Archive(ArchiveError::Refused { .. }) => State::Holding(Reason::AccessRefused, why),
         ImportError::Archive(ArchiveError::NoBucket { .. }) => State::Holding(Reason::BucketMissing, why),
+        ImportError::Archive(ArchiveError::Unfit { .. }) => State::Holding(Reason::BucketUnfit, why),
         ImportError::Archive(ArchiveError::Foreign { .. }) => State::Holding(Reason::ObjectForeign, why),
         ImportError::Archive(ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. }) => {
             State::Waiting(Dependency::Archive, why)
@@ -111,7 +112,8 @@ pub fn next_poll(fault: &ImportError, faults: u32, pace: Pace, dice: &mut fastra
             now + pause.max(limit_wait(error).unwrap_or_default())
         }
         // Not sooner: a page that is not there costs its server as much as one that is, or one that the archive does not take.
-        ImportError::Poll(_) | ImportError::Archive(ArchiveError::Refused { operation: "PutObject", .. }) => {
+        ImportError::Poll(_)
+        | ImportError::Archive(ArchiveError::Refused { operation: "PutObject", .. } | ArchiveError::Unfit { .. }) => {
             regular.max(now + jittered(grown.min(LONGEST_PAUSE), dice))
         }
         // Nothing was asked of the API yet.
@@ -131,8 +133,8 @@ mod tests {
         let poll = |error| ImportError::Poll(PollError::Http(error));
         let archive = || ImportError::Archive(ArchiveError::NoBucket { bucket: String::new() });
         let refused_append = || {
-            let [bucket, key, code] = [const { String::new() }; 3];
-            ImportError::Archive(ArchiveError::Refused { operation: "PutObject", bucket, key, code })
+            let (bucket, key, source) = (String::new(), String::new(), "AccessDenied".into());
+            ImportError::Archive(ArchiveError::Refused { operation: "PutObject", bucket, key, source })
         };
         for (fault, interval, faults, seconds) in [
             (poll(status(500, None)), short, 1, 1.0),

@@ -34,7 +34,7 @@ pub trait Queue {
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum QueueError {
     /// The request failed.
-    #[error("SendMessageBatch to {queue_url}, which the role must be allowed to sqs:SendMessage, failed")]
+    #[error("SendMessageBatch to {queue_url} failed")]
     Failed { queue_url: Url, source: Box<dyn std::error::Error + Send + Sync> },
     /// The request succeeded, and entries in it did not.
     #[error("{queue_url} did not take {entries} of the messages ({code})")]
@@ -92,7 +92,7 @@ impl SqsQueue {
                     Err(QueueError::Refused { queue_url, entries: sent.failed().len(), code: first.code().to_owned() })
                 }
             },
-            Err(source) => Err(QueueError::Failed { queue_url, source: aws::reason(&source) }),
+            Err(source) => Err(QueueError::Failed { queue_url, source: aws::reason(&source, "sqs:SendMessage") }),
         }
     }
 }

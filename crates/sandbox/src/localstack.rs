@@ -85,7 +85,7 @@ async fn try_start(python: &Path, folder: &Path, guard: &Guard) -> Result<LocalS
         localstack.env(variable, folder);
     }
     localstack.envs([
-        ("SERVICES", "s3,sqs"),
+        ("SERVICES", "s3,sqs,sts"),
         ("EAGER_SERVICE_LOADING", "1"),
         ("GATEWAY_LISTEN", &address),
         // Queue URLs with an address that needs no name server, because older SDKs send their requests there.

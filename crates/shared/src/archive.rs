@@ -20,6 +20,7 @@ use futures_util::{
 use http_body::Frame;
 use http_body_util::StreamBody;
 use thiserror::Error;
+use tokio::sync::OnceCell;
 
 use crate::{
     aws,
@@ -29,6 +30,17 @@ use crate::{
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The groups of three digits in a key: three folders, and the object.
+const GROUPS: u8 = 4;
+
+/// What the role must be allowed.
+pub(crate) const RIGHTS: &str = "s3:ListBucket, s3:GetObject and, to append, s3:PutObject";
+
+const PUT: &str = "PutObject";
+
+/// What stands in the object that is only there to be refused.
+const PROOF: &[u8] = b"The importer tries to overwrite this object. The server must refuse: importers rely on it.\n";
 
 /// How the loops see the archive: the first of the three doors to the world. Calls are safe to drop at any await.
 #[allow(async_fn_in_trait, reason = "the loops run on the main task, so nothing has to be Send")]
@@ -94,13 +106,16 @@ pub type Body = BoxStream<'static, io::Result<Bytes>>;
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum ArchiveError {
     /// 403. Never taken for absence: without `s3:ListBucket` a missing key reads 403 too.
-    #[error(
-        "{operation} s3://{bucket}/{key} was refused ({code}): check the credentials and the role's policy, which needs s3:ListBucket, s3:GetObject and, to append, s3:PutObject"
-    )]
-    Refused { operation: &'static str, bucket: String, key: String, code: String },
+    #[error("{operation} s3://{bucket}/{key} was refused")]
+    Refused { operation: &'static str, bucket: String, key: String, source: BoxError },
     /// There is no such bucket.
     #[error("there is no bucket `{bucket}`: create it, or correct ARCHIVE_BUCKET or AWS_REGION")]
     NoBucket { bucket: String },
+    /// The server would let one importer overwrite what another one appended.
+    #[error(
+        "bucket `{bucket}` cannot hold an archive, since its server {why}: use one that refuses to overwrite, as S3 does"
+    )]
+    Unfit { bucket: String, why: &'static str },
     /// The object is not one of ours, or of a later release.
     #[error("s3://{bucket}/{key} cannot be followed (if it is somebody else's, move it elsewhere)")]
     Foreign { bucket: String, key: String, source: MetadataError },
@@ -118,35 +133,67 @@ pub struct S3Archive {
     client: Client,
     bucket: String,
     stream: StreamName,
+    /// Set once the server has refused to overwrite.
+    proven: Arc<OnceCell<()>>,
 }
 
 impl S3Archive {
     /// The archive of `stream` in `bucket`. Nothing is asked of S3 yet.
     pub fn new(client: Client, bucket: String, stream: StreamName) -> Self {
-        Self { client, bucket, stream }
+        Self { client, bucket, stream, proven: Arc::default() }
+    }
+
+    /// Has the server refuse to overwrite an object that is there for nothing else, once a process. Some servers ignore `If-None-Match`, and
+    /// importers would overwrite each other's objects without a word.
+    pub async fn prove(&self) -> Result<(), ArchiveError> {
+        self.proven.get_or_try_init(|| self.be_refused()).await.copied()
+    }
+
+    async fn be_refused(&self) -> Result<(), ArchiveError> {
+        let key = format!("{}written-once.txt", prefix(&self.stream));
+        // The first time it is written, in a new archive.
+        for _ in 0..2 {
+            let request = self.client.put_object().bucket(&self.bucket).key(&key).if_none_match("*");
+            match request.content_type("text/plain").body(ByteStream::from_static(PROOF)).send().await {
+                Ok(_) => {}
+                Err(error) if status_of(&error) == Some(412) => return Ok(()),
+                Err(error) => return Err(self.error(PUT, &key, &error)),
+            }
+        }
+        Err(ArchiveError::Unfit { bucket: self.bucket.clone(), why: "ignores `If-None-Match: *`, and overwrites" })
     }
 
     /// The number of the oldest object that is kept, `None` for an empty archive. Four listings, as for the end.
     pub async fn oldest(&self) -> Result<Option<Sequence>, ArchiveError> {
-        self.outermost(|groups| groups.min()).await
+        self.outermost(false).await
     }
 
-    async fn outermost(&self, pick: Pick) -> Result<Option<Sequence>, ArchiveError> {
-        let mut name = prefix(&self.stream);
-        // Three folders, then the object in the last of them.
-        for is_leaf in [false, false, false, true] {
-            let Some(group) = self.group(&name, is_leaf, pick).await? else { return Ok(None) };
-            name = format!("{name}{group}/");
+    async fn outermost(&self, is_newest: bool) -> Result<Option<Sequence>, ArchiveError> {
+        // The groups still to look at, the likeliest last. A folder that a person made in a console holds nothing, and the next is looked at.
+        let mut names = vec![(prefix(&self.stream), 0)];
+        while let Some((name, depth)) = names.pop() {
+            if depth == GROUPS {
+                let key = format!("{}.json", name.trim_end_matches('/'));
+                match Sequence::from_key(&key, &self.stream) {
+                    None => continue,
+                    sequence => return Ok(sequence),
+                }
+            }
+            let mut groups = self.groups(&name, depth == GROUPS - 1).await?;
+            groups.sort_unstable();
+            if !is_newest {
+                groups.reverse();
+            }
+            names.extend(groups.into_iter().map(|group| (format!("{name}{group}/"), depth + 1)));
         }
-        let key = format!("{}.json", name.trim_end_matches('/'));
-        Ok(Sequence::from_key(&key, &self.stream))
+        Ok(None)
     }
 
-    /// A three-digit folder or object below `prefix`: other people's files in the bucket are not the archive.
-    async fn group(&self, prefix: &str, is_leaf: bool, pick: Pick) -> Result<Option<String>, ArchiveError> {
+    /// The three-digit folders or objects below `prefix`: other people's files in the bucket are not the archive.
+    async fn groups(&self, prefix: &str, is_leaf: bool) -> Result<Vec<String>, ArchiveError> {
         let mut pages =
             self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/").into_paginator().send();
-        let mut picked = None;
+        let mut found = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| self.error("ListObjectsV2", prefix, &error))?;
             let folders = page.common_prefixes().iter().filter_map(|folder| folder.prefix());
@@ -155,25 +202,23 @@ impl S3Archive {
             let objects = objects.filter_map(|object| object.get(prefix.len()..)?.strip_suffix(".json"));
             // Folders of objects hold no folders, and the others no objects.
             let groups: Vec<_> = if is_leaf { objects.collect() } else { folders.collect() };
-            let groups = groups.into_iter().filter(|group| is_group(group)).map(str::to_owned);
-            picked = pick(&mut picked.into_iter().chain(groups));
+            found.extend(groups.into_iter().filter(|group| is_group(group)).map(str::to_owned));
         }
-        Ok(picked)
+        Ok(found)
     }
 
     fn error<E>(&self, operation: &'static str, key: &str, error: &SdkError<E>) -> ArchiveError
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        let (bucket, key) = (self.bucket.clone(), key.to_owned());
-        if error.code() == Some("NoSuchBucket") {
-            return ArchiveError::NoBucket { bucket };
-        }
-        match error.raw_response().map(|response| response.status().as_u16()) {
-            Some(403) => {
-                ArchiveError::Refused { operation, bucket, key, code: error.code().unwrap_or("403").to_owned() }
+        let (bucket, key, source) = (self.bucket.clone(), key.to_owned(), aws::reason(error, RIGHTS));
+        match (error.code(), status_of(error)) {
+            (Some("NoSuchBucket"), _) => ArchiveError::NoBucket { bucket },
+            (_, Some(403)) => ArchiveError::Refused { operation, bucket, key, source },
+            (_, Some(501)) if operation == PUT => {
+                ArchiveError::Unfit { bucket, why: "does not know `If-None-Match: *` (501)" }
             }
-            _ => ArchiveError::Failed { operation, bucket, key, source: aws::reason(error) },
+            _ => ArchiveError::Failed { operation, bucket, key, source },
         }
     }
 
@@ -185,9 +230,6 @@ impl S3Archive {
         ArchiveError::Foreign { bucket: self.bucket.clone(), key: key.to_owned(), source }
     }
 }
-
-/// The first or the last.
-type Pick = fn(&mut dyn Iterator<Item = String>) -> Option<String>;
 
 fn is_group(name: &str) -> bool {
     name.len() == 3 && name.bytes().all(|byte| byte.is_ascii_digit())
@@ -202,13 +244,16 @@ fn is_missing<E>(error: &SdkError<E>) -> bool
 where
     E: ProvideErrorMetadata,
 {
-    error.raw_response().is_some_and(|response| response.status().as_u16() == 404)
-        && error.code() != Some("NoSuchBucket")
+    status_of(error) == Some(404) && error.code() != Some("NoSuchBucket")
+}
+
+fn status_of<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|response| response.status().as_u16())
 }
 
 impl Archive for S3Archive {
     async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
-        match self.outermost(|groups| groups.max()).await? {
+        match self.outermost(true).await? {
             Some(Sequence::LAST) => Err(self.foreign(&Sequence::LAST.key(&self.stream), MetadataError::Last)),
             end => Ok(end),
         }
@@ -242,6 +287,7 @@ impl Archive for S3Archive {
     }
 
     async fn append(&self, sequence: Sequence, metadata: &Metadata, body: &Upload) -> Result<Append, ArchiveError> {
+        self.prove().await?;
         let key = sequence.key(&self.stream);
         let fields = metadata.encode().map_err(|source| self.foreign(&key, source))?;
         let request = self
@@ -263,10 +309,8 @@ impl Archive for S3Archive {
         let patient = aws_sdk_s3::Config::builder().timeout_config(timeouts);
         match request.customize().config_override(patient).send().await {
             Ok(_) => Ok(Append::Done),
-            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 412) => {
-                Ok(Append::Taken)
-            }
-            Err(error) => Err(self.error("PutObject", &key, &error)),
+            Err(error) if status_of(&error) == Some(412) => Ok(Append::Taken),
+            Err(error) => Err(self.error(PUT, &key, &error)),
         }
     }
 }

@@ -1,22 +1,43 @@
 //! The AWS clients, and every default of the SDK that is not left to chance.
 
-use std::{error::Error, time::Duration};
+mod credentials;
+mod reason;
+
+use std::{error::Error, fs, io, path::PathBuf, time::Duration};
 
 pub use aws_config::SdkConfig;
 use aws_config::{
-    BehaviorVersion, Region, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
-    timeout::TimeoutConfig,
+    BehaviorVersion, Region, identity::IdentityCache, profile::ProfileFileLoadError, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig,
 };
-use aws_sdk_s3::{
-    config::{RequestChecksumCalculation, ResponseChecksumValidation},
-    error::{ProvideErrorMetadata, SdkError},
-};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents};
 use aws_smithy_http_client::{
-    Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    Builder, Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_types::base64;
+use aws_types::{
+    os_shim_internal::{Env, Fs},
+    service_config::ServiceConfigKey,
+};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use thiserror::Error;
+use tokio::time::{sleep, timeout};
+use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
-use crate::telemetry::chain;
+pub use reason::reason;
+
+use crate::{
+    shutdown::Shutdown,
+    status::{Dependency, State, Status},
+    telemetry::chain,
+};
 
 /// S3 closes an idle connection after about 20 seconds and the SDK would keep it for 90; a request on one that was just
 /// closed fails for nothing (aws-sdk-rust issues 1106, 1417, 827).
@@ -33,81 +54,183 @@ const STALL_GRACE_PERIOD: Duration = Duration::from_secs(20);
 /// Three tries within a call ride out a reset connection; anything longer is the loop's own back-off, which people can see.
 const ATTEMPTS: u32 = 3;
 
-/// Region, credentials and endpoint as the SDK finds them (`AWS_*`, profile, instance role), and our own choices for the rest.
-/// With an endpoint of one's own the region falls back to `us-east-1`, since it means nothing there.
-pub async fn config() -> SdkConfig {
-    let http = Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .build_https();
+/// How soon a daemon looks again whether the SDK's settings are mended.
+const SETTINGS_PAUSE: Duration = Duration::from_secs(2);
+
+/// Whose the credentials are is worth no longer wait: STS cannot be reached from every network.
+const IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the SDK cannot begin with.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message says what each field is")]
+pub enum ConfigError {
+    #[error("cannot read the AWS profiles (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE)")]
+    Profile(#[from] ProfileFileLoadError),
+    #[error("there is no AWS region: set AWS_REGION, or `region` in the profile")]
+    NoRegion,
+    #[error("cannot read AWS_CA_BUNDLE (`ca_bundle` in a profile) {}", file.display())]
+    CaBundle { file: PathBuf, source: io::Error },
+    #[error("AWS_CA_BUNDLE (`ca_bundle` in a profile) {} holds no certificates in PEM", file.display())]
+    NoCertificates { file: PathBuf },
+}
+
+/// Region, credentials, endpoints, proxies and authorities as people set them for the SDK (`AWS_*`, profile, instance role, `HTTPS_PROXY`), and
+/// our own choices for the rest. With an endpoint of one's own the region falls back to `us-east-1`, since it means nothing there.
+pub async fn config() -> Result<SdkConfig, ConfigError> {
+    // A daemon that waits for them would have the SDK's warnings with each look; what is missing is told by whoever misses it.
+    let loaded = load().with_subscriber(NoSubscriber::default()).await?;
+    let http = http_client(set_for(&loaded, "s3", "AWS_CA_BUNDLE", "ca_bundle").map(PathBuf::from))?;
+    let is_own = endpoint(&loaded, "s3").is_some() || endpoint(&loaded, "sqs").is_some();
+    let region = loaded.region().filter(|region| !region.as_ref().is_empty()).cloned();
+    let region = region.or_else(|| set_for(&loaded, "s3", "AWS_REGION", "region").map(Region::new));
+    let region = region.or_else(|| is_own.then(|| Region::from_static("us-east-1")));
+    let region = region.ok_or(ConfigError::NoRegion)?;
+    let credentials = credentials::Chain::provider(http.clone(), region.clone());
+    Ok(loaded.into_builder().http_client(http).region(region).credentials_provider(credentials).build())
+}
+
+/// The same for a daemon, which waits until whatever is wrong is mended; `None` when it drains before.
+pub async fn config_at_last(status: &Status, shutdown: &mut Shutdown) -> Option<SdkConfig> {
+    loop {
+        match config().await {
+            Ok(config) => return Some(config),
+            Err(error) => status.set(State::Waiting(Dependency::Archive, chain(&error))),
+        };
+        // Nothing is in hand.
+        shutdown.race(sleep(SETTINGS_PAUSE)).await?;
+    }
+}
+
+#[allow(
+    clippy::default_trait_access,
+    reason = "the type of the third argument has a name only in another crate of the SDK"
+)]
+async fn load() -> Result<SdkConfig, ConfigError> {
+    // The SDK goes on without a profile that it cannot read, and then asks another account's servers.
+    aws_config::profile::load(&Fs::default(), &Env::default(), &Default::default(), None).await?;
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
     let stalls = StalledStreamProtectionConfig::enabled().grace_period(STALL_GRACE_PERIOD).build();
-    let loaded = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
+    let loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .stalled_stream_protection(stalls)
-        .load()
-        .await;
-    if loaded.region().is_some() || loaded.endpoint_url().is_none() {
-        return loaded;
-    }
-    loaded.into_builder().region(Region::from_static("us-east-1")).build()
+        // Our chain of credentials keeps what it found.
+        .identity_cache(IdentityCache::no_cache());
+    Ok(loader.load().await)
 }
 
-/// S3, with path-style addresses where `AWS_ENDPOINT_URL` names another server: `bucket.localhost` resolves nowhere.
+/// What a variable or the profile says, for the service or for all. An empty variable is one that is not set.
+fn set_for(config: &SdkConfig, service: &str, variable: &str, member: &str) -> Option<String> {
+    let look = |variable| {
+        let key = ServiceConfigKey::builder().service_id(service).env(variable).profile(member).build();
+        config.service_config()?.load_config(key.expect("all is given"))
+    };
+    let found = look(variable)?;
+    // Only the profile is left.
+    let found = if found.is_empty() { look("AWS_NO_VARIABLE")? } else { found };
+    (!found.is_empty()).then_some(found)
+}
+
+/// The endpoint that is set for a service, or for all.
+fn endpoint(config: &SdkConfig, service: &str) -> Option<String> {
+    let own = set_for(config, service, "AWS_ENDPOINT_URL", "endpoint_url");
+    own.or_else(|| config.endpoint_url().filter(|url| !url.is_empty()).map(str::to_owned))
+}
+
+fn http_client(ca_bundle: Option<PathBuf>) -> Result<SharedHttpClient, ConfigError> {
+    let mut trusted = TrustStore::default();
+    if let Some(file) = ca_bundle {
+        for certificate in certificates(file)? {
+            let encoded = base64::encode(certificate);
+            trusted.add_pem_certificate(format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n"));
+        }
+    }
+    let tls = TlsContext::builder().with_trust_store(trusted).build().expect("it is not looked at before it is used");
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder();
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector
+            .proxy_config(ProxyConfig::from_env())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls.clone())
+            .build()
+    }))
+}
+
+/// The certificates that can be trusted: the HTTP client panics at one that cannot.
+fn certificates(file: PathBuf) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let pem = match fs::read(&file) {
+        Ok(pem) => pem,
+        Err(source) => return Err(ConfigError::CaBundle { file, source }),
+    };
+    let all = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
+    let usable: Vec<_> = all.filter(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok()).collect();
+    if usable.is_empty() { Err(ConfigError::NoCertificates { file }) } else { Ok(usable) }
+}
+
+/// S3, with path-style addresses where an endpoint of one's own is set: `bucket.localhost` resolves nowhere.
 /// The archive brings its own SHA-256, so the SDK's checksums are off.
 pub fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
-    let s3 = aws_sdk_s3::config::Builder::from(config)
-        .force_path_style(config.endpoint_url().is_some())
+    let endpoint = endpoint(config, "s3");
+    let mut s3 = aws_sdk_s3::config::Builder::from(config)
+        .force_path_style(endpoint.is_some())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .build();
-    aws_sdk_s3::Client::from_conf(s3)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    s3.set_endpoint_url(endpoint);
+    aws_sdk_s3::Client::from_conf(s3.build())
 }
 
 /// SQS.
 pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
-    aws_sdk_sqs::Client::new(config)
+    let mut sqs = aws_sdk_sqs::config::Builder::from(config);
+    sqs.set_endpoint_url(endpoint(config, "sqs"));
+    aws_sdk_sqs::Client::from_conf(sqs.build())
 }
 
-/// What came back, for people. The SDK's own errors say "unhandled error" and their text twice.
-pub fn reason<E>(error: &SdkError<E>) -> Box<dyn Error + Send + Sync>
-where
-    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
-{
-    match (error.code(), error.raw_response()) {
-        (Some(code), _) => {
-            let message =
-                error.message().map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default();
-            format!("{code}{message}{}", remedy(code)).into()
+/// Who one is on AWS and where it is asked, in one line: identity, region, endpoints, and where the bucket is, as far as S3 says so.
+///
+/// # Errors
+/// There are no credentials, or the bucket is in another region.
+pub async fn surroundings(config: &SdkConfig, bucket: &str) -> Result<String, String> {
+    let provider = config.credentials_provider().ok_or("the SDK has no provider of credentials")?;
+    let found = provider.provide_credentials().await;
+    let credentials = found.map_err(|error| reason::no_credentials(&error))?;
+    let who = match identity(config).await {
+        Ok(arn) => arn,
+        Err(why) => format!("access key {}, whose owner is not known ({why})", credentials.access_key_id()),
+    };
+    let region = config.region().map_or("none", Region::as_ref);
+    let at = |service| endpoint(config, service).unwrap_or_else(|| "AWS".to_owned());
+    let says = format!("{who}; region {region}; S3 at {}, SQS at {}", at("s3"), at("sqs"));
+    match s3_region(&s3(config), bucket).await {
+        Some(there) if there != region && endpoint(config, "s3").is_none() => {
+            Err(format!("{says}; bucket {bucket} is in {there}: set AWS_REGION={there}"))
         }
-        // A HEAD is refused without a word.
-        (None, Some(response)) => {
-            let status = response.status().as_u16();
-            let remedy = match status {
-                301 | 307 => remedy("PermanentRedirect"),
-                400 => "; renew the credentials, and set AWS_REGION to the region that the bucket is in",
-                _ => "",
-            };
-            format!("the answer has status {status}{remedy}").into()
-        }
-        // No credentials, no name, no connection, no answer in time: the causes tell which.
-        (None, None) => {
-            let why = chain(error);
-            format!("no answer; see to AWS_ENDPOINT_URL, AWS_REGION, credentials and network: {why}").into()
-        }
+        Some(there) => Ok(format!("{says}; bucket {bucket} in {there}")),
+        None => Ok(says),
     }
 }
 
-/// What to do about the codes that new users meet.
-fn remedy(code: &str) -> &'static str {
-    match code {
-        "PermanentRedirect" | "AuthorizationHeaderMalformed" => "; set AWS_REGION to the region that the bucket is in",
-        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => "; renew the credentials",
-        "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" => {
-            "; create the queue, or correct QUEUE_URL or AWS_REGION"
-        }
-        _ => "",
+/// The ARN of the credentials' owner. A server of one's own is not asked of by AWS's STS.
+async fn identity(config: &SdkConfig) -> Result<String, Box<dyn Error + Send + Sync>> {
+    if endpoint(config, "sts").is_none() && endpoint(config, "s3").is_some() {
+        return Err("no endpoint is set for STS".into());
+    }
+    let mut sts = aws_sdk_sts::config::Builder::from(config);
+    sts.set_endpoint_url(endpoint(config, "sts"));
+    let sts = aws_sdk_sts::Client::from_conf(sts.build());
+    let answer =
+        timeout(IDENTITY_TIMEOUT, sts.get_caller_identity().send()).await.map_err(|_| "STS gives no answer")?;
+    let answer = answer.map_err(|error| reason(&error, "nothing"))?;
+    answer.arn.ok_or_else(|| "STS names nobody".into())
+}
+
+/// Where the bucket is. S3 says so in a header, also to those whom it refuses the rest.
+async fn s3_region(s3: &aws_sdk_s3::Client, bucket: &str) -> Option<String> {
+    match s3.head_bucket().bucket(bucket).send().await {
+        Ok(head) => head.bucket_region,
+        Err(error) => error.raw_response()?.headers().get(reason::BUCKET_REGION).map(str::to_owned),
     }
 }

@@ -141,12 +141,13 @@ pub enum Reason {
     ObjectMissing,
     ObjectForeign,
     BucketMissing,
+    BucketUnfit,
     AccessRefused,
     Database,
 }
 
 impl Reason {
-    const LABELS: [&str; 9] = [
+    const LABELS: [&str; 10] = [
         "another_archive",
         "object_rewritten",
         "archive_forked",
@@ -154,6 +155,7 @@ impl Reason {
         "object_missing",
         "object_foreign",
         "bucket_missing",
+        "bucket_unfit",
         "access_refused",
         "database",
     ];

@@ -70,6 +70,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
+    let line = line.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LINE_LIMIT_CHARS) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line,

@@ -35,6 +35,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(20);
 const RECEIVE: &str = "ReceiveMessage";
 const DELETE: &str = "DeleteMessage";
 
+/// What the role must be allowed.
+const RIGHTS: &str = "sqs:ReceiveMessage and sqs:DeleteMessage";
+
 /// What SQS calls a receipt that is none, once it has found nothing against whoever shows it.
 const NO_RECEIPT: [&str; 3] = ["ReceiptHandleIsInvalid", "InvalidParameterValue", "InvalidAddress"];
 
@@ -70,7 +73,7 @@ pub trait Bell {
 
 /// The queue gave no answer, or a bad one.
 #[derive(Debug, Error)]
-#[error("{doing} on {queue_url}, which the role must be allowed to (sqs:{doing}), failed")]
+#[error("{doing} on {queue_url} failed")]
 pub struct BellError {
     doing: &'static str,
     queue_url: Url,
@@ -115,7 +118,7 @@ impl Bell for SqsBell {
         match answer {
             Err(_) => Err(BellError::no_answer(queue_url)),
             Ok(Ok(received)) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
-            Ok(Err(source)) => Err(BellError { doing: RECEIVE, queue_url, source: aws::reason(&source) }),
+            Ok(Err(source)) => Err(BellError { doing: RECEIVE, queue_url, source: aws::reason(&source, RIGHTS) }),
         }
     }
 
@@ -142,7 +145,7 @@ impl Bell for SqsBell {
         let queue_url = self.queue_url.clone();
         match self.client.delete_message().queue_url(queue_url.as_str()).receipt_handle("none").send().await {
             Err(error) if !error.code().is_some_and(|code| NO_RECEIPT.iter().any(|known| code.ends_with(known))) => {
-                Err(BellError { doing: DELETE, queue_url, source: aws::reason(&error) })
+                Err(BellError { doing: DELETE, queue_url, source: aws::reason(&error, RIGHTS) })
             }
             _ => Ok(()),
         }

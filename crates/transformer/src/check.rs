@@ -2,7 +2,10 @@
 //!
 //! It changes nothing: a message that it receives comes again after its visibility has run out.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use shared::{archive::Archive, object::Sequence, telemetry::chain};
 use sqlx::{PgConnection, Row};
@@ -31,11 +34,7 @@ pub async fn check(
     let mut is_well = true;
     let mut tell = |what: &str, result: &Result<String, String>| {
         is_well &= result.is_ok();
-        let (word, text) = match result {
-            Ok(text) => ("ok", text),
-            Err(text) => ("PROBLEM", text),
-        };
-        writeln!(out, "{what:<8}  {word:<7}  {text}")
+        tell(out, what, result)
     };
     match connection {
         Err(error) => tell("server", &Err(chain(&error)))?,
@@ -57,6 +56,15 @@ pub async fn check(
     let heard = is_heard.await.map(|()| "it may be received from, and messages deleted".to_owned());
     tell("queue", &heard.map_err(|error| chain(&error)))?;
     Ok(is_well)
+}
+
+/// Writes the line of one dependency.
+pub fn tell(out: &mut impl Write, what: &str, result: &Result<String, String>) -> io::Result<()> {
+    let (word, text) = match result {
+        Ok(text) => ("ok", text),
+        Err(text) => ("PROBLEM", text),
+    };
+    writeln!(out, "{what:<8}  {word:<7}  {text}")
 }
 
 type Finding = (&'static str, Result<String, String>);

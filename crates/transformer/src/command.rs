@@ -28,7 +28,7 @@ use crate::{
     audit::audit,
     batch::Records,
     bell::{BellSettings, SqsBell},
-    check::check,
+    check::{check, tell},
     connect::{DatabaseSettings, connect, exposure},
     follow::{Followed, Follower, Goal},
     migrate::migrate,
@@ -47,6 +47,9 @@ Example:
   transformer migrate
   transformer --archive-bucket my-archive \\
               --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
+
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to AWS. AWS_CA_BUNDLE names a file with the certificates of an authority of
+your own.
 
 Other commands: once, audit, quarantine, migrate, check. See `transformer help`.";
 
@@ -226,14 +229,13 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
     admin::serve(&telemetry, &status).await?;
     let (stream, schema) = (wires.archive.stream.clone(), wires.database.database_schema.clone());
     info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
-    let config = aws::config().await;
-    let bell = SqsBell::new(aws::sqs(&config), bell);
-    let (archive, table) = doors(wires, follow.records.into(), &config);
-    let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
-    let transformer = Transformer::new(follower, bell, stream, status.clone());
-    run_until_drained(|shutdown| {
+    run_until_drained(async |mut shutdown| {
         systemd::serve(&status);
-        transformer.run(pace, shutdown)
+        let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return };
+        let bell = SqsBell::new(aws::sqs(&config), bell);
+        let (archive, table) = doors(wires, follow.records.into(), &config);
+        let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
+        Transformer::new(follower, bell, stream, status.clone()).run(pace, shutdown).await;
     })
     .await;
     info!("transformer ends");
@@ -245,7 +247,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, follow.records.into(), &aws::config().await);
+    let (archive, table) = doors(wires, follow.records.into(), &aws::config().await?);
     let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -269,7 +271,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
 
 async fn audit_archive(AuditSettings { deep, json, wires, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, Records::default(), &aws::config().await);
+    let (archive, mut table) = doors(wires, Records::default(), &aws::config().await?);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -287,13 +289,16 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
 }
 
 async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
-    let config = aws::config().await;
+    let config = aws::config().await?;
+    let out = &mut io::stdout().lock();
+    let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
+    tell(out, "aws", &aws)?;
     let bell = SqsBell::new(aws::sqs(&config), bell);
     let connection = connect(&wires.database).await;
     let rows = records.record_type().statements().table;
     let (archive, mut table) = doors(wires, records.into(), &config);
-    let is_well = check(connection, rows, &mut table, &archive, &bell, &mut io::stdout().lock()).await?;
-    Ok(found(!is_well))
+    let is_well = check(connection, rows, &mut table, &archive, &bell, out).await?;
+    Ok(found(!is_well || aws.is_err()))
 }
 
 /// Nothing is asked of either yet.

@@ -143,6 +143,7 @@ pub fn state_after(fault: &FollowError) -> State {
         FollowError::Hold(hold) => State::Holding(hold.reason(), why),
         FollowError::Archive(ArchiveError::Foreign { .. }) => State::Holding(Reason::ObjectForeign, why),
         FollowError::Archive(ArchiveError::NoBucket { .. }) => State::Holding(Reason::BucketMissing, why),
+        FollowError::Archive(ArchiveError::Unfit { .. }) => State::Holding(Reason::BucketUnfit, why),
         FollowError::Archive(
             ArchiveError::Refused { .. } | ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. },
         )

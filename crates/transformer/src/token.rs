@@ -22,7 +22,7 @@ const VALIDITY: Duration = Duration::from_mins(15);
 
 /// A token for one connection, under the credentials that the SDK finds.
 pub async fn rds_token(host: &str, port: u16, user: &str) -> Result<SecretString, BoxError> {
-    let config = shared::aws::config().await;
+    let config = shared::aws::config().await?;
     let provider = config.credentials_provider().ok_or("there are no AWS credentials")?;
     let region = config.region().ok_or("there is no AWS_REGION")?.to_string();
     let credentials = provider.provide_credentials().await?;

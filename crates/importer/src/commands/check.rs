@@ -1,21 +1,21 @@
 //! `importer check`: is everything that the importer needs reachable and permitted, and is the collection whole?
 //!
-//! It writes nothing: the right to append is tried on a number that is taken, and the pointer that is sent is that of an object that was
+//! It appends nothing: the right to is tried on an object beside the archive, and the pointer that is sent is that of an object that was
 //! announced before, or, without one, of an object that will never be.
 
-use std::{io::Write, path::Path, time::Duration};
+use std::{io::Write, time::Duration};
 
 use serde_json::{Value, json};
 use shared::{
-    archive::{Append, Archive},
-    object::{Sequence, StreamName},
+    archive::{Archive, S3Archive},
+    object::StreamName,
     pointer::Pointer,
     telemetry::chain,
 };
 
 use super::advice::{Verdict, find_more, is_map, likely_ids, likely_records, read, records_of};
 use crate::{
-    body::{Spool, SpoolError, Wanted},
+    body::SpoolError,
     http::HttpError,
     next_page::NextPage,
     paging::PageError,
@@ -30,14 +30,14 @@ use crate::{
 const SHOWN_IDS: usize = 3;
 
 /// What is looked at, besides the API.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Surroundings<'a> {
     /// The stream.
     pub stream: &'a StreamName,
     /// How often the API is polled.
     pub poll_interval: Duration,
-    /// Where answers wait.
-    pub spool_dir: &'a Path,
+    /// Who one is on AWS, and where that is.
+    pub aws: Result<String, String>,
     /// Whether the lines are for a program.
     pub is_json: bool,
 }
@@ -73,7 +73,7 @@ impl<W: Write> Report<'_, W> {
 /// Looks at each dependency and writes a line for it. Whether all is well.
 pub async fn check(
     api: &Api,
-    archive: &impl Archive,
+    archive: &S3Archive,
     queue: &impl Queue,
     surroundings: Surroundings<'_>,
     out: &mut impl Write,
@@ -95,15 +95,13 @@ pub async fn check(
             tell_of_api(&mut report, api, &snapshot, surroundings.poll_interval).await?;
         }
     }
+    report.tell("aws", surroundings.aws)?;
     let end = end(archive).await;
     let mut pointer = Pointer::to_nothing(surroundings.stream);
     let mut took = "a pointer to nothing, which transformers throw away";
     match &end {
         Err(why) => report.tell("archive", Err(why.clone()))?,
-        Ok(None) => {
-            report
-                .tell("archive", Ok("it is empty; whether it may be appended to shows with the first object".into()))?;
-        }
+        Ok(None) => report.tell("archive", Ok("it is empty".into()))?,
         Ok(Some(end)) => {
             (pointer, took) = (
                 Pointer::new(surroundings.stream, end.sequence, &end.metadata),
@@ -111,8 +109,12 @@ pub async fn check(
             );
             let fetched_at = end.metadata.fetched_at;
             report.tell("archive", Ok(format!("it ends at sequence {}, fetched at {fetched_at:.0}", end.sequence)))?;
-            report.tell("append", may_append(archive, end, surroundings.spool_dir).await)?;
         }
+    }
+    if end.is_ok() {
+        let proven =
+            archive.prove().await.map(|()| "the role may append, and a number that is taken is refused".to_owned());
+        report.tell("append", proven.map_err(|error| chain(&error)))?;
     }
     let told = queue.announce(&[pointer]).await;
     report.tell("queue", told.map(|()| format!("it took {took}")).map_err(|error| chain(&error)))?;
@@ -201,25 +203,4 @@ async fn end(archive: &impl Archive) -> Result<Option<End>, String> {
     let Some(sequence) = archive.end().await.map_err(|error| chain(&error))? else { return Ok(None) };
     let head = archive.head(sequence).await.map_err(|error| chain(&error))?;
     Ok(head.map(|head| End { sequence, metadata: head.metadata }))
-}
-
-/// Tries to write the newest object once more, as it is: S3 looks at the rights first, then refuses the number. A server that does
-/// not know `If-None-Match` loses nothing by it.
-async fn may_append(archive: &impl Archive, end: &End, spool_dir: &Path) -> Result<String, String> {
-    let End { sequence, metadata } = end;
-    let object = archive.get(*sequence).await.map_err(|error| chain(&error))?;
-    let Some(object) = object.filter(|object| object.metadata == *metadata) else {
-        return Err("the archive's end is gone, or another one now: who else writes to it?".to_owned());
-    };
-    let mut spool = Spool::new(spool_dir, u64::MAX, Wanted::default()).map_err(|error| chain(&error))?;
-    let upload = spool.keep_unread(object.body).await.map_err(|error| chain(&error))?;
-    match archive.append(*sequence, metadata, &upload).await {
-        Ok(Append::Taken) => Ok("the role may append, and a number that is taken is refused".to_owned()),
-        Ok(Append::Done) => Err(overwritten(*sequence)),
-        Err(error) => Err(chain(&error)),
-    }
-}
-
-fn overwritten(sequence: Sequence) -> String {
-    format!("this S3 server ignores `If-None-Match: *`: it took sequence {sequence} twice. It cannot hold an archive")
 }

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use shared::{
     admin,
     archive::S3Archive,
-    aws, metrics,
+    aws::{self, SdkConfig},
+    metrics,
     settings::{ArchiveSettings, VERSION, public_url},
     shutdown::run_until_drained,
     status::{Dependency, Status},
@@ -34,8 +35,8 @@ Example:
   importer --source-url https://jsonplaceholder.typicode.com/posts --archive-bucket my-archive \\
            --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
 
-HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to the API.
-SSL_CERT_FILE names a file with the certificates of an authority of your own.
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to the API and to AWS.
+SSL_CERT_FILE names a file with the certificates of an authority of your own for the API, AWS_CA_BUNDLE for AWS.
 
 Other commands, which take the same settings: once, list, check. See `importer help`.";
 
@@ -64,7 +65,7 @@ enum Command {
     /// Lists the archive: sequence, time, bytes, page, observation and etag of each object
     List(ListCommand),
     /// Looks whether the API's collection comes whole, and whether API, archive and queue are reachable and permitted, and says what to
-    /// do: exit code 3 when something is wrong. It writes no object
+    /// do: exit code 3 when something is wrong. It appends nothing to the archive
     Check(CheckSettings),
 }
 
@@ -168,18 +169,20 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let Wires { source, archive, .. } = &settings.wires;
     let (stream, archive_bucket) = (&archive.stream, &archive.archive_bucket);
     info!(version = VERSION, %stream, archive_bucket, source_url = public_url(&source.source_url), "importer starts");
-    let importer = importer(settings.wires, status.clone()).await?;
-    run_until_drained(|shutdown| {
+    let done = run_until_drained(async |mut shutdown| {
         systemd::serve(&status);
-        importer.run(settings.pace, fastrand::Rng::new(), shutdown)
-    })
-    .await;
+        let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return Ok(()) };
+        let importer = importer(settings.wires, &config, status.clone())?;
+        importer.run(settings.pace, fastrand::Rng::new(), shutdown).await;
+        anyhow::Ok(())
+    });
+    done.await.transpose()?;
     info!("importer ends");
     Ok(ExitCode::SUCCESS)
 }
 
 async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
-    let mut importer = importer(settings.wires, Status::default()).await?;
+    let mut importer = importer(settings.wires, &aws::config().await?, Status::default())?;
     let polled = run_until_drained(async |mut shutdown| importer.poll(settings.again, &mut shutdown).await).await;
     let polled = polled.transpose().map_err(|fault| match &fault {
         ImportError::Poll(error) => anyhow::Error::msg(explained(error)),
@@ -195,26 +198,26 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn importer(wires: Wires, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsQueue>> {
+fn importer(wires: Wires, config: &SdkConfig, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsQueue>> {
     let stream = wires.archive.stream.clone();
-    let (api, archive, queue) = connect(wires, &status).await?;
+    let (api, archive, queue) = connect(wires, config, &status)?;
     Ok(Importer::new(api, archive, queue, stream, status))
 }
 
 /// Nothing is asked of anybody yet.
-async fn connect(
+fn connect(
     Wires { source, archive, queue }: Wires,
+    config: &SdkConfig,
     status: &Status,
 ) -> anyhow::Result<(Api, S3Archive, SqsQueue)> {
-    let config = aws::config().await;
     let ArchiveSettings { stream, archive_bucket } = archive;
-    let archive = S3Archive::new(aws::s3(&config), archive_bucket, stream);
-    Ok((Api::new(source, status.clone())?, archive, SqsQueue::new(aws::sqs(&config), queue)))
+    let archive = S3Archive::new(aws::s3(config), archive_bucket, stream);
+    Ok((Api::new(source, status.clone())?, archive, SqsQueue::new(aws::sqs(config), queue)))
 }
 
 async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
     let ArchiveSettings { stream, archive_bucket } = settings.archive;
-    let archive = S3Archive::new(aws::s3(&aws::config().await), archive_bucket, stream.clone());
+    let archive = S3Archive::new(aws::s3(&aws::config().await?), archive_bucket, stream.clone());
     let mut out = io::BufWriter::new(io::stdout().lock());
     match list(settings.list, &archive, &stream, &mut out).await {
         Err(error) if !is_closed_pipe(&error) => Err(error),
@@ -223,11 +226,11 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
 }
 
 async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow::Result<ExitCode> {
-    let stream = settings.wires.archive.stream.clone();
-    let spool_dir = settings.wires.source.spool.dir();
-    let (api, archive, queue) = connect(settings.wires, &Status::default()).await?;
-    let poll_interval = settings.pace.poll_interval;
-    let surroundings = Surroundings { stream: &stream, poll_interval, spool_dir: &spool_dir, is_json: json };
+    let ArchiveSettings { stream, archive_bucket } = settings.wires.archive.clone();
+    let config = aws::config().await?;
+    let aws = aws::surroundings(&config, &archive_bucket).await;
+    let (api, archive, queue) = connect(settings.wires, &config, &Status::default())?;
+    let surroundings = Surroundings { stream: &stream, poll_interval: settings.pace.poll_interval, aws, is_json: json };
     let mut out = io::stdout().lock();
     let is_well = check(&api, &archive, &queue, surroundings, &mut out).await?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
