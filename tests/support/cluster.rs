@@ -28,8 +28,33 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// A cluster whose messages are German, an error where this machine cannot have one.
+    pub async fn start_in_german(world: &Arc<World>) -> Result<Self> {
+        let locales = world.folder().join("locales");
+        fs::create_dir_all(&locales)?;
+        let mut localedef = Command::new("localedef");
+        localedef.args(["-i", "de_DE", "-f", "UTF-8"]).arg(locales.join("de_DE.UTF-8"));
+        finish(localedef).await.context("localedef makes no de_DE.UTF-8")?;
+        let cluster = Self::start_with(world, &["lc_messages=de_DE.UTF-8"], &[], Some(&locales)).await?;
+        let told = cluster.execute("SELECT 1 / 0").await.map_err(|error| error.to_string());
+        ensure!(
+            told.as_ref().is_err_and(|told| told.contains("Division durch Null")),
+            "Postgres speaks no German: {told:?}"
+        );
+        Ok(cluster)
+    }
+
     /// A cluster with these settings, as in `fsync=off`. `files` are copied beside its data, readable for it alone: name, content.
     pub async fn start(world: &Arc<World>, settings: &[&str], files: &[(&str, &[u8])]) -> Result<Self> {
+        Self::start_with(world, settings, files, None).await
+    }
+
+    async fn start_with(
+        world: &Arc<World>,
+        settings: &[&str],
+        files: &[(&str, &[u8])],
+        locales: Option<&Path>,
+    ) -> Result<Self> {
         let shared = fs::metadata(world.folder().join("postgres"))?;
         let is_root = fs::metadata("/proc/self")?.uid() == 0;
         let owner = is_root.then(|| (shared.uid(), shared.gid()));
@@ -47,6 +72,7 @@ impl Cluster {
         let program = |name: &str| {
             let mut command = world.program(&programs.join(name), &sandbox::Settings::new());
             command.env("LC_ALL", "C").current_dir(&folder);
+            command.envs(locales.map(|locales| ("LOCPATH", locales)));
             if let Some((user, group)) = owner {
                 command.uid(user).gid(group);
             }

@@ -12,7 +12,7 @@ use sqlx::{
     ConnectOptions, Executor, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
 use crate::{fault::TableError, token::rds_token};
@@ -80,7 +80,7 @@ impl DatabaseSettings {
             .map_err(|source| TableError::Sql { doing: "read the address of", source })?;
         if is_elsewhere(&options) && !self.allow_plaintext {
             if let Some(why) = exposure(url.expose_secret(), false) {
-                return Err(TableError::Exposed { why });
+                return Err(TableError::Address { why });
             }
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
@@ -186,9 +186,21 @@ pub async fn within<T>(
     doing: &'static str,
     answer: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, TableError> {
+    within_since(Instant::now(), doing, answer).await
+}
+
+/// The same for a part of a statement that was begun at that time.
+pub async fn within_since<T>(
+    begun: Instant,
+    doing: &'static str,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, TableError> {
     status::beat();
     match timeout(DEADLINE, answer).await {
-        Ok(answer) => answer.map_err(|source| TableError::Sql { doing, source }),
+        Ok(answer) => answer.map_err(|error| match error {
+            sqlx::Error::Database(answer) => TableError::Refused { doing, answer, took: begun.elapsed() },
+            source => TableError::Sql { doing, source },
+        }),
         Err(_) => Err(TableError::Deadline { doing, secs: DEADLINE.as_secs() }),
     }
 }

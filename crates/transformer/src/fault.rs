@@ -1,7 +1,8 @@
 //! What can go wrong with the database, and whose fault it is. Pure. Nothing outside an object is ever charged to the object.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
+use sqlx::error::DatabaseError;
 use thiserror::Error;
 
 use crate::types::tables;
@@ -10,11 +11,17 @@ use crate::types::tables;
 const UNDEFINED: [&str; 2] = ["42P01", "42703"];
 const QUERY_CANCELED: &str = "57014";
 
+/// How long a statement may run, as `connect.rs` sets it for each session.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// Why the database did not do what was asked. Whatever escapes this file has cost the connection.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum TableError {
-    /// Postgres answered with an error, or could not be reached.
+    /// Postgres answered with an error, so long after it was asked.
+    #[error("could not {doing} the database: {} (SQLSTATE {}){}", answer.message(), code(&**answer), remedy(&code(&**answer)))]
+    Refused { doing: &'static str, answer: Box<dyn DatabaseError>, took: Duration },
+    /// Postgres could not be reached or understood.
     #[error("could not {doing} the database")]
     Sql { doing: &'static str, source: sqlx::Error },
     /// Postgres did not answer.
@@ -25,7 +32,7 @@ pub enum TableError {
     UrlFile { file: PathBuf, source: io::Error },
     /// The address asks for less than TLS with a checked certificate.
     #[error("{why}")]
-    Exposed { why: String },
+    Address { why: String },
     /// There is no token to connect with.
     #[error("could not make an IAM token for the database")]
     Token(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -56,7 +63,7 @@ impl TableError {
     /// The code that Postgres gave, if it was Postgres.
     pub fn sqlstate(&self) -> Option<String> {
         match self {
-            Self::Sql { source: sqlx::Error::Database(error), .. } => error.code().map(String::from),
+            Self::Refused { answer, .. } => Some(code(&**answer)),
             _ => None,
         }
     }
@@ -64,31 +71,43 @@ impl TableError {
     /// What Postgres said, or what happened instead.
     pub fn database_message(&self) -> String {
         match self {
-            Self::Sql { source: sqlx::Error::Database(error), .. } => error.message().to_owned(),
+            Self::Refused { answer, .. } => answer.message().to_owned(),
             other => shared::telemetry::chain(other),
         }
     }
 
     /// Whether a statement took longer than the session allows, as one does for thousands of rows with a slow trigger of somebody's
-    /// own. The same again would take as long, and half of it half.
+    /// own. The same again would take as long, and half of it half. A statement that a person cancels has the same code, and a
+    /// message may be in any language, so the time tells: here it begins before the server's and ends after it.
     pub fn is_too_slow(&self) -> bool {
-        self.sqlstate().as_deref() == Some(QUERY_CANCELED) && self.database_message().contains("statement timeout")
+        matches!(self, Self::Refused { answer, took, .. } if code(&**answer) == QUERY_CANCELED && *took >= STATEMENT_TIMEOUT)
     }
 
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Sql { source: sqlx::Error::Database(error), .. } => {
-                of_sqlstate(error.code().as_deref().unwrap_or_default(), error.constraint())
-            }
+            Self::Refused { answer, .. } => of_sqlstate(&code(&**answer), answer.constraint()),
             // Sockets, TLS, protocol: the next connection may do better.
             Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } | Self::Token(_) => {
                 Fault::Dependency
             }
-            Self::NoStream | Self::OtherStream { .. } | Self::OtherSession { .. } | Self::Exposed { .. } => {
+            Self::NoStream | Self::OtherStream { .. } | Self::OtherSession { .. } | Self::Address { .. } => {
                 Fault::Operator
             }
         }
+    }
+}
+
+fn code(answer: &dyn DatabaseError) -> String {
+    answer.code().unwrap_or_default().into_owned()
+}
+
+/// What a person can do about an answer that does not say it.
+fn remedy(code: &str) -> &'static str {
+    match code {
+        "42501" => ": give this right to the role of DATABASE_URL",
+        "3D000" => ": create it, or correct DATABASE_URL",
+        _ => "",
     }
 }
 
@@ -132,7 +151,7 @@ fn is_ours(constraint: &str) -> bool {
 mod tests {
     use std::{borrow::Cow, error::Error as StdError, fmt};
 
-    use sqlx::error::{DatabaseError, ErrorKind};
+    use sqlx::error::ErrorKind;
 
     use super::*;
 
@@ -177,29 +196,31 @@ mod tests {
         }
     }
 
-    fn answered(code: &'static str, message: &'static str) -> TableError {
-        TableError::Sql { doing: "try", source: sqlx::Error::Database(Box::new(Answer { code, message })) }
+    fn answered(code: &'static str, message: &'static str, took: Duration) -> TableError {
+        TableError::Refused { doing: "try", answer: Box::new(Answer { code, message }), took }
     }
 
-    const TIMEOUT: &str = "canceling statement due to statement timeout";
-
     #[test]
-    fn an_answer_of_postgres_is_read_by_its_code_and_its_words() {
-        for (code, message, fault, is_too_slow) in [
-            ("22003", "out of range", Fault::Record, false),
-            ("XX000", "something internal", Fault::Unknown, false),
-            ("57014", TIMEOUT, Fault::Dependency, true),
-            ("57014", "canceling statement due to user request", Fault::Dependency, false),
-            ("22003", TIMEOUT, Fault::Record, false),
+    fn an_answer_of_postgres_is_read_by_its_code_and_its_time() {
+        let (cancelled, soon) = ("storniere Anfrage wegen Zeitüberschreitung der Anfrage", Duration::from_secs(59));
+        for (code, message, took, fault, is_too_slow) in [
+            ("22003", "out of range", soon, Fault::Record, false),
+            ("XX000", "something internal", soon, Fault::Unknown, false),
+            ("57014", cancelled, STATEMENT_TIMEOUT, Fault::Dependency, true),
+            ("57014", "canceling statement due to statement timeout", soon, Fault::Dependency, false),
+            ("22003", cancelled, STATEMENT_TIMEOUT, Fault::Record, false),
         ] {
-            let error = answered(code, message);
+            let error = answered(code, message, took);
             assert_eq!((error.fault(), error.is_too_slow()), (fault, is_too_slow), "{code} {message}");
             assert_eq!((error.sqlstate().as_deref(), error.database_message().as_str()), (Some(code), message));
         }
         for code in UNDEFINED {
-            assert!(matches!(answered(code, "").of_our_tables(), TableError::NoStream));
+            assert!(matches!(answered(code, "", soon).of_our_tables(), TableError::NoStream));
         }
-        assert!(matches!(answered("42501", "").of_our_tables(), TableError::Sql { .. }));
+        let told = answered("42501", "permission denied for sequence theirs", soon).of_our_tables().to_string();
+        let expected = "could not try the database: permission denied for sequence theirs (SQLSTATE 42501): give this right to the role \
+                        of DATABASE_URL";
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     batch::{Batch, Pieces},
-    connect::within,
+    connect::{within, within_since},
     copy::{HEADER, TRAILER, encode_rows},
     fault::{Fault, TableError},
     ledger::to_bigint,
@@ -241,7 +241,7 @@ impl<'a> OpenCopy<'a> {
 
     async fn begin(connection: &'a mut PgConnection, source: RowSource) -> Result<Self, TableError> {
         let begun = Instant::now();
-        let postgres = within(Self::DOING, connection.copy_in_raw(source.statements.copy)).await?;
+        let postgres = within_since(begun, Self::DOING, connection.copy_in_raw(source.statements.copy)).await?;
         Ok(Self { postgres, begun, source, bytes: HEADER.to_vec() })
     }
 
@@ -256,7 +256,7 @@ impl<'a> OpenCopy<'a> {
             }
             Ok(())
         };
-        within(Self::DOING, send).await
+        within_since(self.begun, Self::DOING, send).await
     }
 
     /// Sends the next batches as long as the gap takes them.
@@ -278,7 +278,7 @@ impl<'a> OpenCopy<'a> {
             self.postgres.send(TRAILER).await?;
             self.postgres.finish().await
         };
-        within(Self::DOING, finish).await?;
+        within_since(self.begun, Self::DOING, finish).await?;
         Ok(())
     }
 }
