@@ -1,6 +1,11 @@
 //! Postgres for real: TLS that checks, secrets that rotate, answers that never come.
 
-use std::{collections::HashMap, fs, net::UdpSocket, time::Instant};
+use std::{
+    collections::HashMap,
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 use sandbox::{Sandbox, Setup};
@@ -258,7 +263,7 @@ async fn a_database_that_stops_answering_is_given_up_and_found_again() -> Result
 async fn each_connection_comes_with_an_iam_token_of_its_own() -> Result<()> {
     let sandbox = nothing_runs().await?;
     let cluster = Cluster::start(sandbox.world(), &[], &[]).await?;
-    let gate = IamGate::start(&cluster.address()).await?;
+    let gate = IamGate::start(&cluster.address(), Ipv4Addr::LOCALHOST).await?;
     let database_url = format!("postgres://postgres@127.0.0.1:{}/postgres", gate.port());
     let settings = [("DATABASE_URL", &*database_url), ("DATABASE_AUTH", "iam")];
     // The first token is refused, as one that has expired.
@@ -280,6 +285,39 @@ async fn each_connection_comes_with_an_iam_token_of_its_own() -> Result<()> {
     }
     let log = fs::read_to_string(sandbox.transformer.log())?;
     assert!(!log.contains("X-Amz-Signature"), "no token in the log");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_is_reached_at_an_ipv6_literal() -> Result<()> {
+    if let Err(why) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        support::skipped(format!("this machine has no ::1: {why}"));
+        return Ok(());
+    }
+    let sandbox = nothing_runs().await?;
+    let folder = sandbox.logs().join("tls");
+    let certificates = Certificates::make(&folder, "IP:::1")?;
+    let files = [("server.pem", &*certificates.certificate), ("server.key", &certificates.key)];
+    let settings =
+        ["listen_addresses=127.0.0.1,::1", "ssl=on", "ssl_cert_file=../server.pem", "ssl_key_file=../server.key"];
+    let cluster = Cluster::start(sandbox.world(), &settings, &files).await?;
+    let port = cluster.address().replace("127.0.0.1:", "");
+    for more in
+        ["", "?sslmode=disable", &format!("?sslmode=verify-full&sslrootcert={}", certificates.authority.display())]
+    {
+        let url = format!("postgres://postgres@[::1]:{port}/postgres{more}");
+        let output = transformer(&sandbox, &[("DATABASE_URL", &url)], &["migrate"]).await?;
+        assert!(output.status.success(), "{more}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let gate = IamGate::start(&cluster.address(), Ipv6Addr::LOCALHOST).await?;
+    let url = format!("postgres://postgres@[::1]:{}/postgres", gate.port());
+    for code in [1, 0] {
+        let settings = [("DATABASE_URL", &*url), ("DATABASE_AUTH", "iam")];
+        let output = transformer(&sandbox, &settings, &["migrate"]).await?;
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let is_for_it = |token: &String| token.starts_with(&format!("[::1]:{}/?Action=connect", gate.port()));
+    assert!(gate.tokens().iter().all(is_for_it), "{:?}", gate.tokens());
     Ok(())
 }
 

@@ -55,6 +55,26 @@ async fn all_wrong_settings_are_told_at_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_address_that_only_libpq_understands_is_refused_with_what_to_do() -> Result<()> {
+    let mut all = String::new();
+    for (name, value) in [
+        ("DATABASE_URL", "postgres://me:secret@one:5432,two:5433/posts"),
+        ("DATABASE_URL", "postgres://me:secret@one/posts?target_session_attrs=read-write"),
+        ("DATABASE_URL", "postgres://me:secret@one/posts?sslmode=verify_full"),
+        ("DATABASE_URL", "host=one dbname=posts user=me password=secret"),
+        ("PGHOST", "one,two"),
+        ("PGPORT", "5432,5433"),
+        ("PGSERVICE", "posts"),
+    ] {
+        let settings = [("DATABASE_URL", "postgres:///posts?user=me&password=secret"), (name, value)];
+        all.push_str(&told(&run("transformer", &settings, &["quarantine", "list"]).await?));
+    }
+    assert!(!all.contains("secret"), "{all}");
+    insta::assert_snapshot!("transformer_wrong_addresses", all);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_password_on_the_command_line_is_refused() -> Result<()> {
     let arguments = ["migrate", "--database-url", "postgres://me:secret@localhost/posts"];
     insta::assert_snapshot!("password_in_argv", told(&run("transformer", &[], &arguments).await?));

@@ -51,7 +51,8 @@ async fn no_trace_and_no_metadata_holds_a_secret() -> Result<()> {
     fs::write(header_file.path(), "X-Api-Key: secret-of-header")?;
     let source_url = format!("{}?api_key=secret-of-query", api.url().replace("//", "//user:secret-of-user@"));
     let sandbox = start(Setup { posts: 0, importer: false, transformer: false, ..Setup::default() }).await?;
-    let gate = IamGate::start(&url::Url::parse(sandbox.database_url())?.socket_addrs(|| None)?[0].to_string()).await?;
+    let database = url::Url::parse(sandbox.database_url())?.socket_addrs(|| None)?[0];
+    let gate = IamGate::start(&database.to_string(), database.ip()).await?;
     let iam_url = format!("postgres://postgres@127.0.0.1:{}/postgres", gate.port());
     let settings = [
         ("RUST_LOG", "trace"),

@@ -3,7 +3,7 @@
 //! Behind it is a Postgres that trusts whoever comes from loopback. (<https://www.postgresql.org/docs/15/protocol-message-formats.html>)
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -28,9 +28,9 @@ pub struct IamGate {
 }
 
 impl IamGate {
-    /// A gate before the Postgres at this address. It refuses the first token.
-    pub async fn start(target: &str) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    /// A gate before the Postgres at this address, on a loopback address. It refuses the first token.
+    pub async fn start(target: &str, loopback: impl Into<IpAddr>) -> Result<Self> {
+        let listener = TcpListener::bind((loopback.into(), 0)).await?;
         let (address, tokens) = (listener.local_addr()?, Arc::default());
         Ok(Self { address, server: tokio::spawn(serve(listener, target.to_owned(), Arc::clone(&tokens))), tokens })
     }

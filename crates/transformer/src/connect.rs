@@ -3,7 +3,7 @@
 //! A future of the database is never raced or aborted and then used again: whoever misses a deadline or sees an error
 //! drops the connection, and the server rolls back.
 
-use std::{fs, future::Future, io, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{env, fs, future::Future, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -13,7 +13,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 use tokio::time::{Instant, timeout};
-use url::Url;
+use url::{Host, Position, Url};
 
 use crate::{fault::TableError, token::rds_token};
 
@@ -76,16 +76,21 @@ impl DatabaseSettings {
     /// How to connect, with secrets read and TLS decided.
     async fn options(&self) -> Result<PgConnectOptions, TableError> {
         let url = self.url()?;
-        let mut options = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|source| TableError::Sql { doing: "read the address of", source })?;
+        let mut options = read_address(url.expose_secret()).map_err(|why| TableError::Address { why })?;
         if is_elsewhere(&options) && !self.allow_plaintext {
             if let Some(why) = exposure(url.expose_secret(), false) {
                 return Err(TableError::Address { why });
             }
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
+        if let Some(why) = unreadable_file(url.expose_secret()) {
+            return Err(TableError::Address { why });
+        }
         if self.database_auth == DatabaseAuth::Iam {
-            let token = rds_token(options.get_host(), options.get_port(), options.get_username()).await;
+            // In an address, as which a token is signed, colons of the host's own stand in brackets.
+            let host = options.get_host();
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let token = rds_token(&host, options.get_port(), options.get_username()).await;
             options = options.password(token.map_err(TableError::Token)?.expose_secret());
         }
         Ok(options.application_name("transformer").disable_statement_logging())
@@ -97,8 +102,9 @@ impl DatabaseSettings {
             (None, Some(file)) => {
                 let text =
                     fs::read_to_string(file).map_err(|source| TableError::UrlFile { file: file.clone(), source })?;
-                parse_database_url(text.trim())
-                    .map_err(|why| TableError::UrlFile { file: file.clone(), source: io::Error::other(why) })
+                parse_database_url(text.trim()).map_err(|why| TableError::Address {
+                    why: format!("DATABASE_URL_FILE {} holds nothing to connect to: {why}", file.display()),
+                })
             }
             (None, None) => unreachable!("clap wants one of the two"),
         }
@@ -137,17 +143,99 @@ impl std::fmt::Display for SchemaName {
 }
 
 fn parse_database_url(text: &str) -> Result<SecretString, String> {
-    let wrong = "a database's address is postgres://user:password@host:port/name, with special characters in the password percent-encoded";
-    let url = Url::parse(text).map_err(|_| wrong)?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") || PgConnectOptions::from_str(text).is_err() {
-        return Err(wrong.to_owned());
-    }
+    read_address(text)?;
     Ok(SecretString::from(text))
+}
+
+const FORM: &str = "a database's address is postgres://user:password@host:port/name, with special characters percent-encoded, as in %40 for @ \
+                    and %23 for #; that of a socket is postgres:///name?host=/folder&user=user";
+const SEVERAL: &str = "names several hosts, and the transformer connects to one: give it the host that takes writes, or a name that follows a \
+                       failover, such as the cluster's endpoint";
+
+const PARAMETERS: &str = "https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS";
+
+/// The parameters that sqlx reads, beside `options[…]`.
+const KNOWN: &str = "host hostaddr port user password dbname application_name options sslmode ssl-mode sslrootcert ssl-root-cert ssl-ca sslcert \
+                     ssl-cert sslkey ssl-key statement-cache-capacity";
+
+/// What libpq reads beside the address, and what parameter each stands for. sqlx reads the first two, and takes a wrong value for none.
+const ENVIRONMENT: [(&str, &str); 6] = [
+    ("PGPORT", "port"),
+    ("PGSSLMODE", "sslmode"),
+    ("PGSERVICE", "service"),
+    ("PGTARGETSESSIONATTRS", "target_session_attrs"),
+    ("PGCHANNELBINDING", "channel_binding"),
+    ("PGREQUIREAUTH", "require_auth"),
+];
+
+/// How to connect to what an address names, or why that cannot be done, without a word that may be part of a secret.
+///
+/// libpq knows more than sqlx, which ignores the parameters that it does not know, and logs them with their values.
+fn read_address(text: &str) -> Result<PgConnectOptions, String> {
+    let mut url = Url::parse(text).map_err(|_| {
+        let hosts = text.split_once("://").map_or("", |(_, rest)| rest.rsplit('@').next().unwrap_or(rest));
+        let is_list = hosts.split(['/', '?']).next().is_some_and(|hosts| hosts.contains(','));
+        if is_list { format!("the address {SEVERAL}") } else { FORM.to_owned() }
+    })?;
+    // Behind the host they show that the host is the beginning of a password.
+    if !matches!(url.scheme(), "postgres" | "postgresql") || url[Position::AfterPort..].contains(['@', '#']) {
+        return Err(FORM.to_owned());
+    }
+    let environment =
+        ENVIRONMENT.iter().filter_map(|(variable, name)| Some((*variable, *name, env::var(variable).ok()?)));
+    for (variable, name, value) in environment {
+        judge_parameter(variable, name, &value).map_err(|why| format!("unset {variable}: {why}"))?;
+    }
+    let mut is_behind_password = false;
+    for (name, value) in url.query_pairs() {
+        let shown = if is_behind_password { "what follows the password, in which & is written %26" } else { &name };
+        judge_parameter(shown, &name, &value)?;
+        is_behind_password |= name == "password";
+    }
+    // sqlx takes the brackets for a part of the host's name.
+    if let Some(Host::Ipv6(host)) = url.host() {
+        let query = format!("host={host}&{}", url.query().unwrap_or_default());
+        url.set_query(Some(&query));
+    }
+    let options = PgConnectOptions::from_str(url.as_str()).map_err(|_| FORM)?;
+    if options.get_host().contains(',') { Err(format!("the address, or PGHOST, {SEVERAL}")) } else { Ok(options) }
+}
+
+/// What is wrong with a parameter, which is shown under another name where it has one.
+fn judge_parameter(shown: &str, name: &str, value: &str) -> Result<(), String> {
+    let instead = match name {
+        "host" | "hostaddr" | "port" if value.contains(',') => return Err(format!("{shown} {SEVERAL}")),
+        _ if KNOWN.split(' ').any(|known| known == name) => {
+            let alone = Url::parse_with_params("postgres://localhost", [(name, value)]);
+            let is_taken = alone.is_ok_and(|url| PgConnectOptions::from_str(url.as_str()).is_ok());
+            let wrong = || format!("{shown} has a value that it cannot have: see {PARAMETERS}");
+            return if is_taken { Ok(()) } else { Err(wrong()) };
+        }
+        _ if name.starts_with("options[") => return Ok(()),
+        "target_session_attrs" | "load_balance_hosts" => {
+            "leave it out, and name the host that takes writes, since the transformer waits while its host takes none"
+        }
+        "service" | "servicefile" => "write what the service says into the address",
+        "passfile" => "name the file in the environment, as PGPASSFILE",
+        _ => "leave it out",
+    };
+    Err(format!("the transformer does not know {shown}: {instead}"))
+}
+
+/// The first file of an address that is not to be read, of which sqlx would tell without its name.
+fn unreadable_file(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    url.query_pairs()
+        .filter(|(name, value)| name.starts_with("ssl") && !name.ends_with("mode") && !value.contains('\n'))
+        .find_map(|(name, file)| {
+            let error = fs::File::open(&*file).err()?;
+            Some(format!("cannot read the file {file}, which the database's address names as {name}: {error}"))
+        })
 }
 
 /// An address that allows less than a checked certificate on another host, without the word that allows it.
 pub fn exposure(url: &str, allow_plaintext: bool) -> Option<String> {
-    let options = PgConnectOptions::from_str(url).ok()?;
+    let options = read_address(url).ok()?;
     let says_less = Url::parse(url)
         .ok()?
         .query_pairs()
@@ -161,8 +249,7 @@ pub fn exposure(url: &str, allow_plaintext: bool) -> Option<String> {
 
 /// Whether others can see the connection.
 fn is_elsewhere(options: &PgConnectOptions) -> bool {
-    // An IPv6 address stands in brackets there.
-    let host = options.get_host().trim_matches(['[', ']']);
+    let host = options.get_host();
     let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     options.get_socket().is_none() && !host.starts_with('/') && !is_loopback
 }
@@ -210,11 +297,77 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_database_is_refused() {
-        for wrong in ["", "localhost/posts", "mysql://localhost/posts"] {
-            assert!(parse_database_url(wrong).is_err(), "{wrong}");
+    fn an_address_is_refused_with_what_to_do_and_without_its_secret() {
+        for (address, why) in [
+            ("", FORM),
+            ("localhost/posts", FORM),
+            ("mysql://localhost/posts", FORM),
+            ("host=localhost dbname=posts password=s3cret", FORM),
+            ("postgres://me:s3/cret@localhost/posts", FORM),
+            ("postgres://me:5432/s3cret@localhost/posts", FORM),
+            ("postgres://me:5432#s3cret@localhost/posts", FORM),
+            ("postgres://me@localhost:5432?s3cret@localhost/posts", FORM),
+            ("postgres://me:s3cret@one,two/posts", &format!("the address, or PGHOST, {SEVERAL}")),
+            ("postgres://me:s3cret@one:5432,two:5433/posts", &format!("the address {SEVERAL}")),
+            ("postgres://me:s3cret@[::1]:5432,[::2]:5432/posts?sslmode=require", &format!("the address {SEVERAL}")),
+            ("postgres:///posts?host=one,two", &format!("host {SEVERAL}")),
+            ("postgres://localhost/posts?hostaddr=127.0.0.1,127.0.0.2", &format!("hostaddr {SEVERAL}")),
+            ("postgres://localhost/posts?port=5432,5433", &format!("port {SEVERAL}")),
+            (
+                "postgres://localhost/posts?sslmode=verify_full",
+                &format!("sslmode has a value that it cannot have: see {PARAMETERS}"),
+            ),
+            (
+                "postgres://localhost/posts?port=s3cret",
+                &format!("port has a value that it cannot have: see {PARAMETERS}"),
+            ),
+            (
+                "postgres://localhost/posts?target_session_attrs=read-write",
+                "the transformer does not know target_session_attrs: leave it out, and name the host that takes writes, since the \
+                 transformer waits while its host takes none",
+            ),
+            (
+                "postgres:///?service=posts",
+                "the transformer does not know service: write what the service says into the address",
+            ),
+            (
+                "postgres://localhost/posts?passfile=/s3cret",
+                "the transformer does not know passfile: name the file in the environment, as PGPASSFILE",
+            ),
+            (
+                "postgres://localhost/posts?sslpassword=s3cret",
+                "the transformer does not know sslpassword: leave it out",
+            ),
+            (
+                "postgres://localhost/posts?password=s3&cret",
+                "the transformer does not know what follows the password, in which & is written %26: leave it out",
+            ),
+        ] {
+            assert_eq!(read_address(address).unwrap_err(), why, "{address}");
         }
-        assert!(parse_database_url("postgres://me:pw@localhost:5432/posts").is_ok());
+    }
+
+    #[test]
+    fn an_address_may_be_an_ipv6_literal() {
+        for (address, host) in [
+            ("postgres://me:pw@localhost:5432/posts", "localhost"),
+            ("postgres://me:pw@[::1]:5432/posts?sslmode=require", "::1"),
+            ("postgres://me@[2001:db8::7]", "2001:db8::7"),
+            ("postgres://me@[2001:db8::7]?host=db.example.org", "db.example.org"),
+            ("postgres:///posts?host=::1&user=me", "::1"),
+        ] {
+            assert_eq!(read_address(address).unwrap().get_host(), host, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let (there, missing) = (env!("CARGO_MANIFEST_DIR"), "no/such/ca.pem");
+        let url = format!("postgres://localhost/posts?sslmode=verify-full&sslcert={there}&sslrootcert={missing}");
+        let why = "cannot read the file no/such/ca.pem, which the database's address names as sslrootcert: No such file or directory (os \
+                   error 2)";
+        assert_eq!(unreadable_file(&url).as_deref(), Some(why));
+        assert_eq!(unreadable_file("postgres://localhost/posts?sslmode=disable"), None);
     }
 
     #[test]
@@ -227,6 +380,7 @@ mod tests {
             ("postgres://me@db.example.org/posts?sslmode=disable", true, None),
             ("postgres://me@127.0.0.1/posts?sslmode=disable", false, None),
             ("postgres://me@[::1]/posts?sslmode=disable", false, None),
+            ("postgres://me@[2001:db8::7]/posts?sslmode=disable", false, Some(())),
             ("postgres://me@localhost/posts?sslmode=disable", false, None),
         ] {
             assert_eq!(exposure(url, allow).map(|_| ()), expected, "{url}");

@@ -28,9 +28,9 @@ pub enum TableError {
     #[error("could not {doing} the database: no answer for {secs} seconds")]
     Deadline { doing: &'static str, secs: u64 },
     /// The address is not to be had.
-    #[error("cannot use DATABASE_URL_FILE {}", file.display())]
+    #[error("cannot read DATABASE_URL_FILE {}", file.display())]
     UrlFile { file: PathBuf, source: io::Error },
-    /// The address asks for less than TLS with a checked certificate.
+    /// The address cannot be connected to, or asks for less than TLS with a checked certificate.
     #[error("{why}")]
     Address { why: String },
     /// There is no token to connect with.
