@@ -4,7 +4,10 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use sandbox::{Sandbox, Setup};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+};
 use support::{
     SOON,
     author::{Author, document},
@@ -97,6 +100,26 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
     let role = Role::new(&sandbox, "checked").await?;
     execute(&sandbox, &format!("REVOKE UPDATE ON posts, stream FROM {}", role.name)).await?;
     check("rights", &[("DATABASE_URL", role.url.as_str())], 3).await?;
+    Ok(())
+}
+
+/// A migration of another program.
+async fn migrate_another_program(connection: &mut PgConnection) -> Result<()> {
+    let sql = "CREATE TABLE IF NOT EXISTS theirs ()".into_sql_str();
+    let migration = Migration::new(1, "theirs".into(), MigrationType::Simple, sql, false);
+    Ok(Migrator::with_migrations(vec![migration]).run(connection).await?)
+}
+
+#[tokio::test]
+async fn another_program_keeps_its_migrations_to_itself() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let mut connection = sandbox.connect().await?;
+    migrate_another_program(&mut connection).await?;
+    // In the same schema, beside the tables of that program.
+    succeeds(&sandbox, &[], &["migrate"]).await?;
+    migrate_another_program(&mut connection).await?;
+    assert_eq!(select::<i64>(&sandbox, "SELECT count(*) FROM _sqlx_migrations").await?, 1);
+    assert_eq!(select::<i64>(&sandbox, "SELECT count(*) FROM stream_migrations").await?, 3);
     Ok(())
 }
 
@@ -245,7 +268,7 @@ async fn the_granted_role_runs_the_transformer_and_may_do_nothing_else() -> Resu
         "CREATE ROLE mine",
         "SELECT * FROM somebodys",
         "INSERT INTO somebodys VALUES ('mine')",
-        "SELECT * FROM _sqlx_migrations",
+        "SELECT * FROM stream_migrations",
         "COPY posts TO PROGRAM 'cat'",
     ] {
         let refused = connection.execute(AssertSqlSafe(statement)).await.expect_err(statement);

@@ -69,6 +69,8 @@ async fn migrate_on(
     // sqlx's own lock is a session's, which a killed migrator behind a pooler would leave behind.
     let mut migrations = Migrator::with_migrations(MIGRATIONS.map(migration).to_vec());
     migrations.set_locking(false);
+    // In the stream's schema: the usual table may be another program's, which would find migrations there that it does not know.
+    migrations.dangerous_set_table_name("stream_migrations");
     // The new binary's migrations only add, so an older binary may meet one that it does not know.
     migrations.set_ignore_missing(true);
     migrations.run(&mut *transaction).await?;
