@@ -11,7 +11,8 @@ use sqlx::{
 use support::{
     SOON,
     author::{Author, document},
-    execute, readiness, select, start, told, transformer, transformer_command,
+    cluster::Cluster,
+    execute, hold_of, readiness, select, start, told, transformer, transformer_command,
 };
 use url::Url;
 
@@ -99,7 +100,198 @@ async fn check_says_what_is_well_and_what_to_do_about_the_rest() -> Result<()> {
     execute(&sandbox, &format!("ALTER DATABASE {database} RESET synchronous_commit")).await?;
     let role = Role::new(&sandbox, "checked").await?;
     execute(&sandbox, &format!("REVOKE UPDATE ON posts, stream FROM {}", role.name)).await?;
-    check("rights", &[("DATABASE_URL", role.url.as_str())], 3).await?;
+    let output = transformer(&sandbox, &[("DATABASE_URL", role.url.as_str())], &["check"]).await?;
+    assert_eq!(output.status.code(), Some(3));
+    let names = [(role.name.as_str(), "ROLE"), (version.as_str(), "PostgreSQL 15.0")];
+    let rights = told(&sandbox, &output, &names);
+    let rights: Vec<_> = rights.lines().filter(|line| line.starts_with("rights")).collect();
+    assert_eq!(
+        rights,
+        [
+            "rights    PROBLEM  the role ROLE lacks UPDATE on posts, UPDATE on stream: run `transformer migrate --grant-to ROLE`"
+        ]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_and_run_name_what_keeps_the_role_from_its_work() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    Author::of(&sandbox).await?.append(document(1..=3, "a")).await?;
+    let role = Role::new(&sandbox, "kept").await?;
+    let database: String = select(&sandbox, "SELECT current_database()::text").await?;
+    let (name, as_role) = (&role.name, [("DATABASE_URL", role.url.as_str())]);
+    sandbox.transformer.restart_with(&as_role).await?;
+    sandbox.wait_until("it is applied", SOON, async || Ok(sandbox.position().await? == 1)).await?;
+    let secured = |table: &str| {
+        (
+            format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; CREATE POLICY theirs ON {table} USING (false)"),
+            format!("DROP POLICY theirs ON {table}; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"),
+            format!(
+                "row level security hides rows of the table {table} from the role {name}, which needs all: \
+                 `ALTER ROLE {name} BYPASSRLS`, or `ALTER TABLE public.{table} DISABLE ROW LEVEL SECURITY`"
+            ),
+        )
+    };
+    let lacking = |right: &str, on: &str| {
+        let lacks = match on {
+            "SCHEMA public" => format!("the role {name} may not look into the schema public"),
+            table => format!("the role {name} lacks {right} on {table}"),
+        };
+        (
+            format!("REVOKE {right} ON {on} FROM {name}, public"),
+            format!("GRANT {right} ON {on} TO {name}"),
+            format!("{lacks}: run `transformer migrate --grant-to {name}`"),
+        )
+    };
+    let read_only = |of: &str| {
+        (
+            format!("ALTER {of} SET default_transaction_read_only = on"),
+            format!("ALTER {of} RESET default_transaction_read_only"),
+            format!(
+                "default_transaction_read_only is on, so nothing can be written: `ALTER {of} RESET \
+                 default_transaction_read_only`"
+            ),
+        )
+    };
+    for (break_it, mend_it, why) in [
+        secured("posts"),
+        secured("objects"),
+        secured("quarantined_records"),
+        secured("stream"),
+        lacking("USAGE", "SCHEMA public"),
+        lacking("SELECT", "stream"),
+        lacking("UPDATE", "stream"),
+        lacking("SELECT", "objects"),
+        lacking("INSERT", "posts"),
+        read_only(&format!("ROLE {name}")),
+        read_only(&format!("DATABASE {database}")),
+        read_only(&format!("ROLE {name} IN DATABASE {database}")),
+    ] {
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name = 'transformer'";
+        execute(&sandbox, &format!("{break_it}; {cut}")).await?;
+        let output = transformer(&sandbox, &as_role, &["check"]).await?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.code() == Some(3) && said.contains(&format!("rights    PROBLEM  {why}\n")), "{said}");
+        let before = sandbox.position().await?;
+        Author::of(&sandbox).await?.append(document(1..=3, &why)).await?;
+        let held = sandbox.wait_until("it holds", SOON, async || {
+            Ok(readiness(&sandbox.transformer).await?.1 == format!("holding: {why}"))
+        });
+        held.await?;
+        let output = transformer(&sandbox, &as_role, &["once"]).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1) && said.contains(&why), "{said}");
+        let mut connection = sandbox.connect().await?;
+        connection.execute("SET default_transaction_read_only = off").await?;
+        connection.execute(AssertSqlSafe(mend_it)).await?;
+        sandbox.wait_until("it goes on", SOON, async || Ok(sandbox.position().await? == before + 1)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_right_that_only_a_trigger_needs_is_named() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let role = Role::new(&sandbox, "triggering").await?;
+    execute(
+        &sandbox,
+        "CREATE SEQUENCE theirs;
+        CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.theirs'); RETURN NEW; END $$;
+        CREATE TRIGGER count_them BEFORE INSERT ON posts FOR EACH ROW EXECUTE FUNCTION count_them();",
+    )
+    .await?;
+    Author::of(&sandbox).await?.append(document(1..=3, "a")).await?;
+    sandbox.transformer.restart_with(&[("DATABASE_URL", role.url.as_str())]).await?;
+    let why = hold_of(&sandbox, &sandbox.transformer).await?;
+    assert!(
+        why.contains("permission denied for sequence theirs (SQLSTATE 42501): give this right to the role"),
+        "{why}"
+    );
+    execute(&sandbox, &format!("GRANT USAGE ON SEQUENCE theirs TO {}", role.name)).await?;
+    sandbox.wait_until("it goes on", SOON, async || Ok(sandbox.position().await? == 1)).await
+}
+
+#[tokio::test]
+async fn migrate_says_what_keeps_it_from_its_work() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let role = format!("migrator_{}", select::<String>(&sandbox, "SELECT current_database()::text").await?);
+    execute(&sandbox, &format!("CREATE ROLE {role} LOGIN PASSWORD 'own'; CREATE SCHEMA own AUTHORIZATION {role}"))
+        .await?;
+    let mut url = Url::parse(sandbox.database_url())?;
+    url.set_username(&role).and_then(|()| url.set_password(Some("own"))).expect("the URL has a host");
+    execute(
+        &sandbox,
+        "CREATE SCHEMA closed; CREATE SCHEMA taken; CREATE TABLE taken.posts (); CREATE TABLE taken.objects ()",
+    )
+    .await?;
+    execute(&sandbox, &format!("GRANT ALL ON SCHEMA public, taken TO {role}")).await?;
+    let read_only = format!("ALTER ROLE {role} SET default_transaction_read_only = on");
+    let may_write = format!("ALTER ROLE {role} RESET default_transaction_read_only");
+    for (schema, before, why) in [
+        (
+            "closed",
+            "",
+            "the role ROLE may not create tables in the schema closed: run `transformer migrate` as a role that may, or, \
+            as the schema's owner, `GRANT USAGE, CREATE ON SCHEMA closed TO ROLE`",
+        ),
+        (
+            "missing",
+            "",
+            "the role ROLE may not create the schema missing: create it as another role, `CREATE SCHEMA missing AUTHORIZATION \
+            ROLE`",
+        ),
+        (
+            "public",
+            "",
+            "the tables in the schema public belong to the role postgres: run `transformer migrate` as that role",
+        ),
+        (
+            "taken",
+            "",
+            "the schema taken holds the table objects, the table posts already, which this release did not make: another \
+            program did, or a release before the first; give the stream a DATABASE_SCHEMA of its own, which `transformer once` fills \
+            from the archive",
+        ),
+        (
+            "own",
+            &*read_only,
+            "default_transaction_read_only is on, so nothing can be written: `ALTER ROLE ROLE RESET \
+            default_transaction_read_only`",
+        ),
+    ] {
+        execute(&sandbox, before).await?;
+        let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_SCHEMA", schema)];
+        let output = transformer(&sandbox, &settings, &["migrate"]).await?;
+        let said = told(&sandbox, &output, &[(&role, "ROLE")]);
+        ensure!(output.status.code() == Some(1) && said.contains(why), "{schema}: {said}");
+        let output = transformer(&sandbox, &settings, &["check"]).await?;
+        let said = told(&sandbox, &output, &[(&role, "ROLE")]);
+        // The first that a person runs says it too, but for tables that are there, which are not for `check` to upgrade.
+        ensure!(output.status.code() == Some(3) && (schema == "public" || said.contains(why)), "{schema}: {said}");
+    }
+    execute(&sandbox, &may_write).await?;
+    succeeds(&sandbox, &[("DATABASE_URL", url.as_str()), ("DATABASE_SCHEMA", "own")], &["migrate"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_set_to_read_only_is_named() -> Result<()> {
+    let sandbox = nothing_runs().await?;
+    let cluster = Cluster::start(sandbox.world(), &["default_transaction_read_only=on"], &[]).await?;
+    let of_server =
+        "turn it off in the server's configuration, or make room if the provider did so because the disk is full";
+    let (url, of_client) = (cluster.url("postgres"), "take it out of the options in DATABASE_URL or PGOPTIONS");
+    let of_ours = format!("{}?options=-c%20default_transaction_read_only%3Don", sandbox.database_url());
+    for (url, instead) in [(&url, of_server), (&of_ours, of_client)] {
+        for command in ["check", "migrate"] {
+            let output = transformer(&sandbox, &[("DATABASE_URL", url)], &[command]).await?;
+            let said = told(&sandbox, &output, &[]);
+            let why = format!("default_transaction_read_only is on, so nothing can be written: {instead}\n");
+            ensure!(!output.status.success() && said.contains(&why), "{command}: {said}");
+        }
+    }
     Ok(())
 }
 
@@ -120,6 +312,11 @@ async fn another_program_keeps_its_migrations_to_itself() -> Result<()> {
     migrate_another_program(&mut connection).await?;
     assert_eq!(select::<i64>(&sandbox, "SELECT count(*) FROM _sqlx_migrations").await?, 1);
     assert_eq!(select::<i64>(&sandbox, "SELECT count(*) FROM stream_migrations").await?, 3);
+    // As a program before the first release left it.
+    execute(&sandbox, "DROP TABLE _sqlx_migrations; ALTER TABLE stream_migrations RENAME TO _sqlx_migrations").await?;
+    let output = transformer(&sandbox, &[], &["migrate"]).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("give the stream a DATABASE_SCHEMA of its own"), "{said}");
     Ok(())
 }
 

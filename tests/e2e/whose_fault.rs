@@ -329,12 +329,11 @@ async fn nothing_is_received_while_the_database_fails() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_database_that_turns_read_only_is_waited_for() -> Result<()> {
+async fn a_database_that_is_set_to_read_only_holds_and_costs_no_record() -> Result<()> {
     let sandbox = follow(Vec::new()).await?;
     let mut author = Author::of(&sandbox).await?;
     author.append(document(1..=5, "before")).await?;
     applied(&sandbox, 1).await?;
-    // As after a failover that left the connections with the old primary.
     let alter = |to: &str| {
         format!(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {to}', current_database()); END $$;
@@ -344,7 +343,7 @@ async fn a_database_that_turns_read_only_is_waited_for() -> Result<()> {
     };
     execute(&sandbox, &alter("on")).await?;
     author.append(document(1..=5, "after")).await?;
-    says(&sandbox, "waiting", "read-only transaction").await?;
+    says(&sandbox, "holding", "RESET default_transaction_read_only`").await?;
     assert_eq!(sandbox.position().await?, 1);
     let mut connection = sandbox.connect().await?;
     connection.execute("SET default_transaction_read_only = off").await?;
@@ -352,6 +351,32 @@ async fn a_database_that_turns_read_only_is_waited_for() -> Result<()> {
     applied(&sandbox, 2).await?;
     assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
     assert_eq!(quarantine(&sandbox).await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_fails_over_to_a_replica_is_waited_for() -> Result<()> {
+    let cluster = Cluster::start(&world().await, &[], &[]).await?;
+    let sandbox = follow(vec![("DATABASE_URL", cluster.url("postgres").leak())]).await?;
+    let mut author = Author::of(&sandbox).await?;
+    author.append(document(1..=5, "before")).await?;
+    applied(&sandbox, 1).await?;
+    // Once a session has crashed, the server starts anew, and reads that it is a replica.
+    let signal = cluster.folder().join("data/standby.signal");
+    cluster.execute(&format!("COPY (SELECT '') TO '{}'", signal.display())).await?;
+    let session: i32 =
+        select(&sandbox, "SELECT pid FROM pg_stat_activity WHERE application_name = 'transformer'").await?;
+    ensure!(Command::new("kill").args(["-KILL", &session.to_string()]).status()?.success());
+    let is_replica = async || select::<bool>(&sandbox, "SELECT pg_is_in_recovery()").await;
+    sandbox.wait_until("it is a replica", SOON, is_replica).await?;
+    author.append(document(1..=5, "after")).await?;
+    says(&sandbox, "waiting", "read-only transaction").await?;
+    let checked = transformer(&sandbox, &[], &["check"]).await?;
+    let told = String::from_utf8_lossy(&checked.stdout);
+    ensure!(told.contains("it is a replica, which takes no writes: name the primary in DATABASE_URL"), "{told}");
+    cluster.execute("SELECT pg_promote()").await?;
+    applied(&sandbox, 2).await?;
+    assert_eq!(line(&sandbox, 2).await?, "loaded 5 0");
     Ok(())
 }
 

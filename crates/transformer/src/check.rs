@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row};
 
 use crate::{
     bell::Bell,
-    connect::within,
+    connect::{SchemaName, obstacles, within},
     decide::{Position, absence, check_position},
     fault::TableError,
     migrate::ENCODING,
@@ -22,10 +22,10 @@ use crate::{
 /// The first release with MERGE.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Writes a line a dependency, where the records go into the table `rows`. Whether all is well.
+/// Writes a line a dependency, where the records go into the table `rows` of the schema. Whether all is well.
 pub async fn check(
     connection: Result<PgConnection, TableError>,
-    rows: &str,
+    (schema, rows): (&SchemaName, &str),
     table: &mut impl Table,
     archive: &impl Archive,
     bell: &impl Bell,
@@ -39,15 +39,18 @@ pub async fn check(
     match connection {
         Err(error) => tell("server", &Err(chain(&error)))?,
         Ok(mut connection) => {
-            for (what, result) in
-                look_at_server(&mut connection, rows).await.unwrap_or_else(|error| vec![("server", Err(chain(&error)))])
-            {
+            let found = look_at_server(&mut connection, schema, rows).await;
+            for (what, result) in found.unwrap_or_else(|error| vec![("server", Err(chain(&error)))]) {
                 tell(what, &result)?;
             }
         }
     }
     let position = table.position().await;
-    tell("position", &position.as_ref().map(|position| describe(position.as_ref())).map_err(|error| chain(error)))?;
+    let described = match &position {
+        Err(TableError::Obstacles(_)) => Err("it cannot be read: see above".to_owned()),
+        position => position.as_ref().map(|position| describe(position.as_ref())).map_err(|error| chain(error)),
+    };
+    tell("position", &described)?;
     tell("archive", &look_at_archive(archive, position.ok().flatten().as_ref()).await)?;
     let is_heard = async {
         bell.receive(Duration::ZERO).await?;
@@ -69,24 +72,27 @@ pub fn tell(out: &mut impl Write, what: &str, result: &Result<String, String>) -
 
 type Finding = (&'static str, Result<String, String>);
 
-async fn look_at_server(connection: &mut PgConnection, rows: &str) -> Result<Vec<Finding>, TableError> {
+async fn look_at_server(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+    rows: &str,
+) -> Result<Vec<Finding>, TableError> {
     const DOING: &str = "ask for the settings of";
-    let row =
-        within(DOING, sqlx::query(include_str!("sql/select_server.sql")).bind(rows).fetch_one(connection)).await?;
+    let row = within(DOING, sqlx::query(include_str!("sql/select_server.sql")).fetch_one(&mut *connection)).await?;
     let read = || -> Result<_, sqlx::Error> {
         Ok((
             row.try_get::<i32, _>("version")?,
             row.try_get::<String, _>("encoding")?,
             row.try_get::<String, _>("fsync")?,
             row.try_get::<String, _>("synchronous_commit")?,
-            row.try_get::<Vec<String>, _>("lacking")?,
+            row.try_get::<bool, _>("is_replica")?,
         ))
     };
-    let (version, encoding, fsync, synchronous_commit, lacking) =
+    let (version, encoding, fsync, synchronous_commit, is_replica) =
         read().map_err(|source| TableError::Sql { doing: DOING, source })?;
     let is_durable = fsync == "on" && synchronous_commit != "off";
-    Ok(vec![
-        ("server", judge_server(version, &encoding)),
+    let mut found = vec![
+        ("server", judge_server(version, &encoding, is_replica)),
         (
             "durable",
             answer(is_durable, "a commit survives a crash", || {
@@ -95,19 +101,21 @@ async fn look_at_server(connection: &mut PgConnection, rows: &str) -> Result<Vec
                 )
             }),
         ),
-        (
-            "rights",
-            answer(lacking.is_empty(), "the role has what it needs", || {
-                format!("the role lacks {}: run `transformer migrate --grant-to ROLE`", lacking.join(", "))
-            }),
-        ),
-    ])
+    ];
+    let obstacles = obstacles(connection, schema, &[rows], false).await?;
+    if obstacles.is_empty() {
+        found.push(("rights", Ok("the role has what it needs".to_owned())));
+    }
+    found.extend(obstacles.into_iter().map(|obstacle| ("rights", Err(obstacle))));
+    Ok(found)
 }
 
-fn judge_server(version: i32, encoding: &str) -> Result<String, String> {
+fn judge_server(version: i32, encoding: &str, is_replica: bool) -> Result<String, String> {
     let shown = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
     if version < OLDEST_SERVER {
         Err(format!("{shown}: MERGE needs 15 or newer"))
+    } else if is_replica {
+        Err(format!("{shown}: it is a replica, which takes no writes: name the primary in DATABASE_URL"))
     } else if encoding != ENCODING {
         Err(format!(
             "{shown}: the database's encoding is {encoding}, which cannot hold any text: move to one of {ENCODING}"

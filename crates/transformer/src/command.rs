@@ -295,9 +295,9 @@ async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) ->
     tell(out, "aws", &aws)?;
     let bell = SqsBell::new(aws::sqs(&config), bell);
     let connection = connect(&wires.database).await;
-    let rows = records.record_type().statements().table;
+    let (schema, rows) = (wires.database.database_schema.clone(), records.record_type().statements().table);
     let (archive, mut table) = doors(wires, records.into(), &config);
-    let is_well = check(connection, rows, &mut table, &archive, &bell, out).await?;
+    let is_well = check(connection, (&schema, rows), &mut table, &archive, &bell, out).await?;
     Ok(found(!is_well || aws.is_err()))
 }
 

@@ -268,6 +268,18 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, TableE
     Ok(connection)
 }
 
+/// What keeps this session's role from its work on the tables that records go into, or from migrating: a line each, with what to do.
+pub async fn obstacles(
+    connection: &mut PgConnection,
+    schema: &SchemaName,
+    tables: &[&str],
+    is_migrating: bool,
+) -> Result<Vec<String>, TableError> {
+    let look = sqlx::query_scalar(include_str!("sql/select_obstacles.sql"));
+    let look = look.bind(schema.as_str()).bind(tables).bind(is_migrating);
+    within("look for obstacles in", look.fetch_all(connection)).await
+}
+
 /// Awaits an answer of the database until the deadline. After an error of any kind the connection is good for nothing but to be dropped.
 pub async fn within<T>(
     doing: &'static str,

@@ -10,6 +10,7 @@ use crate::types::tables;
 /// No such table, and no such column: a release before this one made the tables.
 const UNDEFINED: [&str; 2] = ["42P01", "42703"];
 const QUERY_CANCELED: &str = "57014";
+const READ_ONLY: &str = "25006";
 
 /// How long a statement may run, as `connect.rs` sets it for each session.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
@@ -42,6 +43,14 @@ pub enum TableError {
     /// The schema has no tables, or no row for a stream.
     #[error("DATABASE_SCHEMA does not hold the tables of a stream: run `transformer migrate`, or correct it")]
     NoStream,
+    /// Row level security is in force, so that an upsert would miss rows.
+    #[error(
+        "row level security hides rows of the tables from the role of DATABASE_URL, which needs all: give it BYPASSRLS"
+    )]
+    Hidden,
+    /// What keeps the role from its work, each with what to do.
+    #[error("{}", .0.join("; and "))]
+    Obstacles(Vec<String>),
     /// The session is not the one that was set up.
     #[error(
         "the session is in the schema `{found}`, and DATABASE_SCHEMA is `{ours}`: a pooler between here and Postgres must keep a \
@@ -83,6 +92,11 @@ impl TableError {
         matches!(self, Self::Refused { answer, took, .. } if code(&**answer) == QUERY_CANCELED && *took >= STATEMENT_TIMEOUT)
     }
 
+    /// Whether what keeps the role from its work may be the cause.
+    pub fn may_be_an_obstacle(&self) -> bool {
+        matches!(self.fault(), Fault::Operator | Fault::Unknown) || self.sqlstate().as_deref() == Some(READ_ONLY)
+    }
+
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
@@ -91,9 +105,12 @@ impl TableError {
             Self::Sql { .. } | Self::Deadline { .. } | Self::BrokeOff(_) | Self::UrlFile { .. } | Self::Token(_) => {
                 Fault::Dependency
             }
-            Self::NoStream | Self::OtherStream { .. } | Self::OtherSession { .. } | Self::Address { .. } => {
-                Fault::Operator
-            }
+            Self::NoStream
+            | Self::Hidden
+            | Self::Obstacles(_)
+            | Self::OtherStream { .. }
+            | Self::OtherSession { .. }
+            | Self::Address { .. } => Fault::Operator,
         }
     }
 }
@@ -131,7 +148,9 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
         _ if code.starts_with("23") && constraint.is_some_and(is_ours) => Fault::Unknown,
         // The disk is full; a statement was cancelled; serialization, deadlock, a lock that is held; a replica after a
         // failover; out of memory or connections.
-        "53100" | "57014" | "40001" | "40P01" | "55P03" | "25006" | "25P03" | "53200" | "53300" => Fault::Dependency,
+        "53100" | QUERY_CANCELED | "40001" | "40P01" | "55P03" | READ_ONLY | "25P03" | "53200" | "53300" => {
+            Fault::Dependency
+        }
         _ => match code.get(..2) {
             Some("22" | "23" | "54") => Fault::Record,
             // Connections, shutdowns and restarts, and passwords while they rotate.
@@ -231,6 +250,8 @@ mod tests {
             (TableError::Deadline { doing: "try", secs: 7 }, Fault::Dependency),
             (TableError::BrokeOff(io::Error::other("cut")), Fault::Dependency),
             (TableError::NoStream, Fault::Operator),
+            (TableError::Hidden, Fault::Operator),
+            (TableError::Obstacles(Vec::new()), Fault::Operator),
             (TableError::OtherStream { found, ours }, Fault::Operator),
         ] {
             assert_eq!((error.fault(), error.sqlstate(), error.is_too_slow()), (fault, None, false), "{error}");

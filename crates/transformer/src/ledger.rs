@@ -77,7 +77,11 @@ pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Res
     let read = sqlx::query(include_str!("sql/select_position.sql")).bind(home.table).fetch_optional(connection);
     let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
     home.check(&row)?;
-    position_of(&row).map_err(|source| TableError::Sql { doing: DOING, source })
+    let read = || Ok((row.try_get("is_hidden")?, position_of(&row)?));
+    match read().map_err(|source| TableError::Sql { doing: DOING, source })? {
+        (true, _) => Err(TableError::Hidden),
+        (false, position) => Ok(position),
+    }
 }
 
 fn position_of(row: &PgRow) -> Result<Option<Position>, sqlx::Error> {

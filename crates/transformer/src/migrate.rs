@@ -8,13 +8,14 @@ use std::time::Duration;
 use shared::object::StreamName;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, SqlStr,
-    migrate::{Migration, MigrationType, Migrator},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
-    connect::{DatabaseSettings, connect},
+    connect::{DatabaseSettings, connect, obstacles},
+    fault::TableError,
     types::tables,
 };
 
@@ -40,7 +41,7 @@ pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName, grant_to:
     let mut connection = connect(settings).await?;
     // The server bounds each statement; this is for one that is heard no more.
     match timeout(DEADLINE, migrate_on(&mut connection, settings, stream, grant_to)).await {
-        Ok(migrated) => migrated,
+        Ok(migrated) => migrated.map_err(of_postgres),
         Err(_) => anyhow::bail!("the database did not answer for {} seconds: is it still there?", DEADLINE.as_secs()),
     }
 }
@@ -55,6 +56,8 @@ async fn migrate_on(
     let mut transaction = connection.begin().await?;
     // The session's lock timeout bounds this wait and every lock that a migration takes.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
+    let obstacles = obstacles(&mut transaction, schema, &tables(), true).await?;
+    anyhow::ensure!(obstacles.is_empty(), TableError::Obstacles(obstacles));
     // Whoever owns the schema need not be allowed to make one, which `IF NOT EXISTS` asks for first.
     let look = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL").bind(schema.as_str());
     let is_there: bool = look.fetch_one(&mut *transaction).await?;
@@ -94,6 +97,21 @@ async fn migrate_on(
     transaction.commit().await?;
     info!(%schema, %stream, migrations = migrations.iter().count(), "the tables are those of this release");
     Ok(())
+}
+
+/// An answer of Postgres in our words.
+fn of_postgres(error: anyhow::Error) -> anyhow::Error {
+    let error = error.downcast().map(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error,
+        other => sqlx::Error::from(other),
+    });
+    match error.or_else(anyhow::Error::downcast) {
+        Ok(sqlx::Error::Database(answer)) => {
+            TableError::Refused { doing: "migrate", answer, took: Duration::ZERO }.into()
+        }
+        Ok(other) => other.into(),
+        Err(other) => other,
+    }
 }
 
 /// As `sqlx::migrate!` would make it of the file, so that its digest in the database is the same.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shared::{
     archive::Object,
     crash_point,
-    object::{Sequence, StreamName},
+    object::{Metadata, Sequence, StreamName},
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     batch::{self, End, Piece, Pieces, Records},
     bundle::{Small, apply_bundle},
-    connect::{DatabaseSettings, connect, within},
+    connect::{DatabaseSettings, connect, obstacles, within},
     decide::Position,
     fault::TableError,
     ledger::{Counts, Home, LedgerLine, Lock, advance, lock, read_position},
@@ -119,6 +119,30 @@ impl PostgresTable {
         Self { settings, stream, records, connection: None, has_triggers: false }
     }
 
+    /// Does something on the connection, and says what keeps the role from it, if that is why it fails.
+    async fn do_on_it<T>(
+        &mut self,
+        act: impl AsyncFnOnce(&mut PgConnection, Home<'_>) -> Result<T, TableError>,
+    ) -> Result<T, TableError> {
+        let mut connection = self.take_connection().await?;
+        let error = match act(&mut connection, self.home()).await {
+            Ok(done) => {
+                self.connection = Some(connection);
+                return Ok(done);
+            }
+            Err(error) => error,
+        };
+        drop(connection);
+        if !error.may_be_an_obstacle() {
+            return Err(error);
+        }
+        let look = async {
+            let table = self.home().table;
+            obstacles(&mut connect(&self.settings).await?, &self.settings.database_schema, &[table], false).await
+        };
+        Err(look.await.ok().filter(|found| !found.is_empty()).map_or(error, TableError::Obstacles))
+    }
+
     async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
@@ -134,25 +158,25 @@ impl PostgresTable {
 
 impl Table for PostgresTable {
     async fn position(&mut self) -> Result<Option<Position>, TableError> {
-        let mut connection = self.take_connection().await?;
-        let position = read_position(&mut connection, self.home()).await?;
-        self.connection = Some(connection);
-        Ok(position)
+        self.do_on_it(async |connection, home| read_position(connection, home).await).await
     }
 
     async fn apply(
         &mut self,
         position: Option<&Position>,
         sequence: Sequence,
-        object: Object,
+        Object { metadata, body, .. }: Object,
         care: Care,
         more_follow: bool,
     ) -> Result<Outcome, TableError> {
-        let mut connection = self.take_connection().await?;
-        let object = (object, self.records.clone());
-        let outcome = apply(&mut connection, self.home(), position, sequence, object, care, more_follow).await?;
-        self.connection = Some(connection);
-        Ok(outcome)
+        let mut pieces = batch::read(body, self.records.of_object(&metadata), care != Care::None);
+        // The transaction opens when there is something to write: a small object is wholly read before it.
+        let read = (pieces.next().await, pieces);
+        let source = RowSource::new(self.records.of.statements(), sequence, &metadata);
+        let act = async |connection: &mut PgConnection, home: Home<'_>| {
+            apply(connection, home, position, (sequence, &metadata, source), read, care, more_follow).await
+        };
+        self.do_on_it(act).await
     }
 
     async fn apply_bundle(
@@ -164,26 +188,23 @@ impl Table for PostgresTable {
         if self.has_triggers {
             return Ok(Vec::new());
         }
-        let mut connection = self.take_connection().await?;
         let records = self.records.clone();
-        let counts = apply_bundle(&mut connection, self.home(), position, objects, records, more_follow).await?;
-        self.connection = Some(connection);
+        let act = async |connection: &mut PgConnection, home: Home<'_>| {
+            apply_bundle(connection, home, position, objects, records, more_follow).await
+        };
+        let counts = self.do_on_it(act).await?;
         self.has_triggers = counts.is_none();
         Ok(counts.unwrap_or_default())
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
-        let mut connection = self.take_connection().await?;
-        let outcome = pass_over(&mut connection, self.home(), position, line).await?;
-        self.connection = Some(connection);
-        Ok(outcome)
+        self.do_on_it(async |connection, home| pass_over(connection, home, position, line).await).await
     }
 
     async fn end_silent_holder(&mut self, silence: Duration) -> Result<bool, TableError> {
-        let mut connection = self.take_connection().await?;
         let end = sqlx::query(include_str!("sql/end_silent_holder.sql")).bind(silence.as_secs_f64());
-        let ended = within("end a silent holder of the lock in", end.fetch_all(&mut connection)).await?;
-        self.connection = Some(connection);
+        let doing = "end a silent holder of the lock in";
+        let ended = self.do_on_it(async |connection, _| within(doing, end.fetch_all(connection)).await).await?;
         Ok(!ended.is_empty())
     }
 }
@@ -193,16 +214,12 @@ async fn apply(
     connection: &mut PgConnection,
     home: Home<'_>,
     position: Option<&Position>,
-    sequence: Sequence,
-    (Object { metadata, body, .. }, records): (Object, Records),
+    (sequence, metadata, source): (Sequence, &Metadata, RowSource),
+    (mut piece, mut pieces): (Piece, Pieces),
     care: Care,
     more_follow: bool,
 ) -> Result<Outcome, TableError> {
     let is_careful = care != Care::None;
-    let statements = records.of.statements();
-    let mut pieces = batch::read(body, records.of_object(&metadata), is_careful);
-    // The transaction opens when there is something to write: a small object is wholly read before it.
-    let mut piece = pieces.next().await;
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
@@ -215,7 +232,6 @@ async fn apply(
     if care == Care::EachConstraint {
         within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     }
-    let source = RowSource::new(statements, sequence, &metadata);
     let mut writer = Writer::new(source);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
@@ -251,7 +267,7 @@ async fn apply(
     if let Some(reason) = broken {
         return roll_back(transaction, Outcome::Broken { bytes, reason }).await;
     }
-    let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
+    let (archive_id, metadata, bytes) = (metadata.archive_id, Some(metadata), Some(bytes));
     let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
     let counts = advance(&mut transaction, home, &line, counts, written_before).await?;
     let committing = Instant::now();
