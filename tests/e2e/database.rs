@@ -1,7 +1,7 @@
 //! Postgres for real: TLS that checks, secrets that rotate, answers that never come.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     time::Instant,
@@ -318,6 +318,42 @@ async fn a_database_is_reached_at_an_ipv6_literal() -> Result<()> {
     }
     let is_for_it = |token: &String| token.starts_with(&format!("[::1]:{}/?Action=connect", gate.port()));
     assert!(gate.tokens().iter().all(is_for_it), "{:?}", gate.tokens());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_is_closed_is_opened_again_without_a_word() -> Result<()> {
+    let (sandbox, proxy) = through_proxy().await?;
+    let mut author = Author::of(&sandbox).await?;
+    let ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'transformer'";
+    let sessions = format!("SELECT coalesce(array_agg(pid), '{{}}') {ours}");
+    let sessions: &'static str = sessions.leak();
+    let closed_by_postgres = format!("SELECT pg_terminate_backend(pid) {ours}");
+    let idles =
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET idle_session_timeout = 300', current_database()); END $$";
+    for (round, (way, sessions_seen)) in [("57P01", 1), ("a plain end", 1), ("57P05", 3)].into_iter().enumerate() {
+        author.append(document(1..=3, way)).await?;
+        applied(&sandbox, round as u64 + 1).await?;
+        sandbox.wait_until("it is ready", SOON, async || Ok(readiness(&sandbox.transformer).await?.0 == 200)).await?;
+        let before: Vec<i32> = select(&sandbox, sessions).await?;
+        match way {
+            "57P01" => execute(&sandbox, &closed_by_postgres).await?,
+            "a plain end" => proxy.cut(),
+            // From the next session on, every look finds its connection closed.
+            _ => execute(&sandbox, &format!("{idles}; {closed_by_postgres}")).await?,
+        }
+        let mut seen = HashSet::new();
+        let is_another = sandbox.wait_until("there are other sessions", SOON, async || {
+            assert_eq!(readiness(&sandbox.transformer).await?, (200, "ready".to_owned()), "{way}");
+            seen.extend(select::<Vec<i32>>(&sandbox, sessions).await?.into_iter().filter(|pid| !before.contains(pid)));
+            Ok(seen.len() >= sessions_seen)
+        });
+        is_another.await?;
+    }
+    author.append(document(1..=3, "after")).await?;
+    applied(&sandbox, 4).await?;
+    let log = fs::read_to_string(sandbox.transformer.log())?;
+    assert!(!log.contains("\"WARN\"") && !log.contains("ready again"), "{log}");
     Ok(())
 }
 

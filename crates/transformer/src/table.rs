@@ -9,9 +9,11 @@ use shared::{
     archive::Object,
     crash_point,
     object::{Metadata, Sequence, StreamName},
+    telemetry::chain,
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 
 use crate::{
     batch::{self, End, Piece, Pieces, Records},
@@ -26,6 +28,9 @@ use crate::{
 
 /// How often the database hears of a transaction whose body is slow.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// A connection that was used so lately is taken for open. `idle_session_timeout` and the limits of poolers are longer.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// How the loop sees the database: the third door to the world. Dropped at any await, the transaction is rolled back, or
 /// committed if it had come to that: the position tells.
@@ -107,8 +112,9 @@ pub struct PostgresTable {
     settings: DatabaseSettings,
     stream: StreamName,
     records: Records,
-    /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind.
-    connection: Option<PgConnection>,
+    /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind. With the
+    /// time when that was.
+    connection: Option<(PgConnection, Instant)>,
     /// Whether somebody's own triggers were seen: from then on objects are applied alone.
     has_triggers: bool,
 }
@@ -127,7 +133,7 @@ impl PostgresTable {
         let mut connection = self.take_connection().await?;
         let error = match act(&mut connection, self.home()).await {
             Ok(done) => {
-                self.connection = Some(connection);
+                self.connection = Some((connection, Instant::now()));
                 return Ok(done);
             }
             Err(error) => error,
@@ -143,11 +149,19 @@ impl PostgresTable {
         Err(look.await.ok().filter(|found| !found.is_empty()).map_or(error, TableError::Obstacles))
     }
 
+    /// The connection, made anew where there is none, or where the server or a pooler has closed it while nothing was in hand.
     async fn take_connection(&mut self) -> Result<PgConnection, TableError> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => connect(&self.settings).await,
+        if let Some((mut connection, used)) = self.connection.take() {
+            if used.elapsed() < IDLE {
+                return Ok(connection);
+            }
+            match within("ask for a sign of life of", connection.ping()).await {
+                Ok(()) => return Ok(connection),
+                Err(error @ TableError::Deadline { .. }) => return Err(error),
+                Err(error) => debug!(why = chain(&error), "the idle connection is opened again"),
+            }
         }
+        connect(&self.settings).await
     }
 
     fn home(&self) -> Home<'_> {
