@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::Result;
 use sandbox::{Sandbox, Setup};
 use shared::object::{Metadata, Sha256};
-use support::{SOON, empty_bucket, hold_of, metadata, put, readiness, retitle, select, start};
+use support::{SOON, empty_bucket, hold_of, metadata, object_versions, put, readiness, retitle, select, start};
 use uuid::Uuid;
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn an_unchanged_poll_writes_nothing_anywhere() -> Result<()> {
     while unchanged < 5 {
         unchanged += usize::from(events.recv().await?.message == "unchanged");
     }
-    let versions = sandbox.s3().list_object_versions().bucket(sandbox.bucket()).send().await?;
+    let versions = object_versions(&sandbox).await?;
     assert_eq!(versions.versions().len(), 1, "nothing new in S3");
     let received = sandbox.sqs().receive_message().queue_url(sandbox.queue_url()).send().await?;
     assert_eq!(received.messages(), [], "nothing new in the queue");

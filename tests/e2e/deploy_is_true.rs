@@ -21,8 +21,17 @@ use support::programs::{help_of, path_of, run, takes, variables};
 /// The SDK's own settings that something may give to a daemon; the help names them in prose.
 const AWS_SETTINGS: [&str; 4] = ["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
 
-/// Those of the network.
-const NETWORK_SETTINGS: [&str; 5] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "AWS_CA_BUNDLE", "SSL_CERT_FILE"];
+/// Others that the SDK and the HTTP clients read.
+const NETWORK_SETTINGS: [&str; 8] = [
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "SSL_CERT_FILE",
+];
 
 /// What the images are told of the revision that they are built from.
 const REVISION: &str = "0123456789ab";

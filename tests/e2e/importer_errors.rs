@@ -148,7 +148,7 @@ async fn the_archive_is_not_there_or_not_ours() -> Result<()> {
     let skewed = "The difference between the request time and the current time is too large.";
     insta::assert_snapshot!("clock_off", with_s3(&sandbox, 403, "RequestTimeTooSkewed", skewed).await?);
     let twenty_minutes_ago = (jiff::Timestamp::now() - 1_210.seconds()).strftime("%a, %d %b %Y %H:%M:%S GMT");
-    let dated = s3_error(403, "AccessDenied", "Access Denied").with("Date", twenty_minutes_ago);
+    let dated = s3_error(403, "SignatureDoesNotMatch", "They differ").with("Date", twenty_minutes_ago);
     insta::assert_snapshot!("clock_off_by_the_date", with_s3_saying(&sandbox, dated).await?);
     Ok(())
 }

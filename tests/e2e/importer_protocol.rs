@@ -11,7 +11,7 @@ use sandbox::{Daemon, Sandbox, Setup, Signal};
 use support::{
     SOON, assert_whole,
     faulty_api::{Answer, FaultyApi},
-    importer, logged, metadata,
+    importer, logged, metadata, object_versions,
     proxy::{Proxy, Way, http, s3_error},
     readiness, retitle, second, start, start_nothing,
 };
@@ -56,7 +56,7 @@ async fn end_is(sandbox: &Sandbox, end: u64) -> Result<()> {
 
 /// Each object was written once, and never again.
 async fn assert_written_once(sandbox: &Sandbox) -> Result<()> {
-    let listed = sandbox.s3().list_object_versions().bucket(sandbox.bucket()).send().await?;
+    let listed = object_versions(sandbox).await?;
     assert_eq!(listed.versions().len() as u64, sandbox.end().await?);
     assert_eq!(listed.delete_markers(), []);
     Ok(())
@@ -478,7 +478,7 @@ async fn sigterm_in_the_middle_of_a_big_upload_ends_in_time_and_the_next_start_a
     assert_eq!((status.code(), status.signal()), (Some(0), None));
     assert!(told.elapsed() < Duration::from_secs(10), "it took {:?}", told.elapsed());
     assert!(s3.sent() < BYTES / 2, "it was in the middle");
-    let listed = sandbox.s3().list_object_versions().bucket(sandbox.bucket()).send().await?;
+    let listed = object_versions(&sandbox).await?;
     assert_eq!(listed.versions(), [], "nothing that is not whole");
 
     s3.set(Way::Pass);

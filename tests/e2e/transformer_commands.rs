@@ -247,13 +247,7 @@ async fn migrate_says_what_keeps_it_from_its_work() -> Result<()> {
             "",
             "the tables in the schema public belong to the role postgres: run `transformer migrate` as that role",
         ),
-        (
-            "taken",
-            "",
-            "the schema taken holds the table objects, the table posts already, which this release did not make: another \
-            program did, or a release before the first; give the stream a DATABASE_SCHEMA of its own, which `transformer once` fills \
-            from the archive",
-        ),
+        ("taken", "", "the schema taken holds the table objects, the table posts already, which were made by another"),
         (
             "own",
             &*read_only,

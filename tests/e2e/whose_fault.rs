@@ -589,6 +589,9 @@ async fn s3_that_fails_is_waited_for() -> Result<()> {
         proxy.replace_answers("GET /", u64::MAX, &s3_error(status, error));
         author.append(document(1..=5, code)).await?;
         says(&sandbox, "waiting", code).await?;
+        let checked = transformer(&sandbox, &settings, &["check"]).await?;
+        let checked = String::from_utf8(checked.stdout)?;
+        assert!(checked.lines().any(|line| line.starts_with("archive   PROBLEM") && line.contains(code)), "{checked}");
         // Nothing is received meanwhile: a message in hand would only run out.
         let (asked, received) = (proxy.lost(), sqs.sent());
         sandbox.wait_until("it asks again", SOON, async || Ok(proxy.lost() > asked)).await?;

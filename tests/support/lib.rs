@@ -18,11 +18,14 @@ pub use sandbox::proxy;
 use std::{collections::HashMap, io::Write as _, path::Path, process::Output, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::{
+    operation::list_object_versions::ListObjectVersionsOutput,
+    types::{Delete, ObjectIdentifier},
+};
 use sandbox::{Daemon, Event, Progress, Sandbox, Setup, World};
 use shared::{
     archive::Archive,
-    object::{Metadata, Sequence},
+    object::{Metadata, Sequence, prefix},
 };
 use tokio::{
     process::Command,
@@ -189,6 +192,13 @@ pub async fn empty_bucket(sandbox: &Sandbox) -> Result<()> {
     let delete = Delete::builder().set_objects(Some(objects)).build()?;
     sandbox.s3().delete_objects().bucket(sandbox.bucket()).delete(delete).send().await?;
     Ok(())
+}
+
+/// All versions of the archive's objects, in a bucket with versions: each was written once if there are as many as objects.
+pub async fn object_versions(sandbox: &Sandbox) -> Result<ListObjectVersionsOutput> {
+    // Numbers begin with a zero here, and what else is there does not.
+    let prefix = format!("{}0", prefix(sandbox.stream()));
+    Ok(sandbox.s3().list_object_versions().bucket(sandbox.bucket()).prefix(prefix).send().await?)
 }
 
 /// What an object says of itself.

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use importer::commands::cli::{contradictions, execute};
-use shared::{settings::parse_or_exit, shutdown::block_on};
+use shared::{aws::drop_empty_variables, settings::parse_or_exit, shutdown::block_on};
 
 fn main() -> ExitCode {
+    drop_empty_variables();
     block_on(execute(parse_or_exit(contradictions)))
 }

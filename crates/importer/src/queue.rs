@@ -98,7 +98,7 @@ impl SqsQueue {
 }
 
 fn parse_fifo_url(text: &str) -> Result<Url, String> {
-    let url = shared::settings::parse_http_url(text)?;
+    let url = shared::settings::parse_queue_url(text)?;
     if url.path().rsplit_once('.').is_some_and(|(_, suffix)| suffix == "fifo") {
         Ok(url)
     } else {

@@ -19,6 +19,7 @@ use futures_util::{
 };
 use http_body::Frame;
 use http_body_util::StreamBody;
+use sha2::Digest;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
@@ -151,10 +152,13 @@ impl S3Archive {
 
     async fn be_refused(&self) -> Result<(), ArchiveError> {
         let key = format!("{}written-once.txt", prefix(&self.stream));
+        let checksum = base64::encode(sha2::Sha256::digest(PROOF));
         // The first time it is written, in a new archive.
         for _ in 0..2 {
             let request = self.client.put_object().bucket(&self.bucket).key(&key).if_none_match("*");
-            match request.content_type("text/plain").body(ByteStream::from_static(PROOF)).send().await {
+            // A bucket with Object Lock takes no object without a checksum.
+            let request = request.checksum_sha256(&checksum).content_type("text/plain");
+            match request.body(ByteStream::from_static(PROOF)).send().await {
                 Ok(_) => {}
                 Err(error) if status_of(&error) == Some(412) => return Ok(()),
                 Err(error) => return Err(self.error(PUT, &key, &error)),
@@ -215,8 +219,8 @@ impl S3Archive {
         match (error.code(), status_of(error)) {
             (Some("NoSuchBucket"), _) => ArchiveError::NoBucket { bucket },
             (_, Some(403)) => ArchiveError::Refused { operation, bucket, key, source },
-            (_, Some(501)) if operation == PUT => {
-                ArchiveError::Unfit { bucket, why: "does not know `If-None-Match: *` (501)" }
+            (Some("NotImplemented"), _) | (_, Some(405 | 501)) if operation == PUT => {
+                ArchiveError::Unfit { bucket, why: "does not know `If-None-Match: *`" }
             }
             _ => ArchiveError::Failed { operation, bucket, key, source },
         }

@@ -3,7 +3,16 @@
 mod credentials;
 mod reason;
 
-use std::{error::Error, fs, io, path::PathBuf, time::Duration};
+use std::{
+    env,
+    error::Error,
+    ffi::OsString,
+    fs, io,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 pub use aws_config::SdkConfig;
 use aws_config::{
@@ -12,6 +21,7 @@ use aws_config::{
 };
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation, RuntimeComponents};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_smithy_http_client::{
     Builder, Connector,
     proxy::ProxyConfig,
@@ -34,6 +44,7 @@ use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 pub use reason::reason;
 
 use crate::{
+    settings::{parse_http_url, public_url},
     shutdown::Shutdown,
     status::{Dependency, State, Status},
     telemetry::chain,
@@ -66,6 +77,11 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum ConfigError {
     #[error("cannot read the AWS profiles (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE)")]
     Profile(#[from] ProfileFileLoadError),
+    #[error(
+        "the endpoint of {service} (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_{}, or in the profile) is no address: it begins with http:// or https://",
+        service.to_uppercase()
+    )]
+    Endpoint { service: &'static str },
     #[error("there is no AWS region: set AWS_REGION, or `region` in the profile")]
     NoRegion,
     #[error("cannot read AWS_CA_BUNDLE (`ca_bundle` in a profile) {}", file.display())]
@@ -74,29 +90,50 @@ pub enum ConfigError {
     NoCertificates { file: PathBuf },
 }
 
+/// Begins the program anew without the SDK's variables that are empty, if there are any: it takes them for values, such as a region without a
+/// name, and panics at some. Where that fails they stay. To be called first.
+pub fn drop_empty_variables() {
+    let is_empty = |(name, value): &(OsString, OsString)| value.is_empty() && name.as_bytes().starts_with(b"AWS_");
+    let mut empty = env::vars_os().filter(is_empty).map(|(name, _)| name).peekable();
+    if empty.peek().is_none() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else { return };
+    let mut again = Command::new(program);
+    again.args(env::args_os().skip(1));
+    for name in empty {
+        again.env_remove(name);
+    }
+    // It does not come back, but for an error.
+    let _ = again.exec();
+}
+
 /// Region, credentials, endpoints, proxies and authorities as people set them for the SDK (`AWS_*`, profile, instance role, `HTTPS_PROXY`), and
 /// our own choices for the rest. With an endpoint of one's own the region falls back to `us-east-1`, since it means nothing there.
 pub async fn config() -> Result<SdkConfig, ConfigError> {
-    // A daemon that waits for them would have the SDK's warnings with each look; what is missing is told by whoever misses it.
+    // The SDK warns of each file that it cannot read, and a daemon that waits looks every two seconds. What is missing in the end is an error.
     let loaded = load().with_subscriber(NoSubscriber::default()).await?;
     let http = http_client(set_for(&loaded, "s3", "AWS_CA_BUNDLE", "ca_bundle").map(PathBuf::from))?;
+    for service in ["s3", "sqs", "sts"] {
+        if endpoint(&loaded, service).is_some_and(|url| parse_http_url(&url).is_err()) {
+            return Err(ConfigError::Endpoint { service });
+        }
+    }
     let is_own = endpoint(&loaded, "s3").is_some() || endpoint(&loaded, "sqs").is_some();
-    let region = loaded.region().filter(|region| !region.as_ref().is_empty()).cloned();
-    let region = region.or_else(|| set_for(&loaded, "s3", "AWS_REGION", "region").map(Region::new));
-    let region = region.or_else(|| is_own.then(|| Region::from_static("us-east-1")));
+    let region = loaded.region().cloned().or_else(|| is_own.then(|| Region::from_static("us-east-1")));
     let region = region.ok_or(ConfigError::NoRegion)?;
-    let credentials = credentials::Chain::provider(http.clone(), region.clone());
+    let credentials = credentials::Chain::provider(http.clone(), region.clone(), &loaded);
     Ok(loaded.into_builder().http_client(http).region(region).credentials_provider(credentials).build())
 }
 
 /// The same for a daemon, which waits until whatever is wrong is mended; `None` when it drains before.
 pub async fn config_at_last(status: &Status, shutdown: &mut Shutdown) -> Option<SdkConfig> {
     loop {
-        match config().await {
+        // Nothing is in hand, here and below.
+        match shutdown.race(config()).await? {
             Ok(config) => return Some(config),
             Err(error) => status.set(State::Waiting(Dependency::Archive, chain(&error))),
         };
-        // Nothing is in hand.
         shutdown.race(sleep(SETTINGS_PAUSE)).await?;
     }
 }
@@ -119,22 +156,16 @@ async fn load() -> Result<SdkConfig, ConfigError> {
     Ok(loader.load().await)
 }
 
-/// What a variable or the profile says, for the service or for all. An empty variable is one that is not set.
+/// What a variable or the profile says, for the service or for all.
 fn set_for(config: &SdkConfig, service: &str, variable: &str, member: &str) -> Option<String> {
-    let look = |variable| {
-        let key = ServiceConfigKey::builder().service_id(service).env(variable).profile(member).build();
-        config.service_config()?.load_config(key.expect("all is given"))
-    };
-    let found = look(variable)?;
-    // Only the profile is left.
-    let found = if found.is_empty() { look("AWS_NO_VARIABLE")? } else { found };
-    (!found.is_empty()).then_some(found)
+    let key = ServiceConfigKey::builder().service_id(service).env(variable).profile(member).build();
+    config.service_config()?.load_config(key.expect("all is given"))
 }
 
 /// The endpoint that is set for a service, or for all.
 fn endpoint(config: &SdkConfig, service: &str) -> Option<String> {
     let own = set_for(config, service, "AWS_ENDPOINT_URL", "endpoint_url");
-    own.or_else(|| config.endpoint_url().filter(|url| !url.is_empty()).map(str::to_owned))
+    own.or_else(|| config.endpoint_url().map(str::to_owned))
 }
 
 fn http_client(ca_bundle: Option<PathBuf>) -> Result<SharedHttpClient, ConfigError> {
@@ -145,7 +176,7 @@ fn http_client(ca_bundle: Option<PathBuf>) -> Result<SharedHttpClient, ConfigErr
             trusted.add_pem_certificate(format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n"));
         }
     }
-    let tls = TlsContext::builder().with_trust_store(trusted).build().expect("it is not looked at before it is used");
+    let tls = TlsContext::builder().with_trust_store(trusted).build().expect("building it checks nothing");
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector = Connector::builder();
         connector.set_connector_settings(settings.cloned());
@@ -202,7 +233,13 @@ pub async fn surroundings(config: &SdkConfig, bucket: &str) -> Result<String, St
         Err(why) => format!("access key {}, whose owner is not known ({why})", credentials.access_key_id()),
     };
     let region = config.region().map_or("none", Region::as_ref);
-    let at = |service| endpoint(config, service).unwrap_or_else(|| "AWS".to_owned());
+    let at = |service| match endpoint(config, service) {
+        None => "AWS".to_owned(),
+        Some(url) => url.parse().map_or_else(
+            |_| "an address that is none".to_owned(),
+            |url| public_url(&url).trim_end_matches('/').to_owned(),
+        ),
+    };
     let says = format!("{who}; region {region}; S3 at {}, SQS at {}", at("s3"), at("sqs"));
     match s3_region(&s3(config), bucket).await {
         Some(there) if there != region && endpoint(config, "s3").is_none() => {
@@ -213,7 +250,7 @@ pub async fn surroundings(config: &SdkConfig, bucket: &str) -> Result<String, St
     }
 }
 
-/// The ARN of the credentials' owner. A server of one's own is not asked of by AWS's STS.
+/// The ARN of the credentials' owner. Where S3 has an endpoint of its own and STS has none, nobody is asked: AWS does not know such keys.
 async fn identity(config: &SdkConfig) -> Result<String, Box<dyn Error + Send + Sync>> {
     if endpoint(config, "sts").is_none() && endpoint(config, "s3").is_some() {
         return Err("no endpoint is set for STS".into());
@@ -223,7 +260,10 @@ async fn identity(config: &SdkConfig) -> Result<String, Box<dyn Error + Send + S
     let sts = aws_sdk_sts::Client::from_conf(sts.build());
     let answer =
         timeout(IDENTITY_TIMEOUT, sts.get_caller_identity().send()).await.map_err(|_| "STS gives no answer")?;
-    let answer = answer.map_err(|error| reason(&error, "nothing"))?;
+    let answer = answer.map_err(|error| match error.code() {
+        Some(code) => format!("STS answers {code}"),
+        None => "STS gives no answer".to_owned(),
+    })?;
     answer.arn.ok_or_else(|| "STS names nobody".into())
 }
 

@@ -316,6 +316,13 @@ pub fn parse_http_url(text: &str) -> Result<Url, String> {
     }
 }
 
+/// The same of a queue, which the log names.
+pub fn parse_queue_url(text: &str) -> Result<Url, String> {
+    let url = parse_http_url(text)?;
+    let has_secret = !url.username().is_empty() || url.password().is_some();
+    if has_secret { Err("the address of a queue has no user and no password".to_owned()) } else { Ok(url) }
+}
+
 /// The version of the workspace and the git revision that it was built from.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GIT_REVISION"), ")");
 

@@ -45,7 +45,7 @@ const NO_RECEIPT: [&str; 3] = ["ReceiptHandleIsInvalid", "InvalidParameterValue"
 #[derive(Args, Clone, Debug)]
 pub struct BellSettings {
     /// URL of the SQS queue that says what was appended
-    #[arg(long, env = "QUEUE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_http_url)]
+    #[arg(long, env = "QUEUE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_queue_url)]
     pub queue_url: Url,
 }
 

@@ -13,7 +13,7 @@ use sqlx::{PgConnection, Row};
 use crate::{
     bell::Bell,
     connect::{SchemaName, obstacles, within},
-    decide::{Position, absence, check_position},
+    decide::{Hold, Position, absence, check_position, next_after},
     fault::TableError,
     migrate::ENCODING,
     table::Table,
@@ -22,43 +22,47 @@ use crate::{
 /// The first release with MERGE.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Writes a line a dependency, where the records go into the table `rows` of the schema. Whether all is well.
-pub async fn check(
+/// Writes what there is to say of the server, where the records go into the table `rows` of the schema. Whether all is well.
+pub async fn check_server(
     connection: Result<PgConnection, TableError>,
-    (schema, rows): (&SchemaName, &str),
+    schema: &SchemaName,
+    rows: &str,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let found = match connection {
+        Ok(mut connection) => look_at_server(&mut connection, schema, rows).await,
+        Err(error) => Err(error),
+    };
+    let found = found.unwrap_or_else(|error| vec![("server", Err(chain(&error)))]);
+    for (what, result) in &found {
+        tell(out, what, result)?;
+    }
+    Ok(found.iter().all(|(_, result)| result.is_ok()))
+}
+
+/// Writes a line each of the position, the archive and the queue. Whether all is well.
+pub async fn check_doors(
     table: &mut impl Table,
     archive: &impl Archive,
     bell: &impl Bell,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
-    let mut is_well = true;
-    let mut tell = |what: &str, result: &Result<String, String>| {
-        is_well &= result.is_ok();
-        tell(out, what, result)
-    };
-    match connection {
-        Err(error) => tell("server", &Err(chain(&error)))?,
-        Ok(mut connection) => {
-            let found = look_at_server(&mut connection, schema, rows).await;
-            for (what, result) in found.unwrap_or_else(|error| vec![("server", Err(chain(&error)))]) {
-                tell(what, &result)?;
-            }
-        }
-    }
     let position = table.position().await;
     let described = match &position {
         Err(TableError::Obstacles(_)) => Err("it cannot be read: see above".to_owned()),
         position => position.as_ref().map(|position| describe(position.as_ref())).map_err(|error| chain(error)),
     };
-    tell("position", &described)?;
-    tell("archive", &look_at_archive(archive, position.ok().flatten().as_ref()).await)?;
+    tell(out, "position", &described)?;
+    let archived = look_at_archive(archive, position.ok().flatten().as_ref()).await;
+    tell(out, "archive", &archived)?;
     let is_heard = async {
         bell.receive(Duration::ZERO).await?;
         bell.may_delete().await
     };
     let heard = is_heard.await.map(|()| "it may be received from, and messages deleted".to_owned());
-    tell("queue", &heard.map_err(|error| chain(&error)))?;
-    Ok(is_well)
+    let heard = heard.map_err(|error| chain(&error));
+    tell(out, "queue", &heard)?;
+    Ok(described.is_ok() && archived.is_ok() && heard.is_ok())
 }
 
 /// Writes the line of one dependency.
@@ -148,6 +152,11 @@ async fn look_at_archive(archive: &impl Archive, position: Option<&Position>) ->
         && let Some(head) = archive.head(position.sequence).await.map_err(|error| chain(&error))?
     {
         check_position(position, &head.metadata).map_err(|hold| hold.to_string())?;
+    }
+    // Reading takes rights, and a place in S3, that a look does not.
+    let next = next_after(position);
+    if next <= end && archive.get(next).await.map_err(|error| chain(&error))?.is_none() {
+        return Err(Hold::ObjectMissing { missing: next, end }.to_string());
     }
     let pending = end.get().saturating_sub(position.map_or(0, |position| position.sequence.get()));
     Ok(format!("it ends at sequence {end}, {pending} above the position"))

@@ -28,7 +28,7 @@ use crate::{
     audit::audit,
     batch::Records,
     bell::{BellSettings, SqsBell},
-    check::{check, tell},
+    check::{check_doors, check_server, tell},
     connect::{DatabaseSettings, connect, exposure},
     follow::{Followed, Follower, Goal},
     migrate::migrate,
@@ -48,8 +48,7 @@ Example:
   transformer --archive-bucket my-archive \\
               --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
 
-HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to AWS. AWS_CA_BUNDLE names a file with the certificates of an authority of
-your own.
+HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to AWS. AWS_CA_BUNDLE names a file with certificates of further authorities.
 
 Other commands: once, audit, quarantine, migrate, check. See `transformer help`.";
 
@@ -289,16 +288,22 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
 }
 
 async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
-    let config = aws::config().await?;
     let out = &mut io::stdout().lock();
-    let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
+    let config = aws::config().await;
+    let aws = match &config {
+        Ok(config) => aws::surroundings(config, &wires.archive.archive_bucket).await,
+        Err(error) => Err(telemetry::chain(error)),
+    };
     tell(out, "aws", &aws)?;
-    let bell = SqsBell::new(aws::sqs(&config), bell);
+    let rows = records.record_type().statements().table;
     let connection = connect(&wires.database).await;
-    let (schema, rows) = (wires.database.database_schema.clone(), records.record_type().statements().table);
-    let (archive, mut table) = doors(wires, records.into(), &config);
-    let is_well = check(connection, (&schema, rows), &mut table, &archive, &bell, out).await?;
-    Ok(found(!is_well || aws.is_err()))
+    let mut is_well = check_server(connection, &wires.database.database_schema, rows, out).await? && aws.is_ok();
+    if let Ok(config) = config {
+        let bell = SqsBell::new(aws::sqs(&config), bell);
+        let (archive, mut table) = doors(wires, records.into(), &config);
+        is_well &= check_doors(&mut table, &archive, &bell, out).await?;
+    }
+    Ok(found(!is_well))
 }
 
 /// Nothing is asked of either yet.

@@ -84,7 +84,7 @@ impl DatabaseSettings {
             options = options.ssl_mode(PgSslMode::VerifyFull);
         }
         if let Some(why) = unreadable_file(url.expose_secret()) {
-            return Err(TableError::Address { why });
+            return Err(TableError::Unreadable { why });
         }
         if self.database_auth == DatabaseAuth::Iam {
             // In an address, as which a token is signed, colons of the host's own stand in brackets.
@@ -102,7 +102,7 @@ impl DatabaseSettings {
             (None, Some(file)) => {
                 let text =
                     fs::read_to_string(file).map_err(|source| TableError::UrlFile { file: file.clone(), source })?;
-                parse_database_url(text.trim()).map_err(|why| TableError::Address {
+                parse_database_url(text.trim()).map_err(|why| TableError::Unreadable {
                     why: format!("DATABASE_URL_FILE {} holds nothing to connect to: {why}", file.display()),
                 })
             }
@@ -183,6 +183,8 @@ fn read_address(text: &str) -> Result<PgConnectOptions, String> {
     }
     let environment =
         ENVIRONMENT.iter().filter_map(|(variable, name)| Some((*variable, *name, env::var(variable).ok()?)));
+    // An empty one says nothing, as to libpq.
+    let environment = environment.filter(|(_, _, value)| !value.is_empty());
     for (variable, name, value) in environment {
         judge_parameter(variable, name, &value).map_err(|why| format!("unset {variable}: {why}"))?;
     }
@@ -212,6 +214,7 @@ fn judge_parameter(shown: &str, name: &str, value: &str) -> Result<(), String> {
             return if is_taken { Ok(()) } else { Err(wrong()) };
         }
         _ if name.starts_with("options[") => return Ok(()),
+        "target_session_attrs" if value == "any" => return Ok(()),
         "target_session_attrs" | "load_balance_hosts" => {
             "leave it out, and name the host that takes writes, since the transformer waits while its host takes none"
         }
@@ -229,6 +232,11 @@ fn unreadable_file(url: &str) -> Option<String> {
         .filter(|(name, value)| name.starts_with("ssl") && !name.ends_with("mode") && !value.contains('\n'))
         .find_map(|(name, file)| {
             let error = fs::File::open(&*file).err()?;
+            if file == "system" {
+                return Some(format!(
+                    "{name} is `system` in the database's address: leave it out, since these authorities are known"
+                ));
+            }
             Some(format!("cannot read the file {file}, which the database's address names as {name}: {error}"))
         })
 }

@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use shared::{settings::parse_or_exit, shutdown::block_on};
+use shared::{aws::drop_empty_variables, settings::parse_or_exit, shutdown::block_on};
 use transformer::command::{contradictions, execute};
 
 fn main() -> ExitCode {
+    drop_empty_variables();
     block_on(execute(parse_or_exit(contradictions)))
 }

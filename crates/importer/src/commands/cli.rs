@@ -36,7 +36,8 @@ Example:
            --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/posts.fifo
 
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to the API and to AWS.
-SSL_CERT_FILE names a file with the certificates of an authority of your own for the API, AWS_CA_BUNDLE for AWS.
+SSL_CERT_FILE names a file with certificates that take the place of the system's, for the API and for AWS.
+AWS_CA_BUNDLE names a file with certificates of further authorities, for AWS alone.
 
 Other commands, which take the same settings: once, list, check. See `importer help`.";
 
@@ -200,19 +201,18 @@ async fn once(settings: OnceSettings) -> anyhow::Result<ExitCode> {
 
 fn importer(wires: Wires, config: &SdkConfig, status: Status) -> anyhow::Result<Importer<Api, S3Archive, SqsQueue>> {
     let stream = wires.archive.stream.clone();
-    let (api, archive, queue) = connect(wires, config, &status)?;
+    let api = Api::new(wires.source, status.clone())?;
+    let (archive, queue) = doors(wires.archive, wires.queue, config);
     Ok(Importer::new(api, archive, queue, stream, status))
 }
 
-/// Nothing is asked of anybody yet.
-fn connect(
-    Wires { source, archive, queue }: Wires,
+/// Nothing is asked of either yet.
+fn doors(
+    ArchiveSettings { stream, archive_bucket }: ArchiveSettings,
+    queue: QueueSettings,
     config: &SdkConfig,
-    status: &Status,
-) -> anyhow::Result<(Api, S3Archive, SqsQueue)> {
-    let ArchiveSettings { stream, archive_bucket } = archive;
-    let archive = S3Archive::new(aws::s3(config), archive_bucket, stream);
-    Ok((Api::new(source, status.clone())?, archive, SqsQueue::new(aws::sqs(config), queue)))
+) -> (S3Archive, SqsQueue) {
+    (S3Archive::new(aws::s3(config), archive_bucket, stream), SqsQueue::new(aws::sqs(config), queue))
 }
 
 async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
@@ -226,12 +226,15 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
 }
 
 async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow::Result<ExitCode> {
-    let ArchiveSettings { stream, archive_bucket } = settings.wires.archive.clone();
-    let config = aws::config().await?;
-    let aws = aws::surroundings(&config, &archive_bucket).await;
-    let (api, archive, queue) = connect(settings.wires, &config, &Status::default())?;
+    let Wires { source, archive, queue } = settings.wires;
+    let (stream, config) = (archive.stream.clone(), aws::config().await);
+    let aws = match &config {
+        Ok(config) => aws::surroundings(config, &archive.archive_bucket).await,
+        Err(error) => Err(telemetry::chain(error)),
+    };
+    let doors = config.ok().map(|config| doors(archive, queue, &config));
+    let api = Api::new(source, Status::default())?;
     let surroundings = Surroundings { stream: &stream, poll_interval: settings.pace.poll_interval, aws, is_json: json };
-    let mut out = io::stdout().lock();
-    let is_well = check(&api, &archive, &queue, surroundings, &mut out).await?;
+    let is_well = check(&api, doors, surroundings, &mut io::stdout().lock()).await?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }

@@ -1,6 +1,6 @@
 //! What AWS answered, in words for people, with what to do about it.
 
-use std::{error::Error, iter, time::SystemTime};
+use std::{env, error::Error, iter, time::SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
@@ -11,13 +11,32 @@ use aws_sdk_s3::{
 use super::credentials::look_anew;
 use crate::telemetry::chain;
 
-/// AWS takes no request that was signed longer ago, or later, than 15 minutes; a clock that is off by less is worth a word.
+/// AWS takes no request that was signed more than 15 minutes ago or ahead. The SDK corrects the clock by the answers that it gets, so a clock
+/// that is off is the cause of few refusals.
 const SKEW_SECS: u64 = 5 * 60;
+
+/// What AWS says of credentials that others may replace, and of signatures with them.
+const OF_CREDENTIALS: [&str; 10] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "SignatureDoesNotMatch",
+    "InvalidSignatureException",
+    "InvalidSignature",
+];
+
+/// What it says of the time of a request.
+const OF_TIME: [&str; 3] = ["RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"];
 
 /// The header in which S3 says where a bucket is, also when it refuses.
 pub(super) const BUCKET_REGION: &str = "x-amz-bucket-region";
 
-/// What came back, for people, where the role needs these rights. The SDK's own errors say "unhandled error" and their text twice.
+/// What came back, for people, where the role needs these rights. Where credentials are refused, they are looked for anew from here on. (The
+/// SDK's own errors say "unhandled error" and their text twice.)
 pub fn reason<E>(error: &SdkError<E>, rights: &str) -> Box<dyn Error + Send + Sync>
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -25,20 +44,21 @@ where
     let Some(response) = error.raw_response() else {
         return unanswered(error).into();
     };
-    let status = response.status().as_u16();
-    if matches!(status, 400 | 401 | 403) {
+    let (status, code) = (response.status().as_u16(), error.code());
+    let is_refused = matches!(status, 400 | 401 | 403);
+    if is_refused && code.is_none_or(|code| OF_CREDENTIALS.contains(&code)) {
         look_anew();
     }
     // A HEAD is refused without a word.
-    let said = match (error.code(), error.message()) {
+    let said = match (code, error.message()) {
         (Some(code), Some(message)) => format!("{code}: {}", message.trim_end_matches('.')),
         (Some(code), None) => code.to_owned(),
         (None, _) => format!("the answer has status {status}"),
     };
     let header = |name| response.headers().get(name);
-    let is_refused = matches!(status, 400 | 401 | 403);
-    let skew = header("date").and_then(skew).filter(|_| is_refused);
-    let remedy = skew.unwrap_or_else(|| remedy(status, error.code(), &said, header(BUCKET_REGION), rights));
+    let may_be_time = |code: &str| OF_TIME.contains(&code) || code.contains("Signature");
+    let skew = header("date").and_then(skew).filter(|_| is_refused && code.is_none_or(may_be_time));
+    let remedy = skew.unwrap_or_else(|| remedy(status, code, &said, header(BUCKET_REGION), rights));
     let separator = if remedy.is_empty() { "" } else { "; " };
     format!("{said}{separator}{remedy}").into()
 }
@@ -50,15 +70,28 @@ fn unanswered(error: &(dyn Error + 'static)) -> String {
         return no_credentials(credentials);
     }
     let why = chain(error);
-    let authority = if why.contains("UnknownIssuer") { ", or AWS_CA_BUNDLE for an authority of your own" } else { "" };
-    format!("no answer; see to AWS_ENDPOINT_URL, AWS_REGION and network{authority}: {why}")
+    let more = match () {
+        () if why.contains("UnknownIssuer") => ", AWS_CA_BUNDLE for an authority of your own",
+        () if why.contains("tunnel") || why.contains("proxy") => ", HTTPS_PROXY",
+        () => "",
+    };
+    format!("no answer; see to AWS_ENDPOINT_URL, AWS_REGION{more} and network: {why}")
 }
 
 /// Why the chain of credentials found none.
 pub(super) fn no_credentials(error: &CredentialsError) -> String {
     let why = error.source().map_or_else(|| error.to_string(), chain);
     let why = why.trim_end().trim_end_matches('.');
-    format!("there are no AWS credentials; set AWS_ACCESS_KEY_ID or AWS_PROFILE, or give the machine a role: {why}")
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            let profile = env::var("AWS_PROFILE").map(|name| format!(" (it names `{name}`)")).unwrap_or_default();
+            format!(
+                "there are no AWS credentials; set AWS_ACCESS_KEY_ID or AWS_PROFILE{profile}, or give the machine a role: {why}"
+            )
+        }
+        _ if why.contains("SSO") => format!("cannot get AWS credentials; `aws sso login` may help: {why}"),
+        _ => format!("cannot get AWS credentials: {why}"),
+    }
 }
 
 /// What is wrong with this machine's clock, by the time that AWS answered.
@@ -81,7 +114,7 @@ fn remedy(status: u16, code: Option<&str>, said: &str, bucket_region: Option<&st
         Some("InvalidAccessKeyId" | "InvalidClientTokenId" | "UnrecognizedClientException") => {
             "AWS does not know this access key: renew the credentials".into()
         }
-        Some("RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture") => "set this machine's clock".into(),
+        Some(code) if OF_TIME.contains(&code) => "set this machine's clock".into(),
         Some("SignatureDoesNotMatch" | "InvalidSignatureException" | "InvalidSignature") => {
             "put the secret key right, or this machine's clock".into()
         }
@@ -89,10 +122,11 @@ fn remedy(status: u16, code: Option<&str>, said: &str, bucket_region: Option<&st
             "S3 keeps the object in an archive tier such as Glacier: restore it, and end the lifecycle rule that moves objects there"
                 .into()
         }
-        Some("QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue") => {
+        Some("QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" | "InvalidAddress") => {
             "create the queue, or correct QUEUE_URL or AWS_REGION; a queue of another account shows itself only to those whom its own policy lets in".into()
         }
         Some("NotImplemented") => "this server lacks what the header or the request asks for".into(),
+        Some(code) if code.contains("Throttl") => String::new(),
         _ if is_of_kms(said) => {
             "see to the KMS key: it must be enabled, and its policy or the role's must allow kms:Decrypt, and kms:GenerateDataKey to append or to send".into()
         }
@@ -100,7 +134,7 @@ fn remedy(status: u16, code: Option<&str>, said: &str, bucket_region: Option<&st
             "see to the credentials (`check` shows whose they are) and to the policies of role and resource: the role needs {rights}"
         ),
         None if matches!(status, 301 | 307) => region(),
-        None if status == 400 => format!("renew the credentials, and {}", region()),
+        None if status == 400 => format!("renew the credentials, or {}", region()),
         _ => String::new(),
     }
 }
@@ -138,7 +172,7 @@ mod tests {
             (301, "PermanentRedirect: elsewhere", "set AWS_REGION to eu-west-1"),
             (403, "", "the role needs s3:GetObject"),
             (301, "", "set AWS_REGION to eu-west-1"),
-            (400, "", "renew the credentials, and set AWS_REGION"),
+            (400, "", "renew the credentials, or set AWS_REGION"),
             (503, "SlowDown: slow down", ""),
         ] {
             let code = said.split_once(':').map(|(code, _)| code);

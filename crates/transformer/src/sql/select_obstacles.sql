@@ -8,10 +8,12 @@ WITH tables AS (
 work AS (
     SELECT
         current_user AS role,
+        -- Settings are those of the role that has logged in.
+        session_user AS login,
         $3 OR NOT EXISTS (SELECT FROM tables WHERE relname = 'stream') AS migrates,
         (SELECT oid FROM pg_namespace WHERE nspname = $1) AS schema
 )
-SELECT format('the role %I may not create the schema %I: create it as another role, `CREATE SCHEMA %2$I AUTHORIZATION %1$I`', role, $1)
+SELECT format('the role %I may not create the schema %I: create it as another role, `CREATE SCHEMA %2$I AUTHORIZATION %1$I`, or correct DATABASE_SCHEMA', role, $1)
 FROM work
 WHERE migrates AND schema IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
 UNION ALL
@@ -24,7 +26,7 @@ FROM work
 WHERE migrates AND NOT (has_schema_privilege(schema, 'CREATE') AND has_schema_privilege(schema, 'USAGE'))
 UNION ALL
 SELECT format(
-    'the schema %I holds %s already, which this release did not make: another program did, or a release before the first; give the stream '
+    'the schema %I holds %s already, which were made by another program, or by a version from before the first release; give the stream '
         'a DATABASE_SCHEMA of its own, which `transformer once` fills from the archive',
     $1, string_agg('the table ' || relname, ', ' ORDER BY relname)
 )
@@ -64,9 +66,10 @@ SELECT format(
     'default_transaction_read_only is on, so nothing can be written: %s',
     CASE source
         WHEN 'database' THEN format('`ALTER DATABASE %I RESET default_transaction_read_only`', current_database())
-        WHEN 'user' THEN format('`ALTER ROLE %I RESET default_transaction_read_only`', role)
+        WHEN 'user' THEN format('`ALTER ROLE %I RESET default_transaction_read_only`', login)
+        WHEN 'global' THEN '`ALTER ROLE ALL RESET default_transaction_read_only`'
         WHEN 'database user' THEN
-            format('`ALTER ROLE %I IN DATABASE %I RESET default_transaction_read_only`', role, current_database())
+            format('`ALTER ROLE %I IN DATABASE %I RESET default_transaction_read_only`', login, current_database())
         WHEN 'client' THEN 'take it out of the options in DATABASE_URL or PGOPTIONS'
         ELSE 'turn it off in the server''s configuration, or make room if the provider did so because the disk is full'
     END
