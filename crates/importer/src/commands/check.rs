@@ -30,14 +30,12 @@ use crate::{
 const SHOWN_IDS: usize = 3;
 
 /// What is looked at, besides the API.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
     /// The stream.
     pub stream: &'a StreamName,
     /// How often the API is polled.
     pub poll_interval: Duration,
-    /// Who one is on AWS, and where that is.
-    pub aws: Result<String, String>,
     /// Whether the lines are for a program.
     pub is_json: bool,
 }
@@ -70,10 +68,11 @@ impl<W: Write> Report<'_, W> {
     }
 }
 
-/// Looks at each dependency and writes a line for it; at archive and queue where AWS can be asked at all. Whether all is well.
+/// Looks at each dependency and writes a line for it. Whether all is well. `reach` says who one is on AWS, and leads to archive and queue, if
+/// AWS can be asked at all.
 pub async fn check(
     api: &Api,
-    doors: Option<(S3Archive, SqsQueue)>,
+    reach: impl AsyncFnOnce() -> (Result<String, String>, Option<(S3Archive, SqsQueue)>),
     surroundings: Surroundings<'_>,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
@@ -94,7 +93,8 @@ pub async fn check(
             tell_of_api(&mut report, api, &snapshot, surroundings.poll_interval).await?;
         }
     }
-    report.tell("aws", surroundings.aws)?;
+    let (aws, doors) = reach().await;
+    report.tell("aws", aws)?;
     let Some((archive, queue)) = doors else { return Ok(report.is_well) };
     let end = end(&archive).await;
     let mut pointer = Pointer::to_nothing(surroundings.stream);

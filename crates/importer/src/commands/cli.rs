@@ -227,14 +227,17 @@ async fn list_archive(settings: ListCommand) -> anyhow::Result<ExitCode> {
 
 async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow::Result<ExitCode> {
     let Wires { source, archive, queue } = settings.wires;
-    let (stream, config) = (archive.stream.clone(), aws::config().await);
-    let aws = match &config {
-        Ok(config) => aws::surroundings(config, &archive.archive_bucket).await,
-        Err(error) => Err(telemetry::chain(error)),
+    let stream = archive.stream.clone();
+    let reach = async || {
+        let config = aws::config().await;
+        let aws = match &config {
+            Ok(config) => aws::surroundings(config, &archive.archive_bucket).await,
+            Err(error) => Err(telemetry::chain(error)),
+        };
+        (aws, config.ok().map(|config| doors(archive, queue, &config)))
     };
-    let doors = config.ok().map(|config| doors(archive, queue, &config));
     let api = Api::new(source, Status::default())?;
-    let surroundings = Surroundings { stream: &stream, poll_interval: settings.pace.poll_interval, aws, is_json: json };
-    let is_well = check(&api, doors, surroundings, &mut io::stdout().lock()).await?;
+    let surroundings = Surroundings { stream: &stream, poll_interval: settings.pace.poll_interval, is_json: json };
+    let is_well = check(&api, reach, surroundings, &mut io::stdout().lock()).await?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
