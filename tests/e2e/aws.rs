@@ -221,8 +221,8 @@ async fn nothing_is_appended_where_objects_may_be_overwritten() -> Result<()> {
     let not_implemented = "<Error><Code>NotImplemented</Code><Message>A header you provided</Message></Error>";
     for (status, why) in [
         (200, "since its server ignores `If-None-Match: *`, and overwrites"),
-        (501, "since its server does not know `If-None-Match: *`"),
-        (405, "since its server does not know `If-None-Match: *`"),
+        (501, "since its server does not know `If-None-Match: *` (NotImplemented: A header you provided"),
+        (405, "since its server does not know `If-None-Match: *` (the answer has status 405)"),
     ] {
         let s3 = FaultyApi::start(move |request| match &*request.method {
             "PUT" => Answer::ok(if status == 501 { not_implemented } else { "" }).with_status(status),

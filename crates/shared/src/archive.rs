@@ -116,7 +116,7 @@ pub enum ArchiveError {
     #[error(
         "bucket `{bucket}` cannot hold an archive, since its server {why}: use one that refuses to overwrite, as S3 does"
     )]
-    Unfit { bucket: String, why: &'static str },
+    Unfit { bucket: String, why: String },
     /// The object is not one of ours, or of a later release.
     #[error("s3://{bucket}/{key} cannot be followed (if it is somebody else's, move it elsewhere)")]
     Foreign { bucket: String, key: String, source: MetadataError },
@@ -164,7 +164,10 @@ impl S3Archive {
                 Err(error) => return Err(self.error(PUT, &key, &error)),
             }
         }
-        Err(ArchiveError::Unfit { bucket: self.bucket.clone(), why: "ignores `If-None-Match: *`, and overwrites" })
+        Err(ArchiveError::Unfit {
+            bucket: self.bucket.clone(),
+            why: "ignores `If-None-Match: *`, and overwrites".to_owned(),
+        })
     }
 
     /// The number of the oldest object that is kept, `None` for an empty archive. Four listings, as for the end.
@@ -219,8 +222,8 @@ impl S3Archive {
         match (error.code(), status_of(error)) {
             (Some("NoSuchBucket"), _) => ArchiveError::NoBucket { bucket },
             (_, Some(403)) => ArchiveError::Refused { operation, bucket, key, source },
-            (Some("NotImplemented"), _) | (_, Some(405 | 501)) if operation == PUT => {
-                ArchiveError::Unfit { bucket, why: "does not know `If-None-Match: *`" }
+            (Some("NotImplemented" | "InvalidArgument"), _) | (_, Some(405 | 501)) if operation == PUT => {
+                ArchiveError::Unfit { bucket, why: format!("does not know `If-None-Match: *` ({source})") }
             }
             _ => ArchiveError::Failed { operation, bucket, key, source },
         }

@@ -125,7 +125,6 @@ fn remedy(status: u16, code: Option<&str>, said: &str, bucket_region: Option<&st
         Some("QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" | "InvalidAddress") => {
             "create the queue, or correct QUEUE_URL or AWS_REGION; a queue of another account shows itself only to those whom its own policy lets in".into()
         }
-        Some("NotImplemented") => "this server lacks what the header or the request asks for".into(),
         Some(code) if code.contains("Throttl") => String::new(),
         _ if is_of_kms(said) => {
             "see to the KMS key: it must be enabled, and its policy or the role's must allow kms:Decrypt, and kms:GenerateDataKey to append or to send".into()
