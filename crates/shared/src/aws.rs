@@ -65,7 +65,7 @@ const STALL_GRACE_PERIOD: Duration = Duration::from_secs(20);
 /// Three tries within a call ride out a reset connection; anything longer is the loop's own back-off, which people can see.
 const ATTEMPTS: u32 = 3;
 
-/// How soon a daemon looks again whether the SDK's settings are mended.
+/// How soon a daemon looks again whether the SDK's settings are mended, which nothing signals.
 const SETTINGS_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whose the credentials are is worth no longer wait: STS cannot be reached from every network.
@@ -223,8 +223,9 @@ pub fn sqs(config: &SdkConfig) -> aws_sdk_sqs::Client {
 /// Who one is on AWS and where it is asked, in one line: identity, region, endpoints, and where the bucket is, as far as S3 says so.
 ///
 /// # Errors
-/// There are no credentials, or the bucket is in another region.
-pub async fn surroundings(config: &SdkConfig, bucket: &str) -> Result<String, String> {
+/// There are no settings or no credentials, or the bucket is in another region.
+pub async fn surroundings(config: &Result<SdkConfig, ConfigError>, bucket: &str) -> Result<String, String> {
+    let config = config.as_ref().map_err(|error| chain(error))?;
     let provider = config.credentials_provider().ok_or("the SDK has no provider of credentials")?;
     let found = provider.provide_credentials().await;
     let credentials = found.map_err(|error| reason::no_credentials(&error))?;

@@ -290,10 +290,7 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
 async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let config = aws::config().await;
-    let aws = match &config {
-        Ok(config) => aws::surroundings(config, &wires.archive.archive_bucket).await,
-        Err(error) => Err(telemetry::chain(error)),
-    };
+    let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
     tell(out, "aws", &aws)?;
     let rows = records.record_type().statements().table;
     let connection = connect(&wires.database).await;

@@ -276,7 +276,7 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, TableE
     Ok(connection)
 }
 
-/// What keeps this session's role from its work on the tables that records go into, or from migrating: a line each, with what to do.
+/// What keeps the connection's role from its work on the tables that records go into, or from migrating: a line each, with what to do.
 pub async fn obstacles(
     connection: &mut PgConnection,
     schema: &SchemaName,

@@ -34,7 +34,7 @@ pub enum TableError {
     /// The address is not to be had.
     #[error("cannot read DATABASE_URL_FILE {}", file.display())]
     UrlFile { file: PathBuf, source: io::Error },
-    /// A file holds nothing of use. Somebody may be writing it.
+    /// A file holds nothing of use, perhaps because it is being written.
     #[error("{why}")]
     Unreadable { why: String },
     /// The address cannot be connected to, or asks for less than TLS with a checked certificate.

@@ -230,10 +230,7 @@ async fn check_wires(CheckSettings { json, settings }: CheckSettings) -> anyhow:
     let stream = archive.stream.clone();
     let reach = async || {
         let config = aws::config().await;
-        let aws = match &config {
-            Ok(config) => aws::surroundings(config, &archive.archive_bucket).await,
-            Err(error) => Err(telemetry::chain(error)),
-        };
+        let aws = aws::surroundings(&config, &archive.archive_bucket).await;
         (aws, config.ok().map(|config| doors(archive, queue, &config)))
     };
     let api = Api::new(source, Status::default())?;

@@ -46,7 +46,9 @@ where
     };
     let (status, code) = (response.status().as_u16(), error.code());
     let is_refused = matches!(status, 400 | 401 | 403);
-    if is_refused && code.is_none_or(|code| OF_CREDENTIALS.contains(&code)) {
+    // Some servers say AccessDenied to a key that they do not know any more.
+    let may_be_credentials = |code: &str| OF_CREDENTIALS.contains(&code) || code.starts_with("AccessDenied");
+    if is_refused && code.is_none_or(may_be_credentials) {
         look_anew();
     }
     // A HEAD is refused without a word.
