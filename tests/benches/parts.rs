@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use shared::records::{Record, RecordsAt, read_records};
 use transformer::{
     copy::encode_rows,
-    document, post,
-    record_type::RecordType,
+    record::RecordReader,
     row::{Fields, Row},
+    table_definition::DEFAULT,
 };
 
 const POSTS: u64 = 1_000;
@@ -40,16 +40,16 @@ fn cut_into_records(bencher: Bencher) {
 
 #[divan::bench]
 fn cut_and_read_posts(bencher: Bencher) {
-    cut_and_read(bencher, &post::Type);
+    cut_and_read(bencher, DEFAULT);
 }
 
 #[divan::bench]
 fn cut_and_read_documents(bencher: Bencher) {
-    cut_and_read(bencher, &document::Type::new("/id".parse().expect("a pointer")));
+    cut_and_read(bencher, "id bigint, doc jsonb .");
 }
 
-fn cut_and_read(bencher: Bencher, records: &dyn RecordType) {
-    let document = document();
+fn cut_and_read(bencher: Bencher, columns: &str) {
+    let (document, records) = (document(), reader(columns));
     let mut rows = Vec::new();
     bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
         rows.clear();
@@ -58,16 +58,21 @@ fn cut_and_read(bencher: Bencher, records: &dyn RecordType) {
     });
 }
 
+fn reader(columns: &str) -> RecordReader {
+    RecordReader::new(columns.parse().expect("a definition"))
+}
+
 #[divan::bench]
 fn encode_for_copy(bencher: Bencher) {
     let mut fields = Vec::new();
     let record = format!(r#"{{"id":1,"userId":1,"title":"a title","body":"{}"}}"#, "b".repeat(160));
-    post::Type.read(record.as_bytes(), &mut Fields(&mut fields)).expect("it is a post");
-    let columns = post::STATEMENTS.columns;
-    let rows: Vec<_> = (0..POSTS).map(|index| Row::new(index, columns[0], &fields)).collect();
+    let reader = reader(DEFAULT);
+    reader.read(record.as_bytes(), &mut Fields(&mut fields)).expect("it is a post");
+    let rows: Vec<_> = (0..POSTS).map(|index| Row::new(index, reader.key(), &fields)).collect();
+    let columns = rows[0].fields().count();
     let mut bytes = Vec::new();
     bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
         bytes.clear();
-        encode_rows(&mut bytes, columns.len(), black_box(&rows), Timestamp::UNIX_EPOCH, 1);
+        encode_rows(&mut bytes, columns, black_box(&rows), Timestamp::UNIX_EPOCH, 1);
     });
 }

@@ -30,8 +30,8 @@ async fn a_bad_record_is_quarantined_with_its_reason_and_the_others_load() -> Re
     assert_eq!(
         quarantined,
         [
-            "2 3 `title`: invalid type: integer `7`, expected a string",
-            "4 5 `body` holds U+0000, which Postgres cannot store"
+            "2 3 column `title` (text from /title): `7` is no text",
+            "4 5 column `body` (text from /body): it holds U+0000, which Postgres cannot store"
         ]
     );
     let raw: Vec<u8> = select(&sandbox, "SELECT raw FROM quarantined_records WHERE index = 2").await?;

@@ -263,7 +263,7 @@ fn shapes() -> Vec<Shape> {
 
 /// A record whose id stands there. The last one says how often it was changed.
 fn record(id_at: &str, number: usize, version: u64) -> Value {
-    let id = if number.is_multiple_of(2) && id_at != "/id" { json!(format!("id-{number}")) } else { json!(number) };
+    let id = if id_at == "/id" { json!(number) } else { json!(format!("id-{number}")) };
     let names = id_at.split('/').skip(1).collect::<Vec<_>>();
     let mut record = names.iter().rev().fold(id, |value, name| json!({ *name: value }));
     record["text"] = json!(format!("record {number}"));
@@ -275,8 +275,9 @@ fn record(id_at: &str, number: usize, version: u64) -> Value {
 /// A stream of this API's records, with what both daemons have to know of it. Which columns there are is said here alone.
 async fn stream_of(shape: &Shape, url: &str) -> Result<Sandbox> {
     let url = format!("{}{}{}", url.replace("/posts", "/"), shape.name, if shape.query.is_empty() { "" } else { "?" });
-    let mut settings = vec![("SOURCE_URL", leak(format!("{url}{}", shape.query))), ("RECORD_TYPE", "document")];
-    settings.extend([("ID_AT", shape.id_at), ("RECORDS_AT", shape.records_at)]);
+    let mut settings = vec![("SOURCE_URL", leak(format!("{url}{}", shape.query))), ("RECORDS_AT", shape.records_at)];
+    let id = if shape.id_at == "/id" { "bigint" } else { "text" };
+    settings.extend([("TABLE", "documents"), ("TABLE_COLUMNS", leak(format!("id {id} {}, doc jsonb .", shape.id_at)))]);
     let sandbox = start(Setup { posts: 0, importer: false, transformer: false, settings, ..Setup::default() }).await?;
     Ok(sandbox)
 }

@@ -30,6 +30,7 @@ mod own_api;
 mod page;
 mod paging;
 mod plans;
+mod propose;
 mod queue_proof;
 mod rebuild;
 mod real_jsonplaceholder;

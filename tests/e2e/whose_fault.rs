@@ -262,7 +262,7 @@ async fn what_only_a_person_can_mend_holds_and_costs_no_record() -> Result<()> {
     let operators = ["42P01", "42501", "42703", "42883", "3D000", "3F000"].map(|code| (code, ""));
     // The last is ours, the others nobody knows.
     let unknown = ["P0001", "XX000", "XX001", "0A000", "25P02", "99999", "F0000"].map(|code| (code, ""));
-    let ours = ("23505", ", CONSTRAINT = 'posts_pkey'");
+    let ours = ("23505", ", CONSTRAINT = 'stream_rows_pkey'");
     for (code, more) in operators.into_iter().chain(unknown).chain([ours]) {
         refuse(&sandbox, code, more).await?;
         let number = author.append(document(1..=5, code)).await?;

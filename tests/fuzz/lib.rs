@@ -14,19 +14,20 @@ pub mod object;
 pub mod pointer;
 #[path = "../../crates/shared/src/records.rs"]
 pub mod records;
-#[path = "../../crates/transformer/src/document.rs"]
-pub mod documents;
 #[path = "../../crates/transformer/src/jsonb.rs"]
 pub mod jsonb;
 #[path = "../../crates/transformer/src/members.rs"]
 pub mod members;
-#[path = "../../crates/transformer/src/post.rs"]
-pub mod post;
-#[path = "../../crates/transformer/src/record_type.rs"]
-pub mod record_type;
+#[path = "../../crates/transformer/src/record.rs"]
+pub mod record;
 #[path = "../../crates/transformer/src/row.rs"]
 pub mod row;
+#[path = "../../crates/transformer/src/table_definition.rs"]
+pub mod table_definition;
+#[path = "../../crates/transformer/src/values.rs"]
+pub mod values;
 
+pub mod columns;
 pub mod messages;
 pub mod metadata;
 pub mod reading;

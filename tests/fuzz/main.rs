@@ -4,6 +4,7 @@
 
 #![allow(unreachable_pub, reason = "a binary of its own, which shares its modules with the fuzzer's")]
 
+mod columns;
 mod messages;
 mod metadata;
 mod reading;
@@ -14,13 +15,18 @@ use std::{
 };
 
 use shared::{object, pointer, records};
-use transformer::{document as documents, post, record_type, row};
+use transformer::{record, row, table_definition, values};
 
-const CORPORA: [&str; 3] = ["records", "messages", "metadata"];
+const CORPORA: [&str; 4] = ["records", "values", "messages", "metadata"];
 
 #[test]
-fn documents_become_records_and_posts_as_serde_json_reads_them() {
+fn documents_become_records_and_rows_as_serde_json_reads_them() {
     hold_of_corpus("records", reading::hold);
+}
+
+#[test]
+fn values_become_what_columns_take_and_definitions_are_read_back() {
+    hold_of_corpus("values", columns::hold);
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Bytes become records and posts: what serde_json says of the whole is what the streaming reader says of it, however it is cut, and a
-//! post is what a plainer reading of its record says.
+//! Bytes become records and rows: what serde_json says of the whole is what the streaming reader says of it, however it is cut, and a row
+//! is what a plainer reading of its record says.
 
 use std::{
     collections::BTreeSet,
     fmt,
     io::{self, Read},
     marker::PhantomData,
+    sync::LazyLock,
 };
 
 use serde::{
@@ -15,12 +16,16 @@ use serde::{
 use serde_json::{Value, value::RawValue};
 
 use crate::{
-    documents,
-    post::Post,
-    record_type::{NoRow, RecordType as _},
+    columns::bigint,
+    record::{NoRow, RecordReader},
     records::{RecordsAt, read_records},
     row::{Fields, Row},
+    table_definition::Columns,
 };
+
+static POSTS: LazyLock<RecordReader> = LazyLock::new(|| RecordReader::new(Columns::default()));
+static DOCUMENTS: LazyLock<RecordReader> =
+    LazyLock::new(|| RecordReader::new("id text, doc jsonb .".parse().expect("columns")));
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const WHITE_SPACE: &[u8] = b" \t\r\n";
@@ -115,7 +120,7 @@ fn read(reader: impl Read, at: &RecordsAt) -> (Vec<Vec<u8>>, Option<String>) {
     let read = read_records(reader, at, |record| {
         assert!(record.is_whole && record.index == records.len() as u64);
         records.push(record.raw.to_owned());
-        Post::from_record(record.raw).is_ok()
+        Post::of(record.raw).is_ok()
     });
     // The words and the cause, which says where.
     (records, read.err().map(|error| format!("{error:?}")))
@@ -204,17 +209,18 @@ impl Read for Cut<'_> {
 
 /// A record is a post with all its fields, or said to be none.
 fn judge(record: &[u8]) {
-    let Ok(raw) = str::from_utf8(record) else { return assert!(Post::from_record(record).is_err()) };
+    let Ok(raw) = str::from_utf8(record) else { return assert!(Post::of(record).is_err()) };
     let fields = fields(raw);
     let expected = is_post(fields.as_deref());
-    match Post::from_record(record) {
+    match Post::of(record) {
         Ok(post) => {
             assert_ne!(expected, Some(false), "{raw}");
             assert_says(&post, raw, &fields.expect("a post is an object"));
         }
         Err(NoRow { id, reason }) => {
             assert_ne!(expected, Some(true), "{raw}: {reason}");
-            assert_eq!(id, fields.and_then(|fields| single::<i64>(&fields, "id")), "{raw}");
+            let last = fields.and_then(|fields| fields.into_iter().rfind(|(name, _)| name == "id"));
+            assert_eq!(id, last.and_then(|(_, value)| Some(bigint(value.get())?.to_string())), "{raw}");
             assert!(!reason.is_empty() && !reason.contains('\0'));
         }
     }
@@ -230,14 +236,38 @@ fn judge_as_document(record: &[u8]) {
 }
 
 fn document_of(record: &[u8]) -> Result<Vec<u8>, NoRow> {
+    let [_, doc] = &*row_of(&DOCUMENTS, record)? else { panic!("it has two columns") };
+    Ok(doc.as_deref().expect("it has a document")[1..].to_owned())
+}
+
+/// The fields of a row, `None` for NULL.
+fn row_of(reader: &RecordReader, record: &[u8]) -> Result<Vec<Option<Vec<u8>>>, NoRow> {
     let mut bytes = Vec::new();
-    let documents = documents::Type::new("/id".parse().expect("a pointer"));
-    documents
-        .read(record, &mut Fields(&mut bytes))
-        .inspect_err(|NoRow { reason, .. }| assert!(!reason.is_empty() && !reason.contains('\0')))?;
-    let row = Row::new(0, documents::STATEMENTS.columns[0], &bytes);
-    let doc = row.values().nth(1).flatten().expect("it has a document");
-    Ok(doc[1..].to_owned())
+    let read = reader.read(record, &mut Fields(&mut bytes));
+    read.inspect_err(|NoRow { reason, .. }| assert!(!reason.is_empty() && !reason.contains('\0')))?;
+    let row = Row::new(0, reader.key(), &bytes);
+    Ok(row.values().map(|value| value.map(<[u8]>::to_owned)).collect())
+}
+
+/// A row of the default table.
+struct Post {
+    id: i64,
+    user_id: i64,
+    title: String,
+    body: String,
+    extra: Option<String>,
+}
+
+impl Post {
+    fn of(record: &[u8]) -> Result<Self, NoRow> {
+        let [Some(id), Some(user_id), Some(title), Some(body), extra] = &*row_of(&POSTS, record)? else {
+            panic!("a column that is not null is null, or another number of them")
+        };
+        let number = |bytes: &[u8]| i64::from_be_bytes(bytes.try_into().expect("eight bytes"));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_owned()).expect("text");
+        let (title, body, extra) = (text(title), text(body), extra.as_ref().map(|extra| text(&extra[1..])));
+        Ok(Self { id: number(id), user_id: number(user_id), title, body, extra })
+    }
 }
 
 /// A field's name and its value as it is written.
@@ -288,12 +318,17 @@ pub fn single<T: for<'de> Deserialize<'de>>(fields: &[Field], name: &str) -> Opt
     }
 }
 
+/// The same of a whole number, which may be written as a text.
+fn single_bigint(fields: &[Field], name: &str) -> Option<i64> {
+    bigint(single::<Box<RawValue>>(fields, name)?.get())
+}
+
 /// Whether a record of these fields is a post; `None` where serde_json cannot read a value that Postgres perhaps can.
 fn is_post(fields: Option<&[Field]>) -> Option<bool> {
     let Some(fields) = fields else { return Some(false) };
     let names: BTreeSet<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     let has_text = |name| single::<String>(fields, name).is_some_and(|text| !text.contains('\0'));
-    let has_number = |name| single::<i64>(fields, name).is_some();
+    let has_number = |name| single_bigint(fields, name).is_some();
     let is_well = names.len() == fields.len()
         && !names.iter().any(|name| name.contains('\0'))
         && has_number("id")
@@ -327,9 +362,9 @@ fn holds_nul(value: &Value) -> bool {
 }
 
 /// The post says what the record says, field by field; numbers that it has no column for, letter by letter.
-fn assert_says(post: &Post<'_>, raw: &str, all: &[Field]) {
+fn assert_says(post: &Post, raw: &str, all: &[Field]) {
     assert!(!post.title.contains('\0') && !post.body.contains('\0'));
-    assert_eq!((Some(post.id), Some(post.user_id)), (single(all, "id"), single(all, "userId")));
+    assert_eq!((Some(post.id), Some(post.user_id)), (single_bigint(all, "id"), single_bigint(all, "userId")));
     let text = |name| single::<String>(all, name);
     assert_eq!((Some(&*post.title), Some(&*post.body)), (text("title").as_deref(), text("body").as_deref()));
     let is_column = |name: &str| ["id", "userId", "title", "body"].contains(&name);

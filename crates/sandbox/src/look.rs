@@ -38,10 +38,10 @@ impl Sandbox {
         self.query(&format!("SELECT id, user_id, title, body FROM {}.posts ORDER BY id", self.schema)).await
     }
 
-    /// The first documents, by the number or the name that their ids are: id and the beginning of the document.
+    /// The first documents: id and the beginning of the document.
     pub(crate) async fn documents(&self, count: usize) -> Result<Vec<(String, String)>> {
-        let from = format!("FROM {}.documents ORDER BY length(id), id LIMIT {count}", self.schema);
-        self.query(&format!("SELECT id, left(doc::text, 10000) {from}")).await
+        let from = format!("FROM {}.documents ORDER BY documents.id LIMIT {count}", self.schema);
+        self.query(&format!("SELECT id::text, left(doc::text, 10000) {from}")).await
     }
 
     /// What is not among the rows and why, the newest first, as the transformer's own command knows it; nothing if all is.

@@ -63,7 +63,7 @@ pub(crate) struct OwnApiSettings {
     /// [default: the answer itself]
     #[arg(long, value_name = "POINTER", value_parser = take::<RecordsAt>)]
     records_at: Option<Given<RecordsAt>>,
-    /// Where a record of that API has its id, a text or a number, as a JSON pointer [default: /id]
+    /// Where a record of that API has its id, a text or a whole number, as a JSON pointer [default: /id]
     #[arg(long, value_name = "POINTER", value_parser = take::<JsonPointer>)]
     id_at: Option<Given<JsonPointer>>,
 }
@@ -109,7 +109,7 @@ impl OwnApiSettings {
             problems.push("--id-at leads to the record itself\nname a member, as in /id".to_owned());
         }
         let url = url.filter(|_| problems.is_empty()).ok_or(problems)?;
-        Ok(Some(OwnApi { url, records_at, id_at, passed_on }))
+        Ok(Some(OwnApi { url, records_at, id_at, has_numbers: false, passed_on }))
     }
 }
 
@@ -131,6 +131,8 @@ pub(crate) struct OwnApi {
     url: SecretUrl,
     records_at: RecordsAt,
     id_at: JsonPointer,
+    /// Whether ids are whole numbers, as far as they were seen.
+    has_numbers: bool,
     passed_on: Vec<(&'static str, String)>,
 }
 
@@ -138,13 +140,15 @@ impl OwnApi {
     /// What the daemons have to know of it.
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::new();
+        let id = if self.has_numbers { "bigint" } else { "text" };
+        let columns = format!("id {id} \"{}\", doc jsonb .", self.id_at.to_string().replace('"', "\"\""));
         settings.set(&[
             ("SOURCE_URL", self.url.as_str()),
             ("ALLOW_HTTP", if self.url.scheme() == "http" { "true" } else { "false" }),
             // It is somebody's: no oftener than the importer would.
             ("POLL_INTERVAL", "1m"),
-            ("RECORD_TYPE", "document"),
-            ("ID_AT", &self.id_at.to_string()),
+            ("TABLE", "documents"),
+            ("TABLE_COLUMNS", &columns),
         ]);
         let records_at = self.records_at.to_string();
         if !records_at.is_empty() {
@@ -161,7 +165,7 @@ impl OwnApi {
     }
 
     /// Asks the importer whether the collection comes whole. What a person should know of it; or why nothing can come of it.
-    pub(crate) async fn look(&self, progress: &Progress) -> anyhow::Result<Result<Vec<String>, Unusable>> {
+    pub(crate) async fn look(&mut self, progress: &Progress) -> anyhow::Result<Result<Vec<String>, Unusable>> {
         let place = Place::find()?;
         let folder = tempfile::Builder::new().prefix("sandbox-").tempdir().context("no temporary folder")?.keep();
         let guard = Guard::start(&folder).context("cannot start the guard, which is a shell")?;
@@ -193,7 +197,7 @@ impl OwnApi {
         Ok(self.judge(&findings))
     }
 
-    fn judge(&self, findings: &[Value]) -> Result<Vec<String>, Unusable> {
+    fn judge(&mut self, findings: &[Value]) -> Result<Vec<String>, Unusable> {
         let says = |finding: &Value| {
             // As it is said here.
             finding["says"]
@@ -212,7 +216,7 @@ impl OwnApi {
         let (id_at, record) = (self.id_at.to_string(), &api["record"]);
         let ids: Vec<_> = api["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let others = match ids.as_slice() {
-            [] => "no text or number differs from record to record".to_owned(),
+            [] => "no text or whole number differs from record to record".to_owned(),
             [best, others @ ..] => {
                 let others = others.iter().take(SHOWN_IDS).map(|other| format!(" or {other}"));
                 format!("try --id-at {best}{}", others.collect::<String>())
@@ -221,8 +225,12 @@ impl OwnApi {
         if record.is_null() {
             return Ok(vec!["there are no records yet".to_owned()]);
         }
-        if !record.pointer(&id_at).is_some_and(|id| id.is_string() || id.is_number()) {
-            return Err(Unusable::Settings(format!("the first record has no text or number at {id_at}\n{others}")));
+        let id = record.pointer(&id_at);
+        self.has_numbers = id.is_some_and(Value::is_i64);
+        if !self.has_numbers && !id.is_some_and(Value::is_string) {
+            return Err(Unusable::Settings(format!(
+                "the first record has no text or whole number at {id_at}\n{others}"
+            )));
         }
         if ids.contains(&id_at.as_str()) {
             return Ok(Vec::new());

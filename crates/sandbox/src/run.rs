@@ -90,7 +90,7 @@ async fn own_api(
     settings: &RunSettings,
     progress: &Progress,
 ) -> Result<Result<Option<(Settings, Vec<String>)>, Vec<String>>> {
-    let api = match settings.own_api.resolve(settings.posts.is_some()) {
+    let mut api = match settings.own_api.resolve(settings.posts.is_some()) {
         Ok(Some(api)) => api,
         Ok(None) => return Ok(Ok(None)),
         Err(problems) => return Ok(Err(problems)),
@@ -198,7 +198,7 @@ async fn watch(
         return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     show.note("");
-    show.hints(sandbox, page, &shown_path(env_file)).await?;
+    show.hints(sandbox, page, &shown_path(env_file));
     show.good("ready");
     show.note("");
     loop {

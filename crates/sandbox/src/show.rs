@@ -6,8 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
-use serde_json::{Map, Value};
 use tokio::sync::broadcast::Receiver;
 
 use crate::{
@@ -27,12 +25,6 @@ const BODY_WIDTH: usize = 44;
 /// Characters of an id and of a document there.
 const ID_WIDTH: usize = 24;
 const DOC_WIDTH: usize = 68;
-
-/// Columns of the view to try.
-const VIEW_COLUMNS: usize = 4;
-
-/// As many documents say which type a column of the view has.
-const VIEW_DOCUMENTS: usize = 1_000;
 
 /// Writes to stdout, in colour where that is a terminal and `NO_COLOR` is not set.
 #[derive(Debug)]
@@ -154,7 +146,7 @@ impl Show {
     }
 
     /// Where to look and what to try.
-    pub(crate) async fn hints(&self, sandbox: &Sandbox, page: &str, env_file: &str) -> Result<()> {
+    pub(crate) fn hints(&self, sandbox: &Sandbox, page: &str, env_file: &str) {
         self.line(&format!("  {}  {}", self.paint(Colour::Bold, "page       "), self.paint(Colour::Cyan, page)));
         self.part(if sandbox.is_own_api() { "your API" } else { "posts API" }, &sandbox.source_url(), "", None);
         self.part("settings", &format!("set -a; . {env_file}"), "", None);
@@ -162,10 +154,7 @@ impl Show {
         self.line("  Things to try, in another shell, after the line above:");
         if sandbox.is_own_api() {
             self.line("    psql $DATABASE_URL -c 'SELECT id, doc, updated_at, sequence FROM documents LIMIT 5'");
-            if let Some(view) = view_of(&sandbox.documents(VIEW_DOCUMENTS).await?) {
-                self.line(&format!("    psql $DATABASE_URL -c \"{view}\""));
-            }
-            let settings = "'^(SOURCE|PAGE|CURSOR|RECORD|ID_AT|POLL)'";
+            let settings = "'^(SOURCE|NEXT_PAGE|TOTALS|RECORDS|TABLE|POLL)'";
             let meaning = self.paint(Colour::Dim, "# for a deployment: see deploy/README.md");
             self.line(&format!("    grep -E {settings} {env_file}    {meaning}"));
         } else {
@@ -184,7 +173,6 @@ impl Show {
         }
         self.line("  or press the buttons on the page. Ctrl-C ends everything.");
         self.line("");
-        Ok(())
     }
 
     /// A sentence of the sandbox itself.
@@ -240,39 +228,6 @@ impl Show {
     }
 }
 
-/// A view with the first members of these documents as columns, for a shell's double quotes; `None` where no member can be one as it is.
-fn view_of(documents: &[(String, String)]) -> Option<String> {
-    let documents: Vec<Map<String, Value>> =
-        documents.iter().filter_map(|(_, doc)| serde_json::from_str(doc).ok()).collect();
-    let mut names = vec!["id".to_owned()];
-    let mut is_column = |name: &str| {
-        let is_plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        // SQL knows no capitals.
-        let is_new = is_plain && !names.contains(&name.to_lowercase());
-        names.push(name.to_lowercase());
-        is_new
-    };
-    let all = |name: &str, is_one: fn(&Value) -> bool| {
-        documents.iter().filter_map(|doc| doc.get(name)).all(|value| value.is_null() || is_one(value))
-    };
-    let columns = documents
-        .first()?
-        .iter()
-        .filter(|(name, value)| !value.is_array() && !value.is_object() && !value.is_null() && is_column(name));
-    let columns = columns.take(VIEW_COLUMNS).map(|(name, _)| {
-        if all(name, Value::is_number) {
-            format!("(doc ->> '{name}')::numeric AS {name}")
-        } else if all(name, Value::is_boolean) {
-            format!("(doc ->> '{name}')::boolean AS {name}")
-        } else {
-            format!("doc ->> '{name}' AS {name}")
-        }
-    });
-    let columns: Vec<String> = columns.collect();
-    (!columns.is_empty()).then(|| format!("CREATE VIEW items AS SELECT id, {} FROM documents", columns.join(", ")))
-}
-
 fn seconds(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
 }
@@ -285,23 +240,4 @@ fn cut(text: &str, width: usize) -> String {
         return text;
     }
     text.chars().take(width - 1).chain(['…']).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_view_has_the_members_that_are_columns_as_they_are() {
-        let doc = r#"{"id":1,"name":"a","$price":1.5,"price":1.5,"tags":["x"],"is_new":true,"userId":1,"gone":null,"more":"b"}"#;
-        let view = "CREATE VIEW items AS SELECT id, (doc ->> 'is_new')::boolean AS is_new, doc ->> 'more' AS more, \
-            doc ->> 'name' AS name, (doc ->> 'price')::numeric AS price FROM documents";
-        let view_of =
-            |docs: &[&str]| view_of(&docs.iter().map(|doc| (String::new(), (*doc).to_owned())).collect::<Vec<_>>());
-        assert_eq!(view_of(&[doc]).as_deref(), Some(view));
-        let others = [r#"{"id":1,"ID":2,"n":1,"N":2,"b":true}"#, r#"{"N":"text","b":null}"#];
-        let view = "CREATE VIEW items AS SELECT id, doc ->> 'N' AS N, (doc ->> 'b')::boolean AS b FROM documents";
-        assert_eq!(view_of(&others).as_deref(), Some(view));
-        assert_eq!(view_of(&[r#"{"id":1,"tags":[]}"#]), None);
-    }
 }

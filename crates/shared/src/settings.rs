@@ -37,7 +37,7 @@ pub struct ArchiveSettings {
 }
 
 /// What both daemons must know of an answer.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct RecordsSettings {
     /// Where the records are in each answer of the API: a JSON pointer through members of objects to an array, as in /data for
     /// `{"data":[…],"next":…}`; or a dot, if the answer is one record. Give it to both daemons: the importer archives no answer that

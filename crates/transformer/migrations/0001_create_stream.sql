@@ -1,9 +1,13 @@
--- One schema holds one stream: its position, its ledger, its posts and what could not be loaded.
+-- One schema holds one stream: its position, its ledger, its rows and what could not be loaded. The table of
+-- the rows is made from its definition.
 
 -- One row. The position is the number of the last object applied, stored in the same transaction as its rows: once and
 -- in order follow from this row alone.
 CREATE TABLE stream (
     name text PRIMARY KEY,
+    -- What the table of the rows was made from; NULL before it is.
+    table_name text,
+    table_columns text,
     -- The identity of the archive that the position counts in; unknown until the first object is applied.
     archive_id uuid,
     position bigint NOT NULL DEFAULT 0 CHECK (position >= 0),
@@ -30,32 +34,20 @@ CREATE TABLE objects (
     inserted bigint NOT NULL DEFAULT 0,
     updated bigint NOT NULL DEFAULT 0,
     quarantined bigint NOT NULL DEFAULT 0,
-    -- Records with fields that no column is there for: the API's schema drifts.
+    -- Records with members that have no column of their own: the API's schema drifts.
     with_extra bigint NOT NULL DEFAULT 0,
+    -- Records with a key that came again within what was applied together: of these only the last is a row.
+    repeated bigint NOT NULL DEFAULT 0,
     CHECK (outcome = 'skipped' OR (sha256, observation, bytes, fetched_at) IS NOT NULL)
 );
 
--- The posts: a function of the archive. Both times come from observations, never from a clock here.
-CREATE TABLE posts (
-    id bigint PRIMARY KEY,
-    user_id bigint NOT NULL,
-    title text NOT NULL,
-    body text NOT NULL,
-    -- Fields that no column is there for; NULL when there are none.
-    extra jsonb,
-    first_seen_at timestamptz NOT NULL,
-    updated_at timestamptz NOT NULL,
-    -- The object that last changed the post.
-    sequence bigint NOT NULL
-);
-
--- Records that are not among the posts, with the reason. The object holds them whole.
+-- Records that are not among the rows, with the reason. The object holds them whole.
 CREATE TABLE quarantined_records (
     sequence bigint NOT NULL,
     -- Its place in the document, from 0.
     index bigint NOT NULL,
-    -- The record's id, where it could be read.
-    id bigint,
+    -- The record's key, where it could be read.
+    id text,
     reason text NOT NULL,
     -- Its bytes, at most 64 KiB of them.
     raw bytea NOT NULL,

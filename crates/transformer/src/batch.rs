@@ -5,11 +5,11 @@
 use std::{
     collections::HashMap,
     io::{self, Read},
-    ops::{Range, RangeInclusive},
+    ops::Range,
     sync::Arc,
-    time::Duration,
 };
 
+use clap::Args;
 use sha2::Digest;
 use shared::{
     archive::Body,
@@ -17,14 +17,17 @@ use shared::{
     json_scan::DocumentError,
     object::{Metadata, Sha256},
     records::{RecordsAt, RecordsError, read_records},
+    settings::RecordsSettings,
     telemetry::chain,
 };
-use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    record_type::{NoRow, RecordType, WrongRecord},
-    row::{ColumnType, Fields, Id, Row},
+    record::{NoRow, RecordReader, WrongRecord},
+    row::{Fields, Row},
+    statements::Statements,
+    table_definition::{Kind, TableDefinition},
 };
 
 /// A batch is sent when it has this many rows.
@@ -38,11 +41,7 @@ const BATCHES_WAITING: usize = 1;
 
 /// What the reader sends, in the order of the document.
 #[derive(Debug)]
-pub struct Pieces {
-    receiver: mpsc::Receiver<Piece>,
-    /// One that was looked at and not wanted yet.
-    seen: Option<Piece>,
-}
+pub struct Pieces(mpsc::Receiver<Piece>);
 
 /// Batches, then one end.
 #[derive(Debug)]
@@ -56,8 +55,8 @@ pub enum Piece {
 /// Some consecutive records of an object.
 #[derive(Debug)]
 pub struct Batch {
-    /// The type of an id.
-    id: ColumnType,
+    /// The type of a key.
+    key: Kind,
     rows: Vec<Place>,
     /// Rows whose id comes again, for where Postgres refuses the later one.
     superseded: Vec<Place>,
@@ -79,33 +78,14 @@ struct Place {
 impl Pieces {
     /// The next one. Safe to drop: a channel keeps what is not received.
     pub async fn next(&mut self) -> Piece {
-        match self.seen.take() {
-            Some(piece) => piece,
-            None => self.receiver.recv().await.expect("the reader sends an end, or it has panicked"),
-        }
-    }
-
-    /// The next one if it is there in time and is such a batch.
-    pub async fn next_batch_if(&mut self, within: Duration, is_wanted: impl FnOnce(&Batch) -> bool) -> Option<Batch> {
-        match timeout(within, self.next()).await {
-            Ok(Piece::Batch(batch)) if is_wanted(&batch) => Some(batch),
-            piece => {
-                self.seen = piece.ok();
-                None
-            }
-        }
+        self.0.recv().await.expect("the reader sends an end, or it has panicked")
     }
 }
 
 impl Batch {
-    fn new(id: ColumnType) -> Self {
+    fn new(key: Kind) -> Self {
         let (rows, superseded, fields, wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { id, rows, superseded, fields, wrong, records: HashMap::new() }
-    }
-
-    /// The lowest and the highest id; `None` where there is no row.
-    pub fn ids(&self) -> Option<RangeInclusive<Id<'_>>> {
-        Some(self.row(self.rows.first()?).id..=self.row(self.rows.last()?).id)
+        Self { key, rows, superseded, fields, wrong, records: HashMap::new() }
     }
 
     /// How many records are no rows because their id comes again.
@@ -121,21 +101,21 @@ impl Batch {
     /// The last row before this one with the same id.
     pub fn superseded_by(&self, row: &Row<'_>) -> Option<Row<'_>> {
         let rows = self.superseded.iter().map(|place| self.row(place));
-        rows.filter(|other| other.id == row.id && other.index < row.index).max_by_key(|other| other.index)
+        rows.filter(|other| other.key == row.key && other.index < row.index).max_by_key(|other| other.index)
     }
 
     fn row(&self, Place { index, fields }: &Place) -> Row<'_> {
-        Row::new(*index, self.id, &self.fields[fields.clone()])
+        Row::new(*index, self.key, &self.fields[fields.clone()])
     }
 
     fn sort(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
         // Stable, so of equal ids the last one in the document is the last one here.
-        rows.sort_by(|one, other| self.row(one).id.cmp(&self.row(other).id));
+        rows.sort_by(|one, other| self.row(one).key.cmp(&self.row(other).key));
         let mut superseded = Vec::new();
         rows.reverse();
         rows.dedup_by(|earlier, later| {
-            let is_superseded = self.row(earlier).id == self.row(later).id;
+            let is_superseded = self.row(earlier).key == self.row(later).key;
             if is_superseded {
                 superseded.push(earlier.clone());
             }
@@ -157,20 +137,44 @@ pub enum End {
     BrokeOff(io::Error),
 }
 
+/// Where an answer's records are, and which table they become rows of.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TableSettings {
+    #[command(flatten)]
+    records: RecordsSettings,
+    /// The table.
+    #[command(flatten)]
+    pub definition: TableDefinition,
+}
+
 /// Which records a document has, and what they become.
 #[derive(Clone, Debug)]
 pub struct Records {
     /// Where they are, unless the object says it.
     pub at: RecordsAt,
-    /// Their type.
-    pub of: Arc<dyn RecordType>,
+    /// How each is read.
+    pub reader: Arc<RecordReader>,
+    /// What is done with the table that they become rows of.
+    pub statements: Arc<Statements>,
+}
+
+impl From<TableSettings> for Records {
+    fn from(TableSettings { records, definition }: TableSettings) -> Self {
+        Self::new(records.records_at, definition)
+    }
 }
 
 impl Records {
+    /// Records at this place, as rows of this table.
+    pub fn new(at: RecordsAt, definition: TableDefinition) -> Self {
+        let reader = Arc::new(RecordReader::new(definition.table_columns.clone()));
+        Self { at, reader, statements: Arc::new(Statements::new(definition)) }
+    }
+
     /// The same where they are in this object: what the importer has noted counts.
     #[must_use]
     pub fn of_object(&self, metadata: &Metadata) -> Self {
-        Self { at: metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone(), of: self.of.clone() }
+        Self { at: metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone(), ..self.clone() }
     }
 }
 
@@ -186,7 +190,7 @@ pub fn read(body: Body, records: Records, keep_records: bool) -> Pieces {
     };
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);
-    Pieces { receiver, seen: None }
+    Pieces(receiver)
 }
 
 /// A body whose records are all rows.
@@ -223,21 +227,21 @@ pub fn read_whole(body: &[u8], records: &Records, archived: Sha256) -> Option<Wh
 
 fn read_body(
     body: impl Read,
-    Records { at, of }: &Records,
+    Records { at, reader, .. }: &Records,
     keep_records: bool,
     is_wanted: impl Fn() -> bool,
     mut send: impl FnMut(Piece),
 ) {
     let mut body = Hashing { body, is_wanted, hasher: sha2::Sha256::new(), bytes: 0 };
-    let id = of.statements().columns[0];
-    let mut filling = Filling::new(id);
+    let key = reader.key();
+    let mut filling = Filling::new(key);
     let (mut records, mut with_extra) = (0, 0);
     let document = read_records(&mut body, at, |record| {
         records += 1;
         let batch = &mut filling.batch;
         let begin = batch.fields.len();
         let read = if record.is_whole {
-            of.read(record.raw, &mut Fields(&mut batch.fields))
+            reader.read(record.raw, &mut Fields(&mut batch.fields))
         } else {
             Err(NoRow { id: None, reason: "it is longer than 16 MiB".to_owned() })
         };
@@ -252,12 +256,6 @@ fn read_body(
                     batch.records.insert(record.index, record.raw.to_owned());
                 }
                 batch.rows.push(Place { index: record.index, fields: begin..batch.fields.len() });
-                debug_assert_eq!(
-                    batch.rows.last().map(|place| batch.row(place).fields().count()),
-                    Some(of.statements().columns.len()),
-                    "the fields that were put, beside the columns of {}",
-                    of.statements().table
-                );
             }
             Err(why) => {
                 batch.fields.truncate(begin);
@@ -267,7 +265,7 @@ fn read_body(
             }
         }
         if filling.is_full() {
-            send(std::mem::replace(&mut filling, Filling::new(id)).end());
+            send(std::mem::replace(&mut filling, Filling::new(key)).end());
         }
         is_row
     });
@@ -296,8 +294,8 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(id: ColumnType) -> Self {
-        Self { batch: Batch::new(id), bytes: 0 }
+    fn new(key: Kind) -> Self {
+        Self { batch: Batch::new(key), bytes: 0 }
     }
 
     fn is_full(&self) -> bool {
@@ -340,13 +338,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::any_document::{Chunks, any_chunking, any_document};
+    use crate::{
+        any_document::{Chunks, any_chunking, any_document},
+        row::Key,
+    };
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
         let (mut batches, mut end) = (Vec::new(), None);
         read_body(
             document,
-            &Records::default(),
+            &Records::from(TableSettings::default()),
             false,
             || true,
             |piece| match piece {
@@ -366,8 +367,9 @@ mod tests {
         let document = format!("[{},{},7,{},{}]", post(2, "b"), post(1, "old"), post(3, "c"), post(1, "new"));
         let (batches, end) = pieces(document.as_bytes());
         let [batch] = batches.as_slice() else { panic!("{batches:?}") };
-        let rows: Vec<_> = batch.rows().into_iter().map(|row| (row.id.as_number(), row.values().nth(2))).collect();
-        assert_eq!(rows, [("new", 1), ("b", 2), ("c", 3)].map(|(title, id)| (Some(id), Some(Some(title.as_bytes())))));
+        let rows: Vec<_> = batch.rows().into_iter().map(|row| (row.key, row.values().nth(2))).collect();
+        let expected = [("new", 1), ("b", 2), ("c", 3)];
+        assert_eq!(rows, expected.map(|(title, id)| (Key::Number(id), Some(Some(title.as_bytes())))));
         assert_eq!(batch.wrong[0].index, 2);
         let End::Read { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
@@ -377,9 +379,10 @@ mod tests {
     fn what_is_kept_of_a_wrong_record_is_capped() {
         let document = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(70_000));
         let (batches, _) = pieces(document.as_bytes());
-        let [WrongRecord { id: Some(1), raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
-        assert_eq!(raw.len(), 65_536);
-        let (batches, _) = pieces(format!("[{{\"id\":1,\"userId\":\"{}\"}}]", "é".repeat(1_000)).as_bytes());
+        let [WrongRecord { id, raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
+        assert_eq!((id.as_deref(), raw.len()), (Some("1"), 65_536));
+        let name = "é".repeat(1_000);
+        let (batches, _) = pieces(format!("[{{\"id\":1,\"{name}\":1,\"{name}\":2}}]").as_bytes());
         assert_eq!(batches[0].wrong[0].reason.chars().count(), 500);
     }
 
@@ -391,16 +394,16 @@ mod tests {
     }
 
     #[test]
-    fn a_post_costs_one_allocation_and_few_for_its_escapes() {
+    fn a_post_costs_two_allocations_and_few_for_its_escapes() {
         let document =
             |title: &str| format!("[{}]", (0..1_000).map(|id| post(id, title)).collect::<Vec<_>>().join(","));
         let each = |document: String| {
             allocation_counter::measure(|| assert_eq!(pieces(document.as_bytes()).0[0].rows.len(), 1_000)).count_total
                 / 1_000
         };
-        assert_eq!(each(document("some words")), 1);
+        assert_eq!(each(document("some words")), 2);
         let escaped = each(document("some\\nwords, and more of them"));
-        assert!(escaped <= 4, "{escaped}");
+        assert!(escaped <= 5, "{escaped}");
     }
 
     #[test]

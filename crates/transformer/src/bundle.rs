@@ -25,8 +25,8 @@ use crate::{
     ledger::{Counts, Home, Lock, advance_over, lock},
     notes,
     parameter::Column,
-    record_type::Statements,
-    row::{Fields, Id, Row},
+    row::{Fields, Key, Row},
+    statements::Statements,
     write::{RowSource, merge_of},
 };
 
@@ -71,7 +71,7 @@ pub async fn apply_bundle(
     records: Records,
     more_follow: bool,
 ) -> Result<Option<Vec<Counts>>, TableError> {
-    let statements = records.of.statements();
+    let statements = home.statements;
     let wholes = read(objects, records).await;
     let objects = &objects[..wholes.len()];
     if objects.is_empty() {
@@ -130,25 +130,25 @@ async fn write(
     connection: &mut PgConnection,
     objects: &[Small],
     wholes: &[Whole],
-    statements: &'static Statements,
+    statements: &Statements,
 ) -> Result<Vec<Counts>, TableError> {
     let Some(stored) = stored(connection, wholes, statements).await? else { return Ok(Vec::new()) };
-    let stored = stored.iter().map(|fields| Row::new(0, statements.columns[0], fields));
-    let mut known: HashMap<_, _> = stored.map(|row| (row.id, row.fields)).collect();
+    let stored = stored.iter().map(|fields| Row::new(0, statements.kinds[0], fields));
+    let mut known: HashMap<_, _> = stored.map(|row| (row.key, row.fields)).collect();
     let (mut unwritten, mut all) = (Unwritten::default(), Vec::new());
     for (object, whole) in objects.iter().zip(wholes) {
         let source = RowSource::new(statements, object.sequence, &object.metadata);
         let repeated = whole.batches.iter().map(Batch::repeated).sum();
         let mut counts = Counts { records: whole.records, with_extra: whole.with_extra, repeated, ..Counts::default() };
         for row in whole.batches.iter().flat_map(Batch::rows) {
-            let before = known.get(&row.id).copied();
+            let before = known.get(&row.key).copied();
             if before == Some(row.fields) {
                 continue;
             }
-            if unwritten.ids.contains(&row.id) && !unwritten.merge(connection).await? {
+            if unwritten.keys.contains(&row.key) && !unwritten.merge(connection).await? {
                 return Ok(Vec::new());
             }
-            known.insert(row.id.clone(), row.fields);
+            known.insert(row.key, row.fields);
             unwritten.push(row, source);
             *(if before.is_some() { &mut counts.updated } else { &mut counts.inserted }) += 1;
         }
@@ -161,13 +161,13 @@ async fn write(
 #[derive(Debug, Default)]
 struct Unwritten<'a> {
     rows: Vec<Row<'a>>,
-    sources: Vec<RowSource>,
-    ids: HashSet<Id<'a>>,
+    sources: Vec<RowSource<'a>>,
+    keys: HashSet<Key<'a>>,
 }
 
 impl<'a> Unwritten<'a> {
-    fn push(&mut self, row: Row<'a>, source: RowSource) {
-        self.ids.insert(row.id.clone());
+    fn push(&mut self, row: Row<'a>, source: RowSource<'a>) {
+        self.keys.insert(row.key);
         self.rows.push(row);
         self.sources.push(source);
     }
@@ -183,18 +183,18 @@ impl<'a> Unwritten<'a> {
 async fn stored(
     connection: &mut PgConnection,
     wholes: &[Whole],
-    statements: &'static Statements,
+    statements: &Statements,
 ) -> Result<Option<Vec<Vec<u8>>>, TableError> {
     let mut rows: Vec<Row<'_>> = wholes.iter().flat_map(|whole| &whole.batches).flat_map(Batch::rows).collect();
-    rows.sort_by(|one, other| one.id.cmp(&other.id));
-    rows.dedup_by(|one, other| one.id == other.id);
+    rows.sort_by(|one, other| one.key.cmp(&other.key));
+    rows.dedup_by(|one, other| one.key == other.key);
     let (mut stored, mut bytes) = (Vec::new(), 0);
     let select = async {
-        let ids = Column { rows: &rows, at: 0, column: statements.columns[0] };
-        let mut found = sqlx::query(statements.select).bind(ids).fetch(connection);
+        let ids = Column { rows: &rows, at: 0, kind: statements.kinds[0] };
+        let mut found = sqlx::query(statements.select.sql()).bind(ids).fetch(connection);
         while let Some(there) = found.try_next().await? {
             let mut fields = Vec::new();
-            for at in 0..statements.columns.len() {
+            for at in 0..statements.kinds.len() {
                 let value = there.try_get_raw(at)?;
                 let value = if value.is_null() { None } else { Some(value.as_bytes().map_err(sqlx::Error::Decode)?) };
                 bytes += value.map_or(0, <[u8]>::len);

@@ -1,6 +1,7 @@
 //! The command line: which command, its settings, and the exit code (0 done, 1 failed, 2 wrong settings, 3 something found).
 
 use std::{
+    env,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -15,7 +16,7 @@ use shared::{
     aws::{self, SdkConfig},
     metrics,
     object::{Sequence, StreamName},
-    settings::{ArchiveSettings, VERSION, parse_sequence},
+    settings::{ArchiveSettings, RecordsSettings, VERSION, parse_sequence},
     shutdown::run_until_drained,
     status::{Dependency, Status},
     systemd,
@@ -26,18 +27,19 @@ use tracing::{error, info};
 
 use crate::{
     audit::audit,
-    batch::Records,
+    batch::{Records, TableSettings},
     bell::{BellSettings, SqsBell},
     check::{check_doors, check_server, tell},
     connect::{DatabaseSettings, connect, exposure},
     follow::{Followed, Follower, Goal},
-    migrate::migrate,
+    migrate::{Wanted, migrate},
     notes,
     quarantine::{QuarantineCommand, quarantine},
     run::{PaceSettings, Transformer},
     skip::Skip,
+    snapshot::{self, Snapshot},
     table::{PostgresTable, Table},
-    types::{RecordSettings, uselessness},
+    table_definition::TableDefinition,
 };
 
 /// Ends the help.
@@ -50,7 +52,7 @@ Example:
 
 HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply to requests to AWS. AWS_CA_BUNDLE names a file with certificates of further authorities.
 
-Other commands: once, audit, quarantine, migrate, check. See `transformer help`.";
+Other commands: once, propose, migrate, check, audit, quarantine. See `transformer help`.";
 
 /// Follows the archive and keeps a Postgres table that is a function of it
 #[derive(Debug, Parser)]
@@ -75,6 +77,11 @@ enum Command {
     /// Applies what is in the archive and ends: for cron, and for a rebuild into another DATABASE_SCHEMA. It needs no queue. Killed,
     /// it goes on where it was
     Once(OnceSettings),
+    /// Proposes TABLE and TABLE_COLUMNS for the records of the archive's newest snapshot: exit code 3 when no member could be the key.
+    ///
+    /// Standard output takes two lines for a shell or for systemd's EnvironmentFile; for `docker --env-file` take the outer quotes away.
+    /// Standard error says what a person should know of them. It needs neither database nor queue, and changes nothing.
+    Propose(ProposeSettings),
     /// Compares the archive with the ledger, object by object: exit code 3 when something is wrong. It changes nothing
     Audit(AuditSettings),
     /// Shows the records and objects that are not among the rows, and why
@@ -119,7 +126,7 @@ struct FollowSettings {
     #[arg(long, env = "SKIP", value_name = "SEQUENCES", default_value = "", hide_default_value = true)]
     skip: Skip,
     #[command(flatten)]
-    records: RecordSettings,
+    table: TableSettings,
 }
 
 #[derive(Args, Debug)]
@@ -136,6 +143,16 @@ struct OnceSettings {
 }
 
 #[derive(Args, Debug)]
+struct ProposeSettings {
+    #[command(flatten)]
+    archive: ArchiveSettings,
+    #[command(flatten)]
+    records: RecordsSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
 struct AuditSettings {
     /// Reads every object again and compares its bytes with the digest in its metadata
     #[arg(long)]
@@ -145,6 +162,8 @@ struct AuditSettings {
     json: bool,
     #[command(flatten)]
     wires: Wires,
+    #[command(flatten)]
+    table: TableSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
 }
@@ -167,6 +186,11 @@ struct MigrateSettings {
     /// A role that may then run the transformer and nothing else. It is made if there is none; on RDS it gets rds_iam
     #[arg(long, value_name = "ROLE")]
     grant_to: Option<String>,
+    /// Shows the statements that would make or change the table, and changes nothing
+    #[arg(long)]
+    print: bool,
+    #[command(flatten)]
+    definition: TableDefinition,
     #[command(flatten)]
     database: DatabaseSettings,
     #[command(flatten)]
@@ -180,7 +204,7 @@ struct CheckSettings {
     #[command(flatten)]
     bell: BellSettings,
     #[command(flatten)]
-    records: RecordSettings,
+    table: TableSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
 }
@@ -189,13 +213,25 @@ struct CheckSettings {
 pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let allow_plaintext = given("allow_plaintext").is_some_and(|value| value == "true");
     let exposure = given("database_url").and_then(|url| exposure(&url, allow_plaintext));
-    exposure.into_iter().chain(uselessness(given("record_type").as_deref(), given("id_at").as_deref())).collect()
+    let gone = GONE.iter().filter(|(name, _)| env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let gone = gone.map(|(name, instead)| format!("{name} is no setting any more\n{instead}"));
+    exposure.into_iter().chain(gone).collect()
 }
+
+/// Settings of older releases, and what replaces them.
+const GONE: [(&str, &str); 2] = [
+    (
+        "RECORD_TYPE",
+        "TABLE and TABLE_COLUMNS say what a record becomes; a whole document by its id is `id text /id, doc jsonb .`",
+    ),
+    ("ID_AT", "the first entry of TABLE_COLUMNS says where the id is, as in `id text /isbn`"),
+];
 
 /// Does what the command line says.
 pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
     let (Command::Run(RunSettings { telemetry, .. })
     | Command::Once(OnceSettings { telemetry, .. })
+    | Command::Propose(ProposeSettings { telemetry, .. })
     | Command::Audit(AuditSettings { telemetry, .. })
     | Command::Check(CheckSettings { telemetry, .. })
     | Command::Quarantine(QuarantineSettings { telemetry, .. })
@@ -204,11 +240,17 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
     let done = match command {
         Command::Run(settings) => run(settings).await,
         Command::Once(settings) => once(settings).await,
+        Command::Propose(settings) => propose(settings).await,
         Command::Audit(settings) => audit_archive(settings).await,
         Command::Quarantine(settings) => show_quarantine(settings).await,
         Command::Migrate(settings) => {
-            let migrated = migrate(&settings.database, &settings.stream, settings.grant_to.as_deref()).await;
-            migrated.map(|()| ExitCode::SUCCESS)
+            let MigrateSettings { stream, grant_to, print, definition, database, .. } = settings;
+            let wanted = Wanted { stream, definition, grant_to, is_shown: print };
+            let shown = migrate(&database, &wanted).await.and_then(|statements| {
+                let shown = statements.iter().filter(|_| print);
+                Ok(shown.into_iter().try_for_each(|statement| writeln!(io::stdout(), "{};", statement.text()))?)
+            });
+            shown.map(|()| ExitCode::SUCCESS)
         }
         Command::Check(settings) => check_all(settings).await,
     };
@@ -232,7 +274,7 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
         systemd::serve(&status);
         let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return };
         let bell = SqsBell::new(aws::sqs(&config), bell);
-        let (archive, table) = doors(wires, follow.records.into(), &config);
+        let (archive, table) = doors(wires, follow.table.into(), &config);
         let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
         Transformer::new(follower, bell, stream, status.clone()).run(pace, shutdown).await;
     })
@@ -246,7 +288,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, follow.records.into(), &aws::config().await?);
+    let (archive, table) = doors(wires, follow.table.into(), &aws::config().await?);
     let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -268,9 +310,41 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-async fn audit_archive(AuditSettings { deep, json, wires, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
+async fn propose(ProposeSettings { archive, records, .. }: ProposeSettings) -> anyhow::Result<ExitCode> {
+    let ArchiveSettings { stream, archive_bucket } = archive;
+    let archive = S3Archive::new(aws::s3(&aws::config().await?), archive_bucket, stream.clone());
+    let (snapshot, sample) = snapshot::newest(&archive, &records.records_at).await?;
+    let Snapshot { first, last, end, is_finished, torn } = snapshot;
+    // Not locked: another thread may log meanwhile.
+    let err = &mut io::stderr();
+    let what =
+        if is_finished { "a whole snapshot" } else { "a snapshot without its last page, since none is finished" };
+    let held = sample.records;
+    writeln!(err, "{what} was read, objects {first} to {last}, with {held} records that a table can hold")?;
+    if last < end {
+        writeln!(err, "newer objects, up to {end}, have no record, or are of a snapshot that is not finished")?;
+    }
+    if torn {
+        writeln!(err, "the API changed while it was asked: records may be missing or doubled")?;
+    }
+    let proposal = match sample.propose(&stream) {
+        Ok(proposal) => proposal,
+        Err(why) => {
+            writeln!(err, "{why}")?;
+            return Ok(found(true));
+        }
+    };
+    let definition = TableDefinition { table_columns: proposal.columns.parse()?, ..TableDefinition::default() };
+    let (read, problems) = snapshot.check(&archive, &Records::new(records.records_at, definition)).await?;
+    writeln!(err, "the proposal was tried with all {read} records")?;
+    proposal.notes.iter().chain(&problems).try_for_each(|note| writeln!(err, "{note}"))?;
+    writeln!(io::stdout(), "{proposal}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn audit_archive(AuditSettings { deep, json, wires, table, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, Records::default(), &aws::config().await?);
+    let (archive, mut table) = doors(wires, table.into(), &aws::config().await?);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -287,17 +361,17 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_all(CheckSettings { wires, bell, records, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
+async fn check_all(CheckSettings { wires, bell, table, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let config = aws::config().await;
     let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
     tell(out, "aws", &aws)?;
-    let rows = records.record_type().statements().table;
     let connection = connect(&wires.database).await;
-    let mut is_well = check_server(connection, &wires.database.database_schema, rows, out).await? && aws.is_ok();
+    let (schema, rows) = (&wires.database.database_schema, &table.definition.table);
+    let mut is_well = check_server(connection, schema, rows, out).await? && aws.is_ok();
     if let Ok(config) = config {
         let bell = SqsBell::new(aws::sqs(&config), bell);
-        let (archive, mut table) = doors(wires, records.into(), &config);
+        let (archive, mut table) = doors(wires, table.into(), &config);
         is_well &= check_doors(&mut table, &archive, &bell, out).await?;
     }
     Ok(found(!is_well))

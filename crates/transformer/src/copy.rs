@@ -30,19 +30,23 @@ pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>], fetche
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{post, record_type::RecordType as _, row::ColumnType};
+    use crate::{
+        record::RecordReader,
+        table_definition::{Columns, Kind},
+    };
 
     fn fields(records: &[&str]) -> Vec<Vec<u8>> {
+        let reader = RecordReader::new(Columns::default());
         let fields = |record: &&str| {
             let mut fields = Vec::new();
-            post::Type.read(record.as_bytes(), &mut Fields(&mut fields)).unwrap();
+            reader.read(record.as_bytes(), &mut Fields(&mut fields)).unwrap();
             fields
         };
         records.iter().map(fields).collect()
     }
 
     fn rows(fields: &[Vec<u8>]) -> Vec<Row<'_>> {
-        (0..).zip(fields).map(|(index, fields)| Row::new(index, ColumnType::BIGINT, fields)).collect()
+        (0..).zip(fields).map(|(index, fields)| Row::new(index, Kind::Bigint, fields)).collect()
     }
 
     #[test]

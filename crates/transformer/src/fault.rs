@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use sqlx::error::DatabaseError;
 use thiserror::Error;
 
-use crate::types::tables;
+use crate::table_definition::TableDefinition;
 
 /// No such table, and no such column: a release before this one made the tables.
 const UNDEFINED: [&str; 2] = ["42P01", "42703"];
@@ -67,6 +67,9 @@ pub enum TableError {
     /// The schema is another stream's.
     #[error("the tables hold the stream `{found}`, and STREAM is `{ours}`: correct STREAM or DATABASE_SCHEMA")]
     OtherStream { found: String, ours: String },
+    /// The table is not made from the settings.
+    #[error("{}", other_definition(found.as_ref(), ours))]
+    OtherDefinition { found: Option<TableDefinition>, ours: TableDefinition },
 }
 
 impl TableError {
@@ -119,6 +122,7 @@ impl TableError {
             | Self::Hidden
             | Self::Obstacles(_)
             | Self::OtherStream { .. }
+            | Self::OtherDefinition { .. }
             | Self::OtherSession { .. }
             | Self::Address { .. } => Fault::Operator,
         }
@@ -137,6 +141,19 @@ fn remedy(code: &str) -> &'static str {
         _ => "",
     }
 }
+
+fn other_definition(found: Option<&TableDefinition>, ours: &TableDefinition) -> String {
+    let Some(found) = found else { return "there is no table yet: run `transformer migrate`".to_owned() };
+    let remedy = match ours.added(found) {
+        Ok(_) => "run `transformer migrate`, which adds what is new".to_owned(),
+        Err(why) => format!("{why}. {REBUILD}"),
+    };
+    format!("the table was made from {found}, and the settings say {ours}: {remedy}")
+}
+
+/// What a change of the table's definition takes.
+pub const REBUILD: &str = "Take the settings back, or make the table anew from the archive, without asking the API: set DATABASE_SCHEMA to a new \
+                           schema, run `transformer migrate`, then `transformer once`";
 
 /// Who has to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,8 +189,8 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
 }
 
 fn is_ours(constraint: &str) -> bool {
-    tables().iter().any(|table| constraint.strip_prefix(table) == Some("_pkey"))
-        || ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
+    // That of the rows is `stream_rows_pkey`, whatever the table's name.
+    ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
 }
 
 #[cfg(test)]
@@ -285,7 +302,7 @@ mod tests {
                 assert_eq!(of_sqlstate(code, None), fault, "{code}");
             }
         }
-        assert_eq!(of_sqlstate("23505", Some("posts_pkey")), Fault::Unknown);
+        assert_eq!(of_sqlstate("23505", Some("stream_rows_pkey")), Fault::Unknown);
         assert_eq!(of_sqlstate("23505", Some("objects_observation_key")), Fault::Unknown);
         assert_eq!(of_sqlstate("23505", Some("somebodys_own")), Fault::Record);
     }

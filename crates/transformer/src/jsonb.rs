@@ -30,6 +30,13 @@ pub fn object(mut members: Members<'_>, bytes: usize) -> Result<String, String> 
     Ok(out.text)
 }
 
+/// Any value, or why Postgres cannot hold it.
+pub fn value(value: &RawValue) -> Result<String, String> {
+    let mut out = Output { text: String::with_capacity(value.get().len()), digits: 0 };
+    out.write(value, LEVELS).map_err(|why| format!("it {why}"))?;
+    Ok(out.text)
+}
+
 fn sort(members: &mut Members<'_>) {
     members.0.sort_by(|(one, _), (other, _)| (one.len(), one).cmp(&(other.len(), other)));
 }

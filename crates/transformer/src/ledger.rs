@@ -7,7 +7,10 @@ use shared::{
 use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
 use uuid::Uuid;
 
-use crate::{bundle::Small, connect::within, decide::Position, fault::TableError, parameter::Time, write::Written};
+use crate::{
+    bundle::Small, connect::within, decide::Position, fault::TableError, parameter::Time, statements::Statements,
+    table_definition::TableDefinition, write::Written,
+};
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
@@ -52,8 +55,8 @@ pub struct Home<'a> {
     pub stream: &'a StreamName,
     /// Its schema.
     pub schema: &'a str,
-    /// The table that its records go into.
-    pub table: &'static str,
+    /// What is done with the table that its records go into.
+    pub statements: &'a Statements,
 }
 
 impl Home<'_> {
@@ -67,20 +70,41 @@ impl Home<'_> {
             return Err(TableError::OtherSession { found, ours: self.schema.to_owned() });
         }
         let ours = self.stream.to_string();
-        if found == ours { Ok(()) } else { Err(TableError::OtherStream { found, ours }) }
+        if found != ours {
+            return Err(TableError::OtherStream { found, ours });
+        }
+        let definition = definition_of(row)?;
+        if definition.as_ref() == Some(&self.statements.definition) {
+            return Ok(());
+        }
+        Err(TableError::OtherDefinition { found: definition, ours: self.statements.definition.clone() })
     }
+}
+
+/// What the table was made from; `None` where there is no table yet.
+pub fn definition_of(stream: &PgRow) -> Result<Option<TableDefinition>, TableError> {
+    let read = || -> Result<_, sqlx::Error> {
+        let (table, columns): (Option<String>, Option<String>) =
+            (stream.try_get("table_name")?, stream.try_get("table_columns")?);
+        let (Some(table), Some(columns)) = (table, columns) else { return Ok(None) };
+        let table_columns = columns.parse().map_err(|error| sqlx::Error::Decode(Box::new(error) as _))?;
+        Ok(Some(TableDefinition { table, table_columns }))
+    };
+    read().map_err(|source| TableError::Sql { doing: "read the table's definition in", source })
 }
 
 /// Where the table stands; `None` when nothing is applied.
 pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Result<Option<Position>, TableError> {
     const DOING: &str = "read the position in";
-    let read = sqlx::query(include_str!("sql/select_position.sql")).bind(home.table).fetch_optional(connection);
+    let read =
+        sqlx::query(include_str!("sql/select_position.sql")).bind(&home.statements.table).fetch_optional(connection);
     let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
     home.check(&row)?;
-    let read = || Ok((row.try_get("is_hidden")?, position_of(&row)?));
+    let read = || Ok((row.try_get::<Option<bool>, _>("is_hidden")?, position_of(&row)?));
     match read().map_err(|source| TableError::Sql { doing: DOING, source })? {
-        (true, _) => Err(TableError::Hidden),
-        (false, position) => Ok(position),
+        (None, _) => Err(TableError::NoStream),
+        (Some(true), _) => Err(TableError::Hidden),
+        (Some(false), position) => Ok(position),
     }
 }
 
@@ -122,7 +146,7 @@ pub async fn lock(
     const DOING: &str = "lock the stream in";
     let locked = sqlx::query(include_str!("sql/lock_stream.sql"))
         .bind(more_follow)
-        .bind(home.table)
+        .bind(&home.statements.table)
         .fetch_one(&mut **transaction);
     let row = match within(DOING, locked).await {
         Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Lock::Busy),
@@ -162,7 +186,7 @@ pub async fn advance(
         .bind(written_before.inserted)
         .bind(written_before.updated)
         .bind(line.archive_id)
-        .bind(home.table)
+        .bind(&home.statements.table)
         .bind(to_bigint(counts.repeated));
     let row = within(DOING, advance.fetch_one(&mut **transaction)).await.map_err(TableError::of_our_tables)?;
     let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;

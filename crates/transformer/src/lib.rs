@@ -14,18 +14,17 @@
 //!     together  small objects that have arrived, as one bundle
 //!     prefetch  objects on their way ahead of the one that is applied
 //!   batch     an object's body, on a thread of its own, to batches of rows:
-//!     record       bytes to records
-//!     record_type  what a type of record is:
-//!       post         a row of `posts`
-//!       document     a row of `documents`, for any JSON object
+//!     record       bytes to a row:
+//!       table_definition  which table and columns, and where each comes from
+//!       values       a value as what a column takes
+//!       members      a record's members
+//!       jsonb        JSON in the form that Postgres gives a jsonb back
 //!     row          a row's fields, in the binary form of Postgres
-//!     members      a record's members, each as what a column wants
-//!     jsonb        JSON in the form that Postgres gives a jsonb back
-//!     types        which type, by name
 //!   table     the transaction: lock, batches, ledger, position, commit
 //!     bundle    several small objects in one transaction
 //!     ledger    the stream's row, and a line for each object
 //!     write     a batch into its table
+//!     statements  the table's statements, made from its definition
 //!     parameter rows as parameters of a statement
 //!     copy      rows in the form that COPY reads
 //!     connect   one connection, its settings and deadlines
@@ -33,6 +32,8 @@
 //!     fault     what can go wrong with the database, and whose fault it is
 //! notes       what happened, as log lines and numbers
 //! migrate     makes and upgrades the tables
+//! propose     which table would fit the records in the archive
+//!   snapshot    the records of the newest snapshot
 //! audit       the archive against the ledger
 //! quarantine  what is not among the rows, and why
 //! check       looks whether everything is reachable, permitted and durable
@@ -49,13 +50,13 @@ pub mod skip;
 pub mod together;
 pub mod prefetch;
 pub mod batch;
-pub mod record_type;
-pub mod post;
-pub mod document;
+pub mod record;
+pub mod statements;
+pub mod table_definition;
 pub mod row;
 pub mod members;
 pub mod jsonb;
-pub mod types;
+pub mod values;
 #[cfg(test)]
 #[path = "../../shared/src/any_document.rs"]
 mod any_document;
@@ -70,6 +71,8 @@ pub mod token;
 pub mod fault;
 pub mod notes;
 pub mod migrate;
+pub mod propose;
+pub mod snapshot;
 pub mod audit;
 pub mod quarantine;
 pub mod check;

@@ -8,48 +8,17 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::jsonb;
-
 /// An object with more members is no record: they would take many times its length in memory.
 const LIMIT: usize = 250_000;
 
 /// The members of an object, as they are written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
     /// Of a record, or why it is no object.
     pub fn of(record: &'a [u8]) -> Result<Self, String> {
         serde_json::from_slice(record).map_err(|error| without_place(&error))
-    }
-
-    /// The value of the member with this name; of repeated ones the last.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rfind(|(known, _)| known == name).map(|(_, value)| *value)
-    }
-
-    /// Takes out the member with this name, which must be there once and have such a value.
-    pub fn take<T: Deserialize<'a>>(&mut self, name: &str) -> Result<T, String> {
-        let place = self.0.iter().position(|(known, _)| known == name);
-        let (_, value) = self.0.swap_remove(place.ok_or_else(|| format!("`{name}` is missing"))?);
-        if self.get(name).is_some() {
-            return Err(format!("`{name}` stands there twice"));
-        }
-        serde_json::from_str(value.get()).map_err(|error| format!("`{name}`: {}", without_place(&error)))
-    }
-
-    /// The same for a text, which Postgres must be able to hold.
-    pub fn take_text(&mut self, name: &str) -> Result<Cow<'a, str>, String> {
-        let Text(text) = self.take(name)?;
-        if text.contains('\0') { Err(format!("`{name}` holds U+0000, which Postgres cannot store")) } else { Ok(text) }
-    }
-
-    /// All that was not taken, as an object for jsonb; `None` if that is nothing.
-    pub fn rest(self) -> Result<Option<String>, String> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        jsonb::object(self, 0).map(Some)
     }
 }
 

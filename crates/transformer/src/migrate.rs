@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shared::object::StreamName;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection, SqlStr,
+    AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlStr,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 use tokio::time::timeout;
@@ -15,16 +15,15 @@ use tracing::info;
 
 use crate::{
     connect::{DatabaseSettings, connect, obstacles},
+    fault::REBUILD,
     fault::TableError,
-    types::tables,
+    ledger::definition_of,
+    statements::{Statement, Statements},
+    table_definition::TableDefinition,
 };
 
 /// Number, name and text of each file of `migrations/`, in their order.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
-    (1, "create stream", include_str!("../migrations/0001_create_stream.sql")),
-    (2, "create documents", include_str!("../migrations/0002_create_documents.sql")),
-    (3, "count repeated records", include_str!("../migrations/0003_count_repeated_records.sql")),
-];
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "create stream", include_str!("../migrations/0001_create_stream.sql"))];
 
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
@@ -35,12 +34,25 @@ pub const ENCODING: &str = "UTF8";
 /// All of it takes no longer: migrations make tables and indexes, and wait for locks at most 10 seconds each.
 const DEADLINE: Duration = Duration::from_mins(10);
 
-/// Brings the schema to this release, makes it the home of `stream` if it is nobody's yet, and lets `grant_to` run the
-/// transformer on it.
-pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName, grant_to: Option<&str>) -> anyhow::Result<()> {
+/// What the tables are for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The stream.
+    pub stream: StreamName,
+    /// The table of its rows.
+    pub definition: TableDefinition,
+    /// A role that may then run the transformer and nothing else.
+    pub grant_to: Option<String>,
+    /// Whether the statements that make or change the table are only shown.
+    pub is_shown: bool,
+}
+
+/// Brings the schema to this release, makes it the home of the stream if it is nobody's yet, makes the table or adds its new columns, and
+/// lets a role run the transformer on it. Answers with the statements of the table.
+pub async fn migrate(settings: &DatabaseSettings, wanted: &Wanted) -> anyhow::Result<Vec<Statement>> {
     let mut connection = connect(settings).await?;
     // The server bounds each statement; this is for one that is heard no more.
-    match timeout(DEADLINE, migrate_on(&mut connection, settings, stream, grant_to)).await {
+    match timeout(DEADLINE, migrate_on(&mut connection, settings, wanted)).await {
         Ok(migrated) => migrated.map_err(of_postgres),
         Err(_) => anyhow::bail!("the database did not answer for {} seconds: is it still there?", DEADLINE.as_secs()),
     }
@@ -49,14 +61,13 @@ pub async fn migrate(settings: &DatabaseSettings, stream: &StreamName, grant_to:
 async fn migrate_on(
     connection: &mut PgConnection,
     settings: &DatabaseSettings,
-    stream: &StreamName,
-    grant_to: Option<&str>,
-) -> anyhow::Result<()> {
+    Wanted { stream, definition, grant_to, is_shown }: &Wanted,
+) -> anyhow::Result<Vec<Statement>> {
     let schema = &settings.database_schema;
     let mut transaction = connection.begin().await?;
     // The session's lock timeout bounds this wait and every lock that a migration takes.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
-    let obstacles = obstacles(&mut transaction, schema, &tables(), true).await?;
+    let obstacles = obstacles(&mut transaction, schema, &[&definition.table], true).await?;
     anyhow::ensure!(obstacles.is_empty(), TableError::Obstacles(obstacles));
     // Whoever owns the schema need not be allowed to make one, which `IF NOT EXISTS` asks for first.
     let look = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL").bind(schema.as_str());
@@ -79,14 +90,23 @@ async fn migrate_on(
     migrations.run(&mut *transaction).await?;
     let name = stream.to_string();
     sqlx::query(include_str!("sql/create_stream.sql")).bind(&name).execute(&mut *transaction).await?;
-    let found: String =
-        sqlx::query_scalar(include_str!("sql/select_stream_name.sql")).fetch_one(&mut *transaction).await?;
+    let found = sqlx::query(include_str!("sql/select_stream.sql")).fetch_one(&mut *transaction).await?;
+    let (found, made): (String, _) = (found.try_get("name")?, definition_of(&found)?);
     anyhow::ensure!(
         found == name,
         "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
     );
+    let statements = statements(definition, made.as_ref())?;
+    for statement in &statements {
+        transaction.execute(statement.sql()).await?;
+    }
+    if *is_shown {
+        return Ok(statements);
+    }
+    let define = sqlx::query(include_str!("sql/define_table.sql")).bind(&definition.table);
+    define.bind(definition.table_columns.to_string()).execute(&mut *transaction).await?;
     if let Some(role) = grant_to {
-        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(tables());
+        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(&definition.table);
         let grants = grants.fetch_all(&mut *transaction).await?;
         for grant in grants {
             // Quoted by the server, which knows how.
@@ -95,8 +115,17 @@ async fn migrate_on(
         info!(role, "the role may run the transformer and nothing else");
     }
     transaction.commit().await?;
-    info!(%schema, %stream, migrations = migrations.iter().count(), "the tables are those of this release");
-    Ok(())
+    info!(%schema, %stream, table = definition.table, statements = statements.len(), "the tables are those of this release and of the settings");
+    Ok(statements)
+}
+
+/// What makes the table of the one that there is.
+fn statements(definition: &TableDefinition, made: Option<&TableDefinition>) -> anyhow::Result<Vec<Statement>> {
+    let of_ours = Statements::new(definition.clone());
+    let Some(made) = made else { return Ok(vec![of_ours.create]) };
+    let added =
+        definition.added(made).map_err(|why| anyhow::anyhow!("the table stays as it was made: {why}. {REBUILD}"))?;
+    Ok(added.into_iter().map(|column| of_ours.add(column)).collect())
 }
 
 /// An answer of Postgres in our words.
@@ -130,7 +159,7 @@ mod tests {
     fn a_migration_keeps_the_digest_that_databases_have_of_it() {
         // As `sha384sum` says them.
         let begins = |file| u64::from_be_bytes(migration(file).checksum[..8].try_into().unwrap());
-        assert_eq!(MIGRATIONS.map(begins), [0x18e0_e4bc_9115_099f, 0xfc6d_1518_1ea2_6895, 0x7536_f936_4b19_2de6]);
+        assert_eq!(MIGRATIONS.map(begins), [0x98f5_7145_c862_1f56]);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, types::Oid},
 };
 
-use crate::row::{ColumnType, Id, Row, postgres_micros};
+use crate::{
+    row::{Row, postgres_micros},
+    table_definition::Kind,
+};
 
 /// One column of many rows, as a parameter: an array.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub struct Column<'a> {
     /// Which of their columns, from 0.
     pub at: usize,
     /// Its type.
-    pub column: ColumnType,
+    pub kind: Kind,
 }
 
 impl Type<Postgres> for Column<'_> {
@@ -32,7 +35,7 @@ impl Encode<'_, Postgres> for Column<'_> {
         const DIMENSIONS: i32 = 1;
         const LOWEST_INDEX: i32 = 1;
         const MAY_HAVE_NULLS: i32 = 1;
-        for number in [DIMENSIONS, MAY_HAVE_NULLS, self.column.oid.cast_signed()] {
+        for number in [DIMENSIONS, MAY_HAVE_NULLS, self.kind.oids().0.cast_signed()] {
             buffer.extend(number.to_be_bytes());
         }
         buffer.extend(i32::try_from(self.rows.len())?.to_be_bytes());
@@ -44,7 +47,7 @@ impl Encode<'_, Postgres> for Column<'_> {
     }
 
     fn produces(&self) -> Option<PgTypeInfo> {
-        Some(PgTypeInfo::with_oid(Oid(self.column.array_oid)))
+        Some(PgTypeInfo::with_oid(Oid(self.kind.oids().1)))
     }
 }
 
@@ -54,13 +57,13 @@ pub struct Time(pub Timestamp);
 
 impl Type<Postgres> for Time {
     fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(Oid(ColumnType::TIMESTAMPTZ.oid))
+        PgTypeInfo::with_oid(Oid(Kind::Timestamptz.oids().0))
     }
 }
 
 impl PgHasArrayType for Time {
     fn array_type_info() -> PgTypeInfo {
-        PgTypeInfo::with_oid(Oid(ColumnType::TIMESTAMPTZ.array_oid))
+        PgTypeInfo::with_oid(Oid(Kind::Timestamptz.oids().1))
     }
 }
 
@@ -68,26 +71,5 @@ impl Encode<'_, Postgres> for Time {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         buffer.extend(postgres_micros(self.0).to_be_bytes());
         Ok(IsNull::No)
-    }
-}
-
-impl Type<Postgres> for Id<'_> {
-    fn type_info() -> PgTypeInfo {
-        unreachable!("`produces` says it of each value")
-    }
-}
-
-impl Encode<'_, Postgres> for Id<'_> {
-    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        match self {
-            Self::Number(number) => buffer.extend(number.to_be_bytes()),
-            Self::Text(text) => buffer.extend(text.as_bytes()),
-        }
-        Ok(IsNull::No)
-    }
-
-    fn produces(&self) -> Option<PgTypeInfo> {
-        let column = if let Self::Number(_) = self { ColumnType::BIGINT } else { ColumnType::TEXT };
-        Some(PgTypeInfo::with_oid(Oid(column.oid)))
     }
 }

@@ -61,13 +61,13 @@ async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut i
         writeln!(out, "{:>12}  {:>9}  {:>20}  reason", "sequence", "index", "id")?;
     }
     for row in &rows {
-        let (sequence, index, id, reason): (i64, Option<i64>, Option<i64>, String) =
+        let (sequence, index, id, reason): (i64, Option<i64>, Option<String>, String) =
             (row.try_get("sequence")?, row.try_get("index")?, row.try_get("id")?, row.try_get("reason")?);
         if settings.json {
             writeln!(out, "{}", json!({ "sequence": sequence, "index": index, "id": id, "reason": reason }))?;
         } else {
             let index = index.map_or("object".to_owned(), |index| index.to_string());
-            let id = id.map_or("-".to_owned(), |id| id.to_string());
+            let id = id.unwrap_or_else(|| "-".to_owned());
             writeln!(out, "{sequence:>12}  {index:>9}  {id:>20}  {reason}")?;
         }
     }

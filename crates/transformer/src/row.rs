@@ -1,33 +1,39 @@
 //! A row, in the binary form that COPY, arrays and answers of Postgres have in common: each field with its length, -1 for NULL, all
 //! big-endian (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format"). Pure.
 
-use std::borrow::Cow;
+use jiff::{Timestamp, civil};
+use uuid::Uuid;
 
-use jiff::Timestamp;
+use crate::{
+    table_definition::Kind,
+    values::{Decimal, text_of},
+};
 
 const NULL: i32 = -1;
 
 /// Postgres counts microseconds from the beginning of 2000.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+const POSTGRES_EPOCH_DATE: civil::Date = civil::date(2000, 1, 1);
 
 /// The first byte of a jsonb value is the version of its form.
 const JSONB_VERSION: u8 = 1;
 
-/// The type of a column, by the numbers that every Postgres has for it and for arrays of it (`pg_type.dat`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ColumnType {
-    /// Of a value.
-    pub oid: u32,
-    /// Of an array of them.
-    pub array_oid: u32,
-}
-
-#[allow(missing_docs, reason = "they are named as in SQL")]
-impl ColumnType {
-    pub const BIGINT: Self = Self { oid: 20, array_oid: 1016 };
-    pub const TEXT: Self = Self { oid: 25, array_oid: 1009 };
-    pub const JSONB: Self = Self { oid: 3802, array_oid: 3807 };
-    pub const TIMESTAMPTZ: Self = Self { oid: 1184, array_oid: 1185 };
+impl Kind {
+    /// The number that every Postgres has for the type, and for an array of it (`pg_type.dat`).
+    pub fn oids(self) -> (u32, u32) {
+        match self {
+            Self::Bigint => (20, 1016),
+            Self::DoublePrecision => (701, 1022),
+            Self::Boolean => (16, 1000),
+            Self::Text => (25, 1009),
+            Self::Date => (1082, 1182),
+            Self::Timestamptz | Self::TimestamptzEpoch | Self::TimestamptzEpochMs => (1184, 1185),
+            Self::Uuid => (2950, 2951),
+            Self::Jsonb => (3802, 3807),
+            Self::Numeric => (1700, 1231),
+        }
+    }
 }
 
 /// Where the fields of a row are put, in the order of its columns.
@@ -56,6 +62,42 @@ impl Fields<'_> {
         self.put_bigint(postgres_micros(time));
     }
 
+    /// A column of the type double precision.
+    pub fn put_double(&mut self, value: f64) {
+        self.put_bytes(&[], &value.to_be_bytes());
+    }
+
+    /// A column of the type boolean.
+    pub fn put_boolean(&mut self, value: bool) {
+        self.put_bytes(&[], &[u8::from(value)]);
+    }
+
+    /// A column of the type date, which Postgres counts in days.
+    pub fn put_date(&mut self, date: civil::Date) {
+        let days = (date - POSTGRES_EPOCH_DATE).get_days();
+        self.put_bytes(&[], &days.to_be_bytes());
+    }
+
+    /// A column of the type uuid.
+    pub fn put_uuid(&mut self, uuid: Uuid) {
+        self.put_bytes(&[], uuid.as_bytes());
+    }
+
+    /// A column of the type numeric: the number of groups, the weight of the first, the sign and the digits behind the point, then the groups
+    /// (`numeric_recv`).
+    pub fn put_numeric(&mut self, number: &Decimal) {
+        const NEGATIVE: u16 = 0x4000;
+        let (weight, groups) = number.groups();
+        let sign = if number.is_negative { NEGATIVE } else { 0 };
+        let length = i32::try_from(8 + 2 * groups.len()).expect("a number has at most 147,455 digits");
+        self.0.extend(length.to_be_bytes());
+        let count = u16::try_from(groups.len()).expect("a number has at most 36,864 groups");
+        for word in [count, weight.cast_unsigned(), sign, number.behind] {
+            self.0.extend(word.to_be_bytes());
+        }
+        self.0.extend(groups.iter().flat_map(|group| group.to_be_bytes()));
+    }
+
     /// A column of any type, as Postgres gave it.
     pub fn put_raw(&mut self, value: Option<&[u8]>) {
         match value {
@@ -82,39 +124,24 @@ pub fn postgres_micros(time: Timestamp) -> i64 {
     time.as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 
-/// What a row is known by: its first column, in the order that the table has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Id<'a> {
-    /// Of a column of the type bigint.
+/// What a row is known by: its key, in the order that the table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key<'a> {
+    /// Of a bigint, a date or a timestamptz.
     Number(i64),
-    /// Of a column of the type text with the collation "C", which is ordered by bytes as here.
-    Text(Cow<'a, str>),
+    /// Of a uuid, or of a text with the collation "C", which are ordered by bytes.
+    Bytes(&'a [u8]),
 }
 
-impl<'a> Id<'a> {
-    /// What is stored in a column of that type, which is one of these two.
-    pub fn of(column: ColumnType, field: &'a [u8]) -> Self {
-        if column == ColumnType::BIGINT {
-            Self::Number(i64::from_be_bytes(field.try_into().expect("a bigint has eight bytes")))
-        } else {
-            assert_eq!(column, ColumnType::TEXT, "an id is bigint or text");
-            Self::Text(str::from_utf8(field).expect("what Postgres takes and gives is UTF-8").into())
-        }
-    }
-
-    /// One that outlives its row.
-    pub fn into_owned(self) -> Id<'static> {
-        match self {
-            Self::Number(number) => Id::Number(number),
-            Self::Text(text) => Id::Text(Cow::Owned(text.into_owned())),
-        }
-    }
-
-    /// As a number, if it is one and written as one.
-    pub fn as_number(&self) -> Option<i64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(text) => text.parse().ok().filter(|number: &i64| number.to_string() == **text),
+impl<'a> Key<'a> {
+    /// What is stored in a column of that type.
+    pub fn of(kind: Kind, field: &'a [u8]) -> Self {
+        match (kind, field) {
+            (Kind::Text | Kind::Uuid, bytes) => Self::Bytes(bytes),
+            (_, &[a, b, c, d]) => Self::Number(i32::from_be_bytes([a, b, c, d]).into()),
+            (_, bytes) => {
+                Self::Number(i64::from_be_bytes(bytes.try_into().expect("such a key has four bytes or eight")))
+            }
         }
     }
 }
@@ -124,17 +151,22 @@ impl<'a> Id<'a> {
 pub struct Row<'a> {
     /// The place of its record in the document, from 0.
     pub index: u64,
-    /// Its id.
-    pub id: Id<'a>,
+    /// Its key.
+    pub key: Key<'a>,
     /// All of its fields, one after the other, each with its length.
     pub fields: &'a [u8],
 }
 
 impl<'a> Row<'a> {
-    /// A row of these fields, of which the first is the id.
-    pub fn new(index: u64, id: ColumnType, fields: &'a [u8]) -> Self {
-        let first = Parts(fields).next().expect("each row has an id");
-        Self { index, id: Id::of(id, value_of(first).expect("no id is NULL")), fields }
+    /// A row of these fields, of which the first is the key.
+    pub fn new(index: u64, kind: Kind, fields: &'a [u8]) -> Self {
+        let first = Parts(fields).next().expect("each row has a key");
+        Self { index, key: Key::of(kind, value_of(first).expect("no key is NULL")), fields }
+    }
+
+    /// The key for a person.
+    pub fn key_text(&self, kind: Kind) -> String {
+        text_of(kind, self.values().next().flatten().unwrap_or_default())
     }
 
     /// The fields, each with its length.

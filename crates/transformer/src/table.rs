@@ -143,7 +143,7 @@ impl PostgresTable {
             return Err(error);
         }
         let look = async {
-            let table = self.home().table;
+            let table = &*self.records.statements.definition.table;
             obstacles(&mut connect(&self.settings).await?, &self.settings.database_schema, &[table], false).await
         };
         Err(look.await.ok().filter(|found| !found.is_empty()).map_or(error, TableError::Obstacles))
@@ -165,8 +165,8 @@ impl PostgresTable {
     }
 
     fn home(&self) -> Home<'_> {
-        let table = self.records.of.statements().table;
-        Home { stream: &self.stream, schema: self.settings.database_schema.as_str(), table }
+        let (schema, statements) = (self.settings.database_schema.as_str(), &*self.records.statements);
+        Home { stream: &self.stream, schema, statements }
     }
 }
 
@@ -186,9 +186,8 @@ impl Table for PostgresTable {
         let mut pieces = batch::read(body, self.records.of_object(&metadata), care != Care::None);
         // The transaction opens when there is something to write: a small object is wholly read before it.
         let read = (pieces.next().await, pieces);
-        let source = RowSource::new(self.records.of.statements(), sequence, &metadata);
         let act = async |connection: &mut PgConnection, home: Home<'_>| {
-            apply(connection, home, position, (sequence, &metadata, source), read, care, more_follow).await
+            apply(connection, home, position, (sequence, &metadata), read, care, more_follow).await
         };
         self.do_on_it(act).await
     }
@@ -228,7 +227,7 @@ async fn apply(
     connection: &mut PgConnection,
     home: Home<'_>,
     position: Option<&Position>,
-    (sequence, metadata, source): (Sequence, &Metadata, RowSource),
+    (sequence, metadata): (Sequence, &Metadata),
     (mut piece, mut pieces): (Piece, Pieces),
     care: Care,
     more_follow: bool,
@@ -246,6 +245,7 @@ async fn apply(
     if care == Care::EachConstraint {
         within("set the constraints of", transaction.execute("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     }
+    let source = RowSource::new(home.statements, sequence, metadata);
     let mut writer = Writer::new(source);
     let mut counts = Counts::default();
     let (sha256, bytes, broken) = loop {
@@ -256,9 +256,8 @@ async fn apply(
                     write_carefully(&mut transaction, &mut batch, source, &mut written_before).await?;
                     batch.wrong
                 } else {
-                    let wrong = std::mem::take(&mut batch.wrong);
-                    writer.write(&mut transaction, batch, &mut pieces).await?;
-                    wrong
+                    writer.write(&mut transaction, &batch).await?;
+                    batch.wrong
                 };
                 crash_point!("rows-written");
                 write_wrong_records(&mut transaction, &wrong, source).await?;

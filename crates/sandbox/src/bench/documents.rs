@@ -1,4 +1,4 @@
-//! The same large object as documents: each record whole, as jsonb, by its id as text.
+//! The same large object as documents: each record whole, as jsonb, by its id.
 
 use anyhow::Result;
 
@@ -19,15 +19,15 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         report.begin("documents", number);
         let schema = format!("documents_{number}");
         let table = format!("{schema}.documents");
-        let mut transformer = bench.transformer(STREAM, &schema).await?;
-        transformer.settings.set(&[("RECORD_TYPE", "document")]);
+        let mut transformer = bench.program(&bench.sandbox.world().programs().transformer, STREAM, &schema).await?;
+        transformer.settings.set(&[("TABLE", "documents"), ("TABLE_COLUMNS", "id bigint, doc jsonb .")]);
+        transformer.run(&["migrate"]).await?;
         for load in LOADS.into_iter().zip(1..) {
             once(&transformer, report, &mut connection, &table, load).await?;
         }
         let rows = match &rows {
             Some(rows) => rows,
-            // In the order of the object, which is not that of the texts.
-            None => rows.insert(sql::ready_made_rows(&mut connection, &table, "id::bigint").await?),
+            None => rows.insert(sql::ready_made_rows(&mut connection, &table, "id").await?),
         };
         let took = sql::straight_copy(&mut connection, &schema, "documents", rows).await?;
         report.sample(COPY, per_second(bench.settings.posts, took));

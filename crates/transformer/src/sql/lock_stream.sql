@@ -1,7 +1,7 @@
 -- Serialises the stream. NOWAIT, because whoever holds the row is at work on what we would wait to apply.
 -- The counts of rows belong to this backend, not to this transaction, so they are taken before and after.
 SELECT
-    name,
+    name, table_name, table_columns,
     current_schema() AS schema,
     position,
     previous,

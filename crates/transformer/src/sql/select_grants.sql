@@ -12,4 +12,4 @@ SELECT format('GRANT SELECT, UPDATE ON stream TO %I', $1::text)
 UNION ALL
 SELECT format('GRANT SELECT, INSERT ON objects, quarantined_records TO %I', $1::text)
 UNION ALL
-SELECT format('GRANT SELECT, INSERT, UPDATE ON %I TO %I', name, $1::text) FROM unnest($2::text[]) AS name
+SELECT format('GRANT SELECT, INSERT, UPDATE ON %I TO %I', $2::text, $1::text)

@@ -31,7 +31,12 @@ SELECT format(
     $1, string_agg('the table ' || relname, ', ' ORDER BY relname)
 )
 FROM work, tables
-WHERE migrates AND NOT EXISTS (SELECT FROM tables WHERE relname = 'stream_migrations')
+WHERE (migrates AND NOT EXISTS (SELECT FROM tables WHERE relname = 'stream_migrations'))
+    -- The table of the rows had no definition before the first release.
+    OR EXISTS (
+        SELECT FROM tables AS stream
+        WHERE relname = 'stream' AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = stream.oid AND attname = 'table_columns')
+    )
 HAVING count(*) > 0
 UNION ALL
 SELECT format('the tables in the schema %I belong to the role %I: run `transformer migrate` as that role', $1, pg_get_userbyid(relowner))

@@ -1,2 +1,0 @@
--- Whose tables these are.
-SELECT name FROM stream

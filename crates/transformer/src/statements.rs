@@ -1,0 +1,140 @@
+//! The statements of a table, made from its definition; the only file that tells sqlx to trust a text. Names are quoted, and nothing
+//! else of the settings gets into a statement. Pure.
+
+use std::{fmt::Write, sync::Arc};
+
+use sqlx::AssertSqlSafe;
+
+use crate::table_definition::{Column, Columns, Kind, TableDefinition, quoted};
+
+/// What is done with a table. Its columns are those of the definition, the key first, then `first_seen_at`, `updated_at`, and `sequence`: the
+/// object that last changed the row.
+#[derive(Debug)]
+pub struct Statements {
+    /// What they are made from.
+    pub definition: TableDefinition,
+    /// The table's name, quoted.
+    pub table: String,
+    /// The types of the columns that a record gives.
+    pub kinds: Vec<Kind>,
+    /// Makes the table.
+    pub create: Statement,
+    /// Copies rows of all columns from stdin, in the binary form.
+    pub copy: String,
+    /// Takes an array for each column that a record gives, then of the times and of the sequences. Inserts, updates or leaves.
+    pub merge: Statement,
+    /// Takes an array for each column that a record gives, then the time and the sequence. Updates or leaves, and inserts nothing.
+    pub update: Statement,
+    /// Takes an array of keys. Selects the columns that a record gives of the rows that there are, by key.
+    pub select: Statement,
+    /// Takes the lowest and the highest key, and selects the same; for keys that are whole numbers, of which many may lie side by side.
+    pub select_between: Option<Statement>,
+}
+
+/// A statement that was made here.
+#[derive(Clone, Debug)]
+pub struct Statement(Arc<str>);
+
+impl Statement {
+    /// For sqlx.
+    pub fn sql(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(self.0.clone())
+    }
+
+    /// For a person.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Statements {
+    /// Those of this table.
+    pub fn new(definition: TableDefinition) -> Self {
+        let (table, columns) = (quoted(&definition.table), &definition.table_columns);
+        let kinds: Vec<_> = columns.all().iter().map(|column| column.kind).collect();
+        let names: Vec<_> = columns.all().iter().map(|column| quoted(&column.name)).collect();
+        let (key, others) = names.split_first().expect("a definition has a key");
+        let all = names.join(", ");
+        let given = |from: usize| (from..=names.len()).map(|at| format!("new.c{at}")).collect::<Vec<_>>();
+        let aliases: Vec<_> = (1..=names.len()).map(|at| format!("c{at}")).collect();
+        let aliases = aliases.join(", ");
+        let mut arrays = Vec::new();
+        for (at, kind) in kinds.iter().enumerate() {
+            arrays.push(format!("${}::{}[]", at + 1, kind.sql()));
+        }
+        let arrays = arrays.join(", ");
+        let (at, number) = (kinds.len() + 1, kinds.len() + 2);
+        let is_changed = if others.is_empty() {
+            "false".to_owned()
+        } else {
+            let stored: Vec<_> = others.iter().map(|name| format!("old.{name}")).collect();
+            format!("({}) IS DISTINCT FROM ({})", stored.join(", "), given(2).join(", "))
+        };
+        let mut set = String::new();
+        for (name, value) in others.iter().zip(given(2)) {
+            let _ = write!(set, "{name} = {value}, ");
+        }
+        // The cast does nothing, unless somebody has made the column narrower.
+        let mut selected = format!("{key}::{}", kinds[0].sql());
+        for name in others {
+            let _ = write!(selected, ", {name}");
+        }
+        let statement = |text: String| Statement(text.into());
+        Self {
+            create: statement(create(&table, columns)),
+            copy: format!("COPY {table} ({all}, first_seen_at, updated_at, sequence) FROM STDIN (FORMAT binary)"),
+            merge: statement(format!(
+                "MERGE INTO {table} AS old
+USING unnest({arrays}, ${at}::timestamptz[], ${number}::bigint[]) AS new ({aliases}, at, number)
+ON old.{key} = new.c1
+WHEN MATCHED AND {is_changed} THEN
+    UPDATE SET {set}updated_at = new.at, sequence = new.number
+WHEN NOT MATCHED THEN
+    INSERT ({all}, first_seen_at, updated_at, sequence)
+    VALUES ({}, new.at, new.at, new.number)",
+                given(1).join(", ")
+            )),
+            update: statement(format!(
+                "UPDATE {table} AS old SET {set}updated_at = ${at}, sequence = ${number}
+FROM unnest({arrays}) AS new ({aliases})
+WHERE old.{key} = new.c1 AND {is_changed}"
+            )),
+            select: statement(format!("SELECT {selected} FROM {table} WHERE {key} = ANY ($1) ORDER BY {key}")),
+            select_between: (kinds[0] == Kind::Bigint).then(|| {
+                statement(format!("SELECT {selected} FROM {table} WHERE {key} BETWEEN $1 AND $2 ORDER BY {key}"))
+            }),
+            table,
+            kinds,
+            definition,
+        }
+    }
+
+    /// Adds a column to the table.
+    pub fn add(&self, column: &Column) -> Statement {
+        Statement(format!("ALTER TABLE {} ADD COLUMN {}", self.table, declared(column)).into())
+    }
+}
+
+fn create(table: &str, columns: &Columns) -> String {
+    let mut text = format!("CREATE TABLE {table} (\n");
+    for (at, column) in columns.all().iter().enumerate() {
+        let key = match (at, column.kind) {
+            // Ordered by bytes, as the transformer orders them.
+            (0, Kind::Text) => " COLLATE \"C\" CONSTRAINT stream_rows_pkey PRIMARY KEY",
+            (0, _) => " CONSTRAINT stream_rows_pkey PRIMARY KEY",
+            _ => "",
+        };
+        let _ = writeln!(text, "    {}{key},", declared(column));
+    }
+    text.push_str(
+        "    first_seen_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    sequence bigint NOT NULL
+)",
+    );
+    text
+}
+
+fn declared(Column { name, kind, is_required, .. }: &Column) -> String {
+    format!("{} {}{}", quoted(name), kind.sql(), if *is_required { " NOT NULL" } else { "" })
+}
