@@ -199,7 +199,7 @@ variable "database_version" {
   type        = string
   default     = "17"
 
-  # The transformer needs MERGE.
+  # The oldest release that the transformer is tested on.
   validation {
     condition     = can(regex("^(1[5-9]|[2-9][0-9])$", var.database_version))
     error_message = "database_version is a major version of Postgres from 15, as in 17."

@@ -7,15 +7,20 @@ use divan::{
 use jiff::Timestamp;
 use sandbox::Posts;
 use sha2::{Digest, Sha256};
-use shared::records::{Record, RecordsAt, read_records};
+use shared::{
+    object::Sequence,
+    records::{Record, RecordsAt, read_records},
+};
 use transformer::{
     copy::encode_rows,
     record::RecordReader,
-    row::{Fields, Row},
+    row::{Fields, Origin, Row},
     table_definition::DEFAULT,
 };
 
 const POSTS: u64 = 1_000;
+
+const ORIGIN: Origin = Origin { sequence: Sequence::FIRST, fetched_at: Timestamp::UNIX_EPOCH };
 
 fn main() {
     divan::main();
@@ -68,11 +73,11 @@ fn encode_for_copy(bencher: Bencher) {
     let record = format!(r#"{{"id":1,"userId":1,"title":"a title","body":"{}"}}"#, "b".repeat(160));
     let reader = reader(DEFAULT);
     reader.read(record.as_bytes(), &mut Fields(&mut fields)).expect("it is a post");
-    let rows: Vec<_> = (0..POSTS).map(|index| Row::new(index, reader.key(), &fields)).collect();
+    let rows: Vec<_> = (0..POSTS).map(|index| Row::new(ORIGIN, index, reader.key(), &fields)).collect();
     let columns = rows[0].fields().count();
     let mut bytes = Vec::new();
     bencher.counter(ItemsCount::new(POSTS)).bench_local(|| {
         bytes.clear();
-        encode_rows(&mut bytes, columns, black_box(&rows), Timestamp::UNIX_EPOCH, 1);
+        encode_rows(&mut bytes, columns, black_box(&rows));
     });
 }

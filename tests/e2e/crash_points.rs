@@ -60,7 +60,7 @@ const IMPORTER: [&str; 14] = [
 ];
 
 /// In the order in which a message passes them, and then what is off the straight way.
-const TRANSFORMER: [&str; 19] = [
+const TRANSFORMER: [&str; 16] = [
     "received",
     "object-found",
     "reading",
@@ -71,10 +71,7 @@ const TRANSFORMER: [&str; 19] = [
     "committed",
     "not-deleted",
     "deleted",
-    "bundle-locked",
-    "bundle-written",
-    "bundle-advanced",
-    "bundle-committed",
+    "between-objects",
     "rolled-back",
     "part-refused",
     "quarantined",
@@ -172,7 +169,7 @@ async fn a_daemon_that_dies_of_objects_that_are_applied_together_begins_with_one
     let mut position = 0;
     for deaths in 0.. {
         let mut command = sandbox.world().program(&programs.transformer, sandbox.settings());
-        command.arg("once").env("FAILPOINTS", "bundle-locked=panic");
+        command.arg("once").env("FAILPOINTS", "between-objects=panic");
         let once = Command::from(command).kill_on_drop(true).output().await?;
         let told = String::from_utf8_lossy(&once.stderr);
         let begins = format!("\"sequence\":\"{}\"", position + 1);
@@ -408,7 +405,7 @@ impl Source {
     async fn start(crash: &Crash) -> Result<Self> {
         let is_at_any = |points: &[&str]| points.iter().any(|point| crash.is_at(point));
         // What is out of the ordinary is applied alone.
-        let is_plain = crash.transformer.is_some_and(|point| point.starts_with("bundle"));
+        let is_plain = crash.transformer.is_some_and(|point| point == "between-objects");
         let state = Arc::new(State {
             pages: if is_at_any(&["page-spooled", "between-pages", "announcing"]) || is_plain { MOST_PAGES } else { 1 },
             is_plain,

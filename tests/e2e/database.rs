@@ -169,7 +169,7 @@ async fn an_answer_that_is_lost_at_any_step_costs_and_repeats_nothing() -> Resul
         "FROM stream LEFT JOIN objects",
         "BEGIN",
         "FOR UPDATE NOWAIT",
-        "MERGE INTO posts",
+        "INSERT INTO \"posts\"",
         "INSERT INTO quarantined_records",
         "INSERT INTO objects",
         "UPDATE stream",

@@ -176,7 +176,9 @@ async fn the_daemons_run(
 ) -> Result<()> {
     // The tables are made in the schema that Terraform names after the stream.
     let settings = vec![("DATABASE_SCHEMA", stream)];
-    let sandbox = start(Setup { stream, settings, importer: false, transformer: false, ..Setup::default() }).await?;
+    let sandbox =
+        start(Setup { stream: stream.to_owned(), settings, importer: false, transformer: false, ..Setup::default() })
+            .await?;
     // The API and the database are on this machine.
     let (source, database) = (sandbox.api.url(), sandbox.database_url().to_owned());
     let importers = importer.settings(stream, &[("SOURCE_URL", &source)])?;

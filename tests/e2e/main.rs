@@ -33,6 +33,7 @@ mod plans;
 mod propose;
 mod queue_proof;
 mod rebuild;
+mod runs;
 mod real_jsonplaceholder;
 mod restore_proof;
 mod sandbox_ends_whole;

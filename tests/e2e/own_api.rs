@@ -56,9 +56,11 @@ async fn an_array_behind_links_is_loaded_page_by_page() -> Result<()> {
         &format!("your API     {}", api.url()),
         "asked every 1m",
         "applied object 3: 10 records, 10 new",
-        "1                         {\"id\": 1, \"name\": \"x\"}\n  2 ",
+        "TABLE=posts\n  TABLE_COLUMNS='id bigint, name text, extra jsonb *'\n",
+        "`/id` is the key: it is different in every record",
+        "  1                         {\"name\": \"x\"}\n  2 ",
         "and 25 more",
-        "30 documents; position 3 is the end of the archive",
+        "30 rows; position 3 is the end of the archive",
     ] {
         assert!(told.contains(part), "{part}:\n{told}");
     }
@@ -80,13 +82,14 @@ async fn an_object_behind_a_cursor_and_a_token_is_loaded_to_its_end() -> Result<
     let api = FaultyApi::start(page).await?;
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("token"), "t0ken\n")?;
-    let source = ["--source", &api.url(), "--records-at", "/data", "--id-at", "/uuid"];
+    let source = ["--source", &api.url(), "--records-at", "/data"];
     let token = ("SOURCE_HEADER_FILE", "token");
 
     let cursor = [("NEXT_PAGE", "after=/meta/next"), token];
     let (code, told) = load(&source, &cursor, &folder).await?;
     assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("15 documents; position 3 is the end of the archive"), "{told}");
+    assert!(told.contains("TABLE_COLUMNS='uuid text, rank bigint, extra jsonb *'"), "{told}");
+    assert!(told.contains("15 rows; position 3 is the end of the archive"), "{told}");
     assert!(!told.contains("t0ken"), "{told}");
 
     let (code, told) = load(&source, &[token], &folder).await?;
@@ -103,17 +106,22 @@ async fn an_object_behind_a_cursor_and_a_token_is_loaded_to_its_end() -> Result<
 async fn records_deep_in_an_object_are_loaded_by_their_deep_ids_and_a_bad_one_is_told() -> Result<()> {
     let page = json!({"result": {"items": [{"key": {"id": "a"}}, {"key": {"id": "b"}}, {"key": null}], "count": 3}});
     let api = FaultyApi::saying([Answer::ok(page.to_string())]).await?;
-    let source = ["--source", &api.url(), "--records-at", "/result/items", "--id-at", "/key/id"];
+    let source = ["--source", &api.url(), "--records-at", "/result/items"];
     let (code, told) = load(&source, &[], &tempfile::tempdir()?).await?;
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("no table can be proposed for the records of --source"), "{told}");
+    let table = [("TABLE", "items"), ("TABLE_COLUMNS", "id text /key/id, doc jsonb .")];
+    let (code, told) = load(&source, &table, &tempfile::tempdir()?).await?;
     assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("2 documents; position 1 is the end of the archive"), "{told}");
+    assert!(told.contains("2 rows; position 1 is the end of the archive"), "{told}");
     assert!(told.contains("object 1, record 2: column `id` (text from /key/id): it is missing"), "{told}");
 
     api.say([Answer::ok(r#"{"key":{"id":"alone"}}"#)]);
-    let source = ["--source", &api.url(), "--records-at", ".", "--id-at", "/key/id"];
+    let source = ["--source", &api.url(), "--records-at", "."];
     let (code, told) = load(&source, &[], &tempfile::tempdir()?).await?;
     assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("\n  1 document; position 1 is the end of the archive"), "{told}");
+    assert!(told.contains("TABLE_COLUMNS='id text /key/id, extra jsonb *'"), "{told}");
+    assert!(told.contains("\n  1 row; position 1 is the end of the archive"), "{told}");
     Ok(())
 }
 
@@ -141,8 +149,6 @@ async fn what_cannot_work_is_refused_with_what_to_change() -> Result<()> {
             Answer::ok(r#"{"data":[{"uuid":"a","n":1},{"uuid":"b","n":1}]}"#),
             &["--records-at", "/items"],
         ),
-        ("another member for the ids", Answer::ok(r#"[{"slug":"a","_id":"x"},{"slug":"b","_id":"y"}]"#), &[]),
-        ("no ids", Answer::ok(r#"[{"n":1},{"n":1}]"#), &[]),
         ("no token", Answer::status(401).with_body(r#"{"message":"who are you?"}"#), &[]),
         ("elsewhere", Answer::status(301).with("Location", "https://example.org/things?token=abc"), &[]),
         ("out of order", Answer::status(503), &[]),
@@ -151,8 +157,8 @@ async fn what_cannot_work_is_refused_with_what_to_change() -> Result<()> {
         refused(name, &[&["--source", &url], more].concat(), &[]).await?;
     }
     refused("nobody there", &["--source", "http://127.0.0.1:1/things"], &[]).await?;
-    refused("no API", &["--records-at", "/data", "--id-at", "/id"], &[]).await?;
-    let all = ["--posts", "3", "--source", "https://me:secret@example.org/", "--records-at", "data", "--id-at", ""];
+    refused("no API", &["--records-at", "/data"], &[]).await?;
+    let all = ["--posts", "3", "--source", "https://me:secret@example.org/", "--records-at", "data"];
     refused("all at once", &all, &[]).await?;
     refused("another command", &["--source", &url, "soak"], &[]).await?;
     assert!(!told.contains("secret@") && !told.contains("token=abc"), "{told}");
@@ -182,11 +188,14 @@ async fn a_sandbox_of_an_own_api_tells_what_to_try_and_heals_from_every_drill() 
 
     let environment = read_env(&folder.path().join("env"))?;
     let of = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-    assert_eq!((of("SOURCE_URL"), of("TABLE")), (Some(source.as_str()), Some("documents")));
-    assert_eq!(of("TABLE_COLUMNS"), Some("id bigint \"/id\", doc jsonb ."));
+    assert_eq!((of("SOURCE_URL"), of("TABLE")), (Some(source.as_str()), Some("posts")));
+    assert_eq!(
+        of("TABLE_COLUMNS"),
+        Some("id bigint, is_new boolean /isNew, name text, price double precision, extra jsonb *")
+    );
     let mut database = PgConnection::connect(of("DATABASE_URL").context("it is there")?).await?;
-    let price = "SELECT doc ->> 'price' FROM documents WHERE id = 1";
-    assert_eq!(sqlx::query_scalar::<_, String>(price).fetch_one(&mut database).await?, "1.5");
+    let price = "SELECT price FROM posts WHERE id = 1";
+    assert_eq!(sqlx::query_scalar::<_, f64>(price).fetch_one(&mut database).await?.to_bits(), 1.5_f64.to_bits());
     database.close().await?;
 
     let page = of("SANDBOX_URL").context("it is there")?;

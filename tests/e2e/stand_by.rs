@@ -337,7 +337,7 @@ async fn four_streams_live_side_by_side_in_one_database() -> Result<()> {
         let schema = if stream == "photos-2" { "photos_2" } else { stream };
         let settings =
             vec![("DATABASE_URL", posts.database_url().to_owned().leak() as &str), ("DATABASE_SCHEMA", schema)];
-        streams.push(start(Setup { stream, posts: 50, settings, ..Setup::default() }).await?);
+        streams.push(start(Setup { stream: stream.to_owned(), posts: 50, settings, ..Setup::default() }).await?);
     }
     streams.push(posts);
     for round in 0..3 {

@@ -5,9 +5,9 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     record::RecordReader,
-    row::Fields,
+    row::{Fields, text_of},
     table_definition::{Columns, Kind},
-    values::{put, text_of},
+    values::put,
 };
 
 /// By the first byte, from `a` on; `l` is a definition.

@@ -14,6 +14,8 @@ pub mod object;
 pub mod pointer;
 #[path = "../../crates/shared/src/records.rs"]
 pub mod records;
+#[path = "../../crates/transformer/src/decimal.rs"]
+pub mod decimal;
 #[path = "../../crates/transformer/src/jsonb.rs"]
 pub mod jsonb;
 #[path = "../../crates/transformer/src/members.rs"]

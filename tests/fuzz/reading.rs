@@ -9,6 +9,7 @@ use std::{
     sync::LazyLock,
 };
 
+use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -17,9 +18,10 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     columns::bigint,
+    object::Sequence,
     record::{NoRow, RecordReader},
     records::{RecordsAt, read_records},
-    row::{Fields, Row},
+    row::{Fields, Origin, Row},
     table_definition::Columns,
 };
 
@@ -245,7 +247,8 @@ fn row_of(reader: &RecordReader, record: &[u8]) -> Result<Vec<Option<Vec<u8>>>, 
     let mut bytes = Vec::new();
     let read = reader.read(record, &mut Fields(&mut bytes));
     read.inspect_err(|NoRow { reason, .. }| assert!(!reason.is_empty() && !reason.contains('\0')))?;
-    let row = Row::new(0, reader.key(), &bytes);
+    let origin = Origin { sequence: Sequence::FIRST, fetched_at: Timestamp::UNIX_EPOCH };
+    let row = Row::new(origin, 0, reader.key(), &bytes);
     Ok(row.values().map(|value| value.map(<[u8]>::to_owned)).collect())
 }
 

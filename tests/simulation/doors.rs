@@ -23,11 +23,12 @@ use tokio::{
 };
 use transformer::{
     bell::{BellError, Ring},
-    bundle::Small,
     decide::Position,
     fault::TableError,
     ledger::{Counts, LedgerLine},
-    table::{Care, Outcome, Table},
+    table::Table,
+    transaction::Outcome,
+    write::Care,
 };
 
 use crate::world::{Lock, Message, Posts, Rows, Shared, Stored, World, latency};
@@ -321,73 +322,49 @@ impl Table for Door {
     async fn apply(
         &mut self,
         position: Option<&Position>,
-        sequence: Sequence,
-        object: Object,
+        run: Vec<(Sequence, Object)>,
         _: Care,
-        _: bool,
     ) -> Result<Outcome, TableError> {
-        let metadata = object.metadata;
         let held = match self.lock(position) {
             Ok(held) => held,
             Err(outcome) => return Ok(outcome),
         };
-        let (mut body, mut chunks) = (Vec::new(), object.body);
-        while let Some(chunk) = chunks.next().await {
-            latency(&self.world).await;
-            held.is_heard()?;
-            body.extend_from_slice(&chunk.map_err(TableError::BrokeOff)?);
+        let mut read = Vec::new();
+        for (sequence, Object { metadata, body: mut chunks, .. }) in run {
+            let mut body = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                latency(&self.world).await;
+                held.is_heard()?;
+                body.extend_from_slice(&chunk.map_err(TableError::BrokeOff)?);
+            }
+            let bytes = body.len() as u64;
+            if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
+                return Ok(Outcome::WrongBytes { bytes });
+            }
+            let Ok(posts) = serde_json::from_slice(&body) else {
+                return Ok(Outcome::Broken { bytes, reason: "it is broken".to_owned() });
+            };
+            read.push((sequence, metadata, bytes, posts));
         }
         if self.fails(4) {
             return Err(lost("copy posts into"));
         }
-        let bytes = body.len() as u64;
-        if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
-            return Ok(Outcome::WrongBytes { bytes });
-        }
-        let Ok(posts) = serde_json::from_slice(&body) else {
-            return Ok(Outcome::Broken { bytes, reason: "it is broken".to_owned() });
-        };
-        let (archive_id, metadata, bytes) = (metadata.archive_id, Some(&metadata), Some(bytes));
-        let line = LedgerLine { sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
-        self.commit(held, vec![(line, posts)]).await?;
-        Ok(Outcome::Applied(Counts::default()))
-    }
-
-    async fn apply_bundle(
-        &mut self,
-        position: Option<&Position>,
-        objects: &[Small],
-        _: bool,
-    ) -> Result<Vec<Counts>, TableError> {
-        let Ok(held) = self.lock(position) else { return Ok(Vec::new()) };
-        latency(&self.world).await;
-        held.is_heard()?;
-        if self.fails(4) {
-            return Err(lost("merge rows into"));
-        }
-        let mut changes = Vec::new();
-        for Small { sequence, metadata, body } in objects {
-            let posts = serde_json::from_slice(body);
-            let (Ok(posts), true) = (posts, Sha256(sha2::Sha256::digest(body).into()) == metadata.sha256) else {
-                break;
-            };
-            let bytes = Some(body.len() as u64);
-            let (archive_id, metadata) = (metadata.archive_id, Some(metadata));
-            let line = LedgerLine { sequence: *sequence, metadata, archive_id, bytes, outcome: "loaded", reason: None };
-            changes.push((line, posts));
-        }
-        let counts = vec![Counts::default(); changes.len()];
-        if !changes.is_empty() {
-            self.commit(held, changes).await?;
-        }
-        Ok(counts)
+        let counts = vec![Counts::default(); read.len()];
+        let changes = read.iter().map(|(sequence, metadata, bytes, posts): &(_, _, _, Posts)| {
+            let (archive_id, metadata, bytes) = (metadata.archive_id, Some(metadata), Some(*bytes));
+            let (outcome, reason, counts) = ("loaded", None, Counts::default());
+            let line = LedgerLine { sequence: *sequence, metadata, archive_id, bytes, outcome, reason, counts };
+            (line, posts.clone())
+        });
+        self.commit(held, changes.collect()).await?;
+        Ok(Outcome::Applied(counts))
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
         match self.lock(position) {
             Ok(held) => {
                 self.commit(held, vec![(*line, Posts::new())]).await?;
-                Ok(Outcome::Applied(Counts::default()))
+                Ok(Outcome::Applied(vec![Counts::default()]))
             }
             Err(outcome) => Ok(outcome),
         }

@@ -26,7 +26,6 @@ use std::{
 };
 
 use importer::run::{Importer, PaceSettings as ImporterPace};
-use indicatif::ProgressBar;
 use jiff::Timestamp;
 use shared::{object::StreamName, shutdown::Shutdown, status::Status};
 use tokio::{
@@ -198,7 +197,7 @@ async fn run_importer(world: Shared, shutdown: Shutdown) {
 
 async fn run_transformer(world: Shared, shutdown: Shutdown) {
     let door = Door::new(world);
-    let follower = Follower::new(door.clone(), door.clone(), Skip::default(), ProgressBar::hidden());
+    let follower = Follower::new(door.clone(), door.clone(), Skip::default());
     let transformer = Transformer::new(follower, door, stream(), Status::default());
     transformer.run(TransformerPace { catch_up_interval: Duration::from_secs(30) }, shutdown).await;
 }

@@ -6,7 +6,7 @@
 // What is measured, in this order.
 mod load;
 mod peers;
-mod documents;
+mod definitions;
 mod small;
 mod import;
 mod start;
@@ -83,7 +83,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
         settings.posts, settings.rounds
     ));
     load::measure(&bench, &mut report).await?;
-    documents::measure(&bench, &mut report).await?;
+    definitions::measure(&bench, &mut report).await?;
     small::heard_of(&bench, &mut report).await?;
     small::caught_up_with(&bench, &mut report).await?;
     import::measure(&bench, &mut report).await?;

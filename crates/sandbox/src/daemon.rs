@@ -158,10 +158,15 @@ impl Daemon {
         self.end(Signal::KILL).await.map(|_| ())
     }
 
+    /// Takes settings on top of those it has, for the next start.
+    pub(crate) fn set(&self, settings: &[(&'static str, &str)]) {
+        lock(&self.shared.settings).set(settings);
+    }
+
     /// Drains it and starts it with other settings on top of those it had.
     pub async fn restart_with(&self, settings: &[(&'static str, &str)]) -> Result<()> {
         self.terminate().await?;
-        lock(&self.shared.settings).set(settings);
+        self.set(settings);
         self.start();
         Ok(())
     }

@@ -38,10 +38,27 @@ impl Sandbox {
         self.query(&format!("SELECT id, user_id, title, body FROM {}.posts ORDER BY id", self.schema)).await
     }
 
-    /// The first documents: id and the beginning of the document.
-    pub(crate) async fn documents(&self, count: usize) -> Result<Vec<(String, String)>> {
-        let from = format!("FROM {}.documents ORDER BY documents.id LIMIT {count}", self.schema);
-        self.query(&format!("SELECT id::text, left(doc::text, 10000) {from}")).await
+    /// The name of the key of the table, and the first rows: the key, and the beginning of what else the record gave.
+    pub(crate) async fn first_rows(&self, count: usize) -> Result<(String, Vec<(String, String)>)> {
+        let table = self.table();
+        let key = format!(
+            "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 1"
+        );
+        let (key,): (String,) = self.query(&key).await?.pop().context("a table has a key")?;
+        let others = format!(
+            "jsonb_strip_nulls(to_jsonb(record)) - '{{first_seen_at,updated_at,sequence}}'::text[] - (SELECT attname::text FROM pg_attribute
+             WHERE attrelid = '{table}'::regclass AND attnum = 1)"
+        );
+        let rows = format!(
+            "SELECT {key}::text, left(({others})::text, 10000) FROM {table} AS record ORDER BY record.{key} LIMIT {count}"
+        );
+        let rows = self.query(&rows).await?;
+        Ok((key, rows))
+    }
+
+    /// The table of the rows, as in SQL.
+    pub(crate) fn table(&self) -> String {
+        format!("{}.{}", self.schema, self.settings().get("TABLE").unwrap_or("posts"))
     }
 
     /// What is not among the rows and why, the newest first, as the transformer's own command knows it; nothing if all is.
@@ -59,8 +76,7 @@ impl Sandbox {
 
     /// How many rows the table has.
     pub async fn count(&self) -> Result<u64> {
-        let table = if self.is_own_api() { "documents" } else { "posts" };
-        let counted: Vec<(i64,)> = self.query(&format!("SELECT count(*) FROM {}.{table}", self.schema)).await?;
+        let counted: Vec<(i64,)> = self.query(&format!("SELECT count(*) FROM {}", self.table())).await?;
         Ok(counted.first().map_or(0, |(count,)| count.unsigned_abs()))
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 use shared::{
-    json_pointer::JsonPointer,
+    object::StreamName,
     records::RecordsAt,
     settings::{SecretUrl, without_secrets},
 };
@@ -15,10 +15,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::{guard::Guard, programs, programs::Place, progress::Progress, settings::Settings, world::guarded};
 
 /// What of the environment goes on to the importer: how the API is asked, and what stands between it and this machine.
-const PASSED_ON: [&str; 17] = [
+const PASSED_ON: [&str; 19] = [
     "POLL_INTERVAL",
     "NEXT_PAGE",
     "TOTALS",
+    "TABLE",
+    "TABLE_COLUMNS",
     "SOURCE_HEADER_FILE",
     "SOURCE_BODY_FILE",
     "SOURCE_TIMEOUT",
@@ -36,9 +38,6 @@ const PASSED_ON: [&str; 17] = [
     "SSL_CERT_DIR",
 ];
 
-/// Other places of ids that are named beside the best.
-const SHOWN_IDS: usize = 3;
-
 /// The importer's settings of archive and queue. Nothing is sent there: they are not started yet.
 const NOWHERE: [(&str, &str); 7] = [
     ("ARCHIVE_BUCKET", "none"),
@@ -53,9 +52,10 @@ const NOWHERE: [(&str, &str); 7] = [
 /// Another API, and where its answers have what.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OwnApiSettings {
-    /// Your own API in place of the posts: an address that answers with JSON. Its records become rows of `documents`. What the importer has
-    /// to know besides, it takes from the environment: NEXT_PAGE, how pages follow; SOURCE_HEADER_FILE, a file with headers or a bearer token
-    /// to send; SOURCE_BODY_FILE, a file with a JSON body to post; TOTALS; POLL_INTERVAL [1m]. An address with a secret in it goes into
+    /// Your own API in place of the posts: an address that answers with JSON. `transformer propose` chooses the table that its
+    /// records become rows of, unless TABLE and TABLE_COLUMNS in the environment do. What the importer has to know besides, it takes from the
+    /// environment: NEXT_PAGE, how pages follow; SOURCE_HEADER_FILE, a file with headers or a bearer token to send; SOURCE_BODY_FILE, a file
+    /// with a JSON body to post; TOTALS; POLL_INTERVAL [1m]. An address with a secret in it goes into
     /// SANDBOX_SOURCE instead
     #[arg(long, env = "SANDBOX_SOURCE", value_name = "URL", hide_env_values = true, value_parser = take::<SecretUrl>)]
     source: Option<Given<SecretUrl>>,
@@ -63,9 +63,6 @@ pub(crate) struct OwnApiSettings {
     /// [default: the answer itself]
     #[arg(long, value_name = "POINTER", value_parser = take::<RecordsAt>)]
     records_at: Option<Given<RecordsAt>>,
-    /// Where a record of that API has its id, a text or a whole number, as a JSON pointer [default: /id]
-    #[arg(long, value_name = "POINTER", value_parser = take::<JsonPointer>)]
-    id_at: Option<Given<JsonPointer>>,
 }
 
 /// A value, or what is wrong with it, to be told with all else that is.
@@ -81,11 +78,8 @@ impl OwnApiSettings {
     pub(crate) fn resolve(&self, has_posts: bool) -> Result<Option<OwnApi>, Vec<String>> {
         let mut problems = Vec::new();
         let Some(source) = &self.source else {
-            let given = [("--records-at", self.records_at.is_some()), ("--id-at", self.id_at.is_some())].into_iter();
-            problems.extend(given.filter(|(_, is_given)| *is_given).map(|(flag, _)| {
-                format!("{flag} is of use with --source alone\nit says where your own API has something: name its address too")
-            }));
-            return if problems.is_empty() { Ok(None) } else { Err(problems) };
+            let why = "--records-at is of use with --source alone\nit says where your own API has its records: name its address too";
+            return if self.records_at.is_none() { Ok(None) } else { Err(vec![why.to_owned()]) };
         };
         if has_posts {
             let why =
@@ -102,14 +96,9 @@ impl OwnApiSettings {
         }
         let records_at =
             self.records_at.as_ref().and_then(|at| sift("--records-at", at, &mut problems)).unwrap_or_default();
-        let id_at = self.id_at.as_ref().and_then(|at| sift("--id-at", at, &mut problems));
-        let id_at = id_at.unwrap_or_else(|| "/id".parse().expect("it begins with a slash"));
         let passed_on = PASSED_ON.iter().filter_map(|name| Some((*name, passed_on(name)?))).collect();
-        if id_at.is_root() {
-            problems.push("--id-at leads to the record itself\nname a member, as in /id".to_owned());
-        }
         let url = url.filter(|_| problems.is_empty()).ok_or(problems)?;
-        Ok(Some(OwnApi { url, records_at, id_at, has_numbers: false, passed_on }))
+        Ok(Some(OwnApi { url, records_at, passed_on }))
     }
 }
 
@@ -130,25 +119,28 @@ fn passed_on(name: &str) -> Option<String> {
 pub(crate) struct OwnApi {
     url: SecretUrl,
     records_at: RecordsAt,
-    id_at: JsonPointer,
-    /// Whether ids are whole numbers, as far as they were seen.
-    has_numbers: bool,
     passed_on: Vec<(&'static str, String)>,
 }
 
 impl OwnApi {
+    /// A name for it: the last part of its address that can be one.
+    pub(crate) fn stream(&self) -> String {
+        let parts = self.url.path_segments().into_iter().flatten().rev();
+        let names = parts.map(|part| {
+            part.to_lowercase().replace(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'), "")
+        });
+        let name = names.into_iter().find(|name| name.parse::<StreamName>().is_ok());
+        name.unwrap_or_else(|| "records".to_owned())
+    }
+
     /// What the daemons have to know of it.
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::new();
-        let id = if self.has_numbers { "bigint" } else { "text" };
-        let columns = format!("id {id} \"{}\", doc jsonb .", self.id_at.to_string().replace('"', "\"\""));
         settings.set(&[
             ("SOURCE_URL", self.url.as_str()),
             ("ALLOW_HTTP", if self.url.scheme() == "http" { "true" } else { "false" }),
             // It is somebody's: no oftener than the importer would.
             ("POLL_INTERVAL", "1m"),
-            ("TABLE", "documents"),
-            ("TABLE_COLUMNS", &columns),
         ]);
         let records_at = self.records_at.to_string();
         if !records_at.is_empty() {
@@ -165,7 +157,7 @@ impl OwnApi {
     }
 
     /// Asks the importer whether the collection comes whole. What a person should know of it; or why nothing can come of it.
-    pub(crate) async fn look(&mut self, progress: &Progress) -> anyhow::Result<Result<Vec<String>, Unusable>> {
+    pub(crate) async fn look(&self, progress: &Progress) -> anyhow::Result<Result<Vec<String>, Unusable>> {
         let place = Place::find()?;
         let folder = tempfile::Builder::new().prefix("sandbox-").tempdir().context("no temporary folder")?.keep();
         let guard = Guard::start(&folder).context("cannot start the guard, which is a shell")?;
@@ -194,10 +186,10 @@ impl OwnApi {
         if findings.is_empty() {
             return Ok(Err(Unusable::Settings(complaint.trim().to_owned())));
         }
-        Ok(self.judge(&findings))
+        Ok(Self::judge(&findings))
     }
 
-    fn judge(&mut self, findings: &[Value]) -> Result<Vec<String>, Unusable> {
+    fn judge(findings: &[Value]) -> Result<Vec<String>, Unusable> {
         let says = |finding: &Value| {
             // As it is said here.
             finding["says"]
@@ -212,32 +204,9 @@ impl OwnApi {
             let said = problems.into_iter().map(says).collect::<Vec<_>>().join("\n");
             return Err(if may_pass { Unusable::Now(said) } else { Unusable::Settings(said) });
         }
-        let Some(api) = findings.iter().find(|finding| finding["what"] == "api") else { return Ok(Vec::new()) };
-        let (id_at, record) = (self.id_at.to_string(), &api["record"]);
-        let ids: Vec<_> = api["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let others = match ids.as_slice() {
-            [] => "no text or whole number differs from record to record".to_owned(),
-            [best, others @ ..] => {
-                let others = others.iter().take(SHOWN_IDS).map(|other| format!(" or {other}"));
-                format!("try --id-at {best}{}", others.collect::<String>())
-            }
-        };
-        if record.is_null() {
-            return Ok(vec!["there are no records yet".to_owned()]);
-        }
-        let id = record.pointer(&id_at);
-        self.has_numbers = id.is_some_and(Value::is_i64);
-        if !self.has_numbers && !id.is_some_and(Value::is_string) {
-            return Err(Unusable::Settings(format!(
-                "the first record has no text or whole number at {id_at}\n{others}"
-            )));
-        }
-        if ids.contains(&id_at.as_str()) {
-            return Ok(Vec::new());
-        }
-        Ok(vec![format!(
-            "{id_at} does not tell all records of the first page apart, and of those with the same id the last one stays: {others}"
-        )])
+        let api = findings.iter().find(|finding| finding["what"] == "api");
+        let is_empty = api.is_some_and(|api| api["record"].is_null());
+        Ok(if is_empty { vec!["there are no records yet".to_owned()] } else { Vec::new() })
     }
 }
 

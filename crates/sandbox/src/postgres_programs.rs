@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, guard::Guard, progress::Progress, venv::Venv};
 
-/// `MERGE` came with 15.
+/// The oldest that the transformer is tested on.
 const OLDEST_MAJOR: u32 = 15;
 
 const NEEDED: [&str; 4] = ["initdb", "postgres", "pg_dump", "pg_restore"];

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use shared::settings::Problems;
+use shared::{archive::Archive, object::Sequence, settings::Problems};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::{Receiver, error::RecvError},
@@ -19,7 +19,7 @@ use crate::{
     daemon::REFUSED,
     env_file::EnvFile,
     event::Event,
-    own_api::{OwnApiSettings, Unusable},
+    own_api::{OwnApi, OwnApiSettings, Unusable},
     page,
     progress::Progress,
     sandbox::Sandbox,
@@ -89,14 +89,14 @@ pub async fn run(settings: &RunSettings) -> Result<ExitCode> {
 async fn own_api(
     settings: &RunSettings,
     progress: &Progress,
-) -> Result<Result<Option<(Settings, Vec<String>)>, Vec<String>>> {
-    let mut api = match settings.own_api.resolve(settings.posts.is_some()) {
+) -> Result<Result<Option<(OwnApi, Vec<String>)>, Vec<String>>> {
+    let api = match settings.own_api.resolve(settings.posts.is_some()) {
         Ok(Some(api)) => api,
         Ok(None) => return Ok(Ok(None)),
         Err(problems) => return Ok(Err(problems)),
     };
     match api.look(progress).await? {
-        Ok(notes) => Ok(Ok(Some((api.settings(), notes)))),
+        Ok(notes) => Ok(Ok(Some((api, notes)))),
         Err(Unusable::Settings(why)) => Ok(Err(vec![format!("--source cannot be loaded as it is\n{why}")])),
         Err(Unusable::Now(why)) => bail!("nothing was started: {why}"),
     }
@@ -105,13 +105,15 @@ async fn own_api(
 async fn show(
     world: &Arc<World>,
     settings: &RunSettings,
-    own_api: Option<Settings>,
+    own_api: Option<OwnApi>,
     notes: Vec<String>,
     signals: &mut Signals,
 ) -> Result<ExitCode> {
     let posts = settings.posts.unwrap_or(POSTS);
-    let setup = Setup { posts, own_api, importer: false, transformer: false, ..Setup::default() };
-    let sandbox = Arc::new(Sandbox::start(world, setup).await?);
+    let stream = own_api.as_ref().map_or(Setup::default().stream, OwnApi::stream);
+    let own_api = own_api.map(|api| api.settings());
+    let setup = Setup { stream, posts, own_api, importer: false, transformer: false, ..Setup::default() };
+    let mut sandbox = Sandbox::start(world, setup).await?;
     let mut events = sandbox.events().subscribe();
     let mut show = Show::new();
     show.header(&sandbox);
@@ -119,6 +121,15 @@ async fn show(
         show.warn(note);
         show.note("");
     }
+    if sandbox.is_own_api()
+        && sandbox.settings().get("TABLE_COLUMNS").is_none()
+        && let Err(why) = propose(&mut sandbox, &show).await?
+    {
+        let why = format!("no table can be proposed for the records of --source\n{why}\nor set TABLE_COLUMNS yourself");
+        eprintln!("{}", Problems::new("sandbox", vec![why]));
+        return Ok(ExitCode::from(WRONG_SETTINGS));
+    }
+    let sandbox = Arc::new(sandbox);
 
     let page = page::serve(sandbox.clone()).await.context("cannot serve the page")?;
     let path = settings.env_file.clone().unwrap_or_else(|| world.place().env_file());
@@ -143,6 +154,27 @@ async fn show(
     sandbox.stop().await?;
     show.events(&mut events);
     Ok(code)
+}
+
+/// Archives the API's answer, and makes the table that fits it. What is in the way, if something is.
+async fn propose(sandbox: &mut Sandbox, show: &Show) -> Result<Result<(), String>> {
+    show.note("the importer archives what your API says, and then the transformer proposes a table for it");
+    show.note("");
+    sandbox.importer.start();
+    let is_archived = async || {
+        let Ok(end) = Sequence::try_from(sandbox.end().await?) else { return Ok(false) };
+        Ok(sandbox.archive().head(end).await?.is_some_and(|head| head.metadata.last_page))
+    };
+    sandbox.wait_until("the importer has archived what the API says", OWN_LOAD_DEADLINE, is_archived).await?;
+    let said = match sandbox.propose().await? {
+        Ok(said) => said,
+        Err(why) => return Ok(Err(why)),
+    };
+    for line in said {
+        show.note(&line);
+    }
+    show.note("");
+    Ok(Ok(()))
 }
 
 /// Shows events until the end: a signal, or with `--once` that everything is loaded.
@@ -181,7 +213,7 @@ async fn watch(
         Ok(()) => {
             let after = format!("{:.1} s after the daemons were started", begun.elapsed().as_secs_f32());
             if sandbox.is_own_api() {
-                is_whole = show_documents(sandbox, show, &after).await?;
+                is_whole = show_rows(sandbox, show, &after).await?;
             } else {
                 let rows = sandbox.rows().await?;
                 show.sample(&rows);
@@ -211,11 +243,12 @@ async fn watch(
 }
 
 /// What became of an API that is not ours; whether all of it is among the rows.
-async fn show_documents(sandbox: &Sandbox, show: &Show, after: &str) -> Result<bool> {
+async fn show_rows(sandbox: &Sandbox, show: &Show, after: &str) -> Result<bool> {
     let (count, position) = (sandbox.count().await?, sandbox.position().await?);
-    show.documents(&sandbox.documents(SAMPLE).await?, count);
-    let documents = if count == 1 { "document" } else { "documents" };
-    show.good(&format!("{count} {documents}; position {position} is the end of the archive, {after}"));
+    let (key, first) = sandbox.first_rows(SAMPLE).await?;
+    show.rows(&key, &first, count);
+    let rows = if count == 1 { "row" } else { "rows" };
+    show.good(&format!("{count} {rows}; position {position} is the end of the archive, {after}"));
     let quarantined = sandbox.quarantined(SHOWN_DIFFERENCES).await?;
     if !quarantined.is_empty() {
         show.bad("what is not among them, as `transformer quarantine list` says it:");

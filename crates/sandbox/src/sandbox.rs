@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Its name.
-    pub stream: &'static str,
+    pub stream: String,
     /// How many posts the API has at first.
     pub posts: u64,
     /// What the daemons have to know of an API that is not ours, which is the source in place of the posts: SOURCE_URL at least.
@@ -38,7 +38,14 @@ pub struct Setup {
 /// Everything as in production, with a hundred posts and both daemons.
 impl Default for Setup {
     fn default() -> Self {
-        Self { stream: "posts", posts: 100, own_api: None, settings: Vec::new(), importer: true, transformer: true }
+        Self {
+            stream: "posts".to_owned(),
+            posts: 100,
+            own_api: None,
+            settings: Vec::new(),
+            importer: true,
+            transformer: true,
+        }
     }
 }
 
@@ -76,13 +83,14 @@ pub enum Program {
 }
 
 impl Sandbox {
-    /// Makes the stream and its tables, and starts the daemons that were asked for.
+    /// Makes the stream and its tables, and starts the daemons that were asked for. Where nobody says which table another API's records become
+    /// rows of, there are no tables before [`Sandbox::propose`].
     pub async fn start(world: &Arc<World>, setup: Setup) -> Result<Self> {
         let number = world.next_stream();
         let stream: StreamName = setup.stream.parse()?;
         // The first stream, which is the only one that people see, has names without a number.
         let name =
-            |dash: &str| if number == 1 { setup.stream.to_owned() } else { format!("{}{dash}{number}", setup.stream) };
+            |dash: &str| if number == 1 { setup.stream.clone() } else { format!("{}{dash}{number}", setup.stream) };
         let folder = world.folder().join(name("-"));
         fs::create_dir_all(folder.join("spool"))?;
 
@@ -102,7 +110,7 @@ impl Sandbox {
 
         let mut settings = world.aws_settings();
         settings.set(&[
-            ("STREAM", setup.stream),
+            ("STREAM", &setup.stream),
             ("ARCHIVE_BUCKET", &bucket),
             ("QUEUE_URL", &queue_url),
             ("SOURCE_URL", &api.url()),
@@ -137,7 +145,9 @@ impl Sandbox {
             sqs,
             connection: Mutex::default(),
         };
-        sandbox.migrate().await?;
+        if sandbox.settings.get("TABLE_COLUMNS").is_some() || !sandbox.is_own_api {
+            sandbox.migrate().await?;
+        }
         if setup.importer {
             sandbox.importer.start();
         }
@@ -164,6 +174,30 @@ impl Sandbox {
         command.args(arguments);
         let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
         output.with_context(|| format!("cannot start {}", program.display()))
+    }
+
+    /// Has `transformer propose` choose the table for what is archived, and makes it. What it says of it; or what it says is in the way.
+    pub(crate) async fn propose(&mut self) -> Result<Result<Vec<String>, String>> {
+        let output = self.run(Program::Transformer, &["propose"]).await?;
+        let [proposed, said] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        if !output.status.success() {
+            return Ok(Err(said.trim().to_owned()));
+        }
+        for name in ["TABLE", "TABLE_COLUMNS"] {
+            let value = proposed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let value = value.context("`transformer propose` names the table and its columns")?;
+            // As a shell would read it.
+            let value = value.replace("'\"'\"'", "\0").replace('\'', "").replace('\0', "'");
+            self.settings.set(&[(name, &value)]);
+            self.transformer.set(&[(name, &value)]);
+        }
+        self.migrate().await?;
+        Ok(Ok(proposed
+            .lines()
+            .map(str::to_owned)
+            .chain([String::new()])
+            .chain(said.lines().map(str::to_owned))
+            .collect()))
     }
 
     /// Makes the tables, or brings them up to date.

@@ -131,14 +131,14 @@ impl Show {
         self.line("");
     }
 
-    /// The first documents of so many.
-    pub(crate) fn documents(&self, documents: &[(String, String)], count: u64) {
+    /// The first rows of so many, each by its key and what else it has.
+    pub(crate) fn rows(&self, key: &str, rows: &[(String, String)], count: u64) {
         self.line("");
-        self.line(&self.paint(Colour::Bold, &format!("  {:<ID_WIDTH$}  doc", "id")));
-        for (id, doc) in documents {
-            self.line(format!("  {:<ID_WIDTH$}  {}", cut(id, ID_WIDTH), cut(doc, DOC_WIDTH)).trim_end());
+        self.line(&self.paint(Colour::Bold, &format!("  {key:<ID_WIDTH$}  the other columns")));
+        for (key, others) in rows {
+            self.line(format!("  {:<ID_WIDTH$}  {}", cut(key, ID_WIDTH), cut(others, DOC_WIDTH)).trim_end());
         }
-        let more = count.saturating_sub(documents.len() as u64);
+        let more = count.saturating_sub(rows.len() as u64);
         if more > 0 {
             self.line(&self.paint(Colour::Dim, &format!("  {:<ID_WIDTH$}  and {more} more", "…")));
         }
@@ -153,7 +153,7 @@ impl Show {
         self.line("");
         self.line("  Things to try, in another shell, after the line above:");
         if sandbox.is_own_api() {
-            self.line("    psql $DATABASE_URL -c 'SELECT id, doc, updated_at, sequence FROM documents LIMIT 5'");
+            self.line(&format!("    psql $DATABASE_URL -c 'SELECT * FROM {} LIMIT 5'", sandbox.table()));
             let settings = "'^(SOURCE|NEXT_PAGE|TOTALS|RECORDS|TABLE|POLL)'";
             let meaning = self.paint(Colour::Dim, "# for a deployment: see deploy/README.md");
             self.line(&format!("    grep -E {settings} {env_file}    {meaning}"));

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     connect::within,
     decide::{Position, absence},
-    ledger::to_bigint,
+    row::to_bigint,
 };
 
 /// Requests under way at once: S3 answers one in some 20 ms, so this looks at a few hundred objects a second.

@@ -1,6 +1,6 @@
-//! An object's body becomes batches of rows, on a thread of its own, so that reading and parsing run ahead of the database.
+//! The bodies of a run's objects become batches of rows, on a thread of their own, so that reading and parsing run ahead of the database.
 //!
-//! Bounded: one batch being filled, one waiting, one in the database's hands. A body that is in memory is read in one go.
+//! Bounded: of one object, one batch being filled, one waiting, one in the database's hands; of several, which are small, eight pieces.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use shared::{
     archive::Body,
     crash_point,
     json_scan::DocumentError,
-    object::{Metadata, Sha256},
+    object::{Metadata, Sequence, Sha256},
     records::{RecordsAt, RecordsError, read_records},
     settings::RecordsSettings,
     telemetry::chain,
@@ -25,7 +25,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
     record::{NoRow, RecordReader, WrongRecord},
-    row::{Fields, Row},
+    row::{Fields, Origin, Row},
     statements::Statements,
     table_definition::{Kind, TableDefinition},
 };
@@ -36,25 +36,28 @@ const BATCH_ROWS: usize = 8_000;
 /// … or their records have so many bytes: three batches of it are in flight.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// Batches that wait for the database.
-const BATCHES_WAITING: usize = 1;
+/// Pieces of several small objects that wait for the database: enough that the two threads seldom wait for each other. Of one object, one.
+const PIECES_WAITING: usize = 8;
 
-/// What the reader sends, in the order of the document.
+/// What the reader sends, in the order of the objects and of their documents.
 #[derive(Debug)]
 pub struct Pieces(mpsc::Receiver<Piece>);
 
-/// Batches, then one end.
+/// Of each object batches, then one end.
 #[derive(Debug)]
 pub enum Piece {
     /// Some of the records.
     Batch(Batch),
-    /// The body is read.
+    /// A body is read.
     End(End),
+    /// A body broke off on its way.
+    BrokeOff(io::Error),
 }
 
 /// Some consecutive records of an object.
 #[derive(Debug)]
 pub struct Batch {
+    origin: Origin,
     /// The type of a key.
     key: Kind,
     rows: Vec<Place>,
@@ -83,9 +86,14 @@ impl Pieces {
 }
 
 impl Batch {
-    fn new(key: Kind) -> Self {
+    fn new(origin: Origin, key: Kind) -> Self {
         let (rows, superseded, fields, wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { key, rows, superseded, fields, wrong, records: HashMap::new() }
+        Self { origin, key, rows, superseded, fields, wrong, records: HashMap::new() }
+    }
+
+    /// The object that its records come from.
+    pub fn sequence(&self) -> Sequence {
+        self.origin.sequence
     }
 
     /// How many records are no rows because their id comes again.
@@ -98,6 +106,18 @@ impl Batch {
         self.rows.iter().map(|place| self.row(place)).collect()
     }
 
+    /// How many records it has, but for those whose id comes again.
+    pub fn records(&self) -> usize {
+        self.rows.len() + self.wrong.len()
+    }
+
+    /// Leaves out rows.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&Row<'_>) -> bool) {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.retain(|place| is_kept(&self.row(place)));
+        self.rows = rows;
+    }
+
     /// The last row before this one with the same id.
     pub fn superseded_by(&self, row: &Row<'_>) -> Option<Row<'_>> {
         let rows = self.superseded.iter().map(|place| self.row(place));
@@ -105,7 +125,7 @@ impl Batch {
     }
 
     fn row(&self, Place { index, fields }: &Place) -> Row<'_> {
-        Row::new(*index, self.key, &self.fields[fields.clone()])
+        Row::new(self.origin, *index, self.key, &self.fields[fields.clone()])
     }
 
     fn sort(&mut self) {
@@ -126,15 +146,19 @@ impl Batch {
     }
 }
 
-/// How reading ended.
+/// What a body was, of which all bytes were seen.
 #[derive(Debug)]
-#[allow(missing_docs, reason = "the variant says what its fields are")]
-pub enum End {
-    /// All bytes were seen: their digest, their number, the records in them, how many of these have members that no column is there for, and
-    /// why they are no document, if they are none.
-    Read { sha256: Sha256, bytes: u64, records: u64, with_extra: u64, broken: Option<String> },
-    /// The body broke off on its way.
-    BrokeOff(io::Error),
+pub struct End {
+    /// Their digest.
+    pub sha256: Sha256,
+    /// Their number.
+    pub bytes: u64,
+    /// How many records are in them.
+    pub records: u64,
+    /// How many of these have members that no column is there for.
+    pub with_extra: u64,
+    /// Why they are no document, if they are none.
+    pub broken: Option<String>,
 }
 
 /// Where an answer's records are, and which table they become rows of.
@@ -171,72 +195,49 @@ impl Records {
         Self { at, reader, statements: Arc::new(Statements::new(definition)) }
     }
 
-    /// The same where they are in this object: what the importer has noted counts.
-    #[must_use]
-    pub fn of_object(&self, metadata: &Metadata) -> Self {
-        Self { at: metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone(), ..self.clone() }
+    /// An object whose records are where the importer has noted, if it has.
+    pub fn of_object(&self, sequence: Sequence, metadata: &Metadata, body: Body) -> Unread {
+        let at = metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone();
+        Unread { origin: Origin { sequence, fetched_at: metadata.fetched_at }, at, body }
     }
 }
 
-/// Starts to read, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
-pub fn read(body: Body, records: Records, keep_records: bool) -> Pieces {
-    let (pieces, receiver) = mpsc::channel(BATCHES_WAITING);
-    let body = SyncIoBridge::new_with_handle(StreamReader::new(body), Handle::current());
-    let listener = pieces.clone();
+/// An object that is to be read.
+pub struct Unread<B = Body> {
+    origin: Origin,
+    at: RecordsAt,
+    body: B,
+}
+
+/// Starts to read objects, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
+pub fn read(objects: Vec<Unread>, reader: Arc<RecordReader>, keep_records: bool) -> Pieces {
+    let (pieces, receiver) = mpsc::channel(objects.len().clamp(1, PIECES_WAITING));
+    let runtime = Handle::current();
     let reader = move || {
-        // Nobody listens after a fault in the database; then the next read ends this.
-        let send = |piece| drop(pieces.blocking_send(piece));
-        read_body(body, &records, keep_records, || !listener.is_closed(), send);
+        for Unread { origin, at, body } in objects {
+            let body = SyncIoBridge::new_with_handle(StreamReader::new(body), runtime.clone());
+            // Nobody listens after a fault in the database; then the next read ends this.
+            let send = |piece| drop(pieces.blocking_send(piece));
+            read_body(Unread { origin, at, body }, &reader, keep_records, || !pieces.is_closed(), send);
+        }
     };
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
     spawn_blocking(reader);
     Pieces(receiver)
 }
 
-/// A body whose records are all rows.
-#[derive(Debug)]
-pub struct Whole {
-    /// The rows, in batches.
-    pub batches: Vec<Batch>,
-    /// How many records there are.
-    pub records: u64,
-    /// How many of them have members that no column is there for.
-    pub with_extra: u64,
-}
-
-/// Reads a body in memory. `None` where there is more to say of it than its rows: it is not what was archived, it is no document, or one of
-/// its records is no row.
-pub fn read_whole(body: &[u8], records: &Records, archived: Sha256) -> Option<Whole> {
-    let (mut batches, mut whole) = (Vec::new(), None);
-    read_body(
-        body,
-        records,
-        false,
-        || true,
-        |piece| match piece {
-            Piece::Batch(batch) => batches.push(batch),
-            Piece::End(End::Read { sha256, records, with_extra, broken: None, .. }) if sha256 == archived => {
-                whole = Some((records, with_extra));
-            }
-            Piece::End(_) => {}
-        },
-    );
-    let (records, with_extra) = whole?;
-    batches.iter().all(|batch| batch.wrong.is_empty()).then_some(Whole { batches, records, with_extra })
-}
-
 fn read_body(
-    body: impl Read,
-    Records { at, reader, .. }: &Records,
+    Unread { origin, at, body }: Unread<impl Read>,
+    reader: &RecordReader,
     keep_records: bool,
     is_wanted: impl Fn() -> bool,
     mut send: impl FnMut(Piece),
 ) {
     let mut body = Hashing { body, is_wanted, hasher: sha2::Sha256::new(), bytes: 0 };
-    let key = reader.key();
-    let mut filling = Filling::new(key);
+    let empty = || Filling { batch: Batch::new(origin, reader.key()), bytes: 0 };
+    let mut filling = empty();
     let (mut records, mut with_extra) = (0, 0);
-    let document = read_records(&mut body, at, |record| {
+    let document = read_records(&mut body, &at, |record| {
         records += 1;
         let batch = &mut filling.batch;
         let begin = batch.fields.len();
@@ -265,26 +266,26 @@ fn read_body(
             }
         }
         if filling.is_full() {
-            send(std::mem::replace(&mut filling, Filling::new(key)).end());
+            send(std::mem::replace(&mut filling, empty()).end());
         }
         is_row
     });
     let broken = match document {
         Ok(_) => None,
         Err(RecordsError::Document(DocumentError::Read(error))) => {
-            return send(Piece::End(End::BrokeOff(error)));
+            return send(Piece::BrokeOff(error));
         }
         // Judged only when the digest says that these are the bytes that were archived, so the rest is read too.
         Err(error) => Some(chain(&error)),
     };
     if let Err(error) = io::copy(&mut body, &mut io::sink()) {
-        return send(Piece::End(End::BrokeOff(error)));
+        return send(Piece::BrokeOff(error));
     }
     if !filling.is_empty() {
         send(filling.end());
     }
     let Hashing { hasher, bytes, .. } = body;
-    send(Piece::End(End::Read { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
+    send(Piece::End(End { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
 }
 
 /// A batch that is not full yet.
@@ -294,10 +295,6 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(key: Kind) -> Self {
-        Self { batch: Batch::new(key), bytes: 0 }
-    }
-
     fn is_full(&self) -> bool {
         self.batch.rows.len() + self.batch.wrong.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
@@ -345,14 +342,17 @@ mod tests {
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
         let (mut batches, mut end) = (Vec::new(), None);
+        let origin = Origin { sequence: Sequence::FIRST, fetched_at: jiff::Timestamp::UNIX_EPOCH };
+        let Records { at, reader, .. } = TableSettings::default().into();
         read_body(
-            document,
-            &Records::from(TableSettings::default()),
+            Unread { origin, at, body: document },
+            &reader,
             false,
             || true,
             |piece| match piece {
                 Piece::Batch(batch) => batches.push(batch),
                 Piece::End(last) => assert!(end.replace(last).is_none(), "one end"),
+                Piece::BrokeOff(error) => panic!("{error}"),
             },
         );
         (batches, end.expect("there is an end"))
@@ -371,7 +371,7 @@ mod tests {
         let expected = [("new", 1), ("b", 2), ("c", 3)];
         assert_eq!(rows, expected.map(|(title, id)| (Key::Number(id), Some(Some(title.as_bytes())))));
         assert_eq!(batch.wrong[0].index, 2);
-        let End::Read { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
+        let End { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
     }
 
@@ -410,8 +410,8 @@ mod tests {
     fn a_broken_document_is_hashed_to_its_end() {
         let (_, whole) = pieces(&b"[1,2]"[..]);
         let (_, broken) = pieces(&b"[1,2 and more"[..]);
-        let End::Read { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
-        let End::Read { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
+        let End { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
+        let End { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
         assert_eq!(reason, "the document is broken from byte 3 on: it ends inside the array");
     }
 
@@ -421,7 +421,7 @@ mod tests {
             // Whole, and broken off somewhere.
             for document in [&document[..], &document[..end.index(document.len())]] {
                 let whole = pieces(document);
-                let End::Read { sha256, bytes, .. } = &whole.1 else { panic!("{whole:?}") };
+                let End { sha256, bytes, .. } = &whole.1;
                 prop_assert_eq!((*sha256, *bytes), (Sha256(sha2::Sha256::digest(document).into()), document.len() as u64));
                 let cut = pieces(Chunks::new(document, sizes.clone()));
                 prop_assert_eq!(format!("{cut:?}"), format!("{whole:?}"));

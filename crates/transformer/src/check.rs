@@ -19,7 +19,7 @@ use crate::{
     table::Table,
 };
 
-/// The first release with MERGE.
+/// The oldest release that the tests run on.
 const OLDEST_SERVER: i32 = 150_000;
 
 /// Writes what there is to say of the server, where the records go into the table `rows` of the schema. Whether all is well.
@@ -117,7 +117,7 @@ async fn look_at_server(
 fn judge_server(version: i32, encoding: &str, is_replica: bool) -> Result<String, String> {
     let shown = format!("PostgreSQL {}.{}", version / 10_000, version % 10_000);
     if version < OLDEST_SERVER {
-        Err(format!("{shown}: MERGE needs 15 or newer"))
+        Err(format!("{shown}: the transformer needs 15 or newer"))
     } else if is_replica {
         Err(format!("{shown}: it is a replica, which takes no writes: name the primary in DATABASE_URL"))
     } else if encoding != ENCODING {

@@ -18,7 +18,7 @@ use shared::{
     object::{Sequence, StreamName},
     settings::{ArchiveSettings, RecordsSettings, VERSION, parse_sequence},
     shutdown::run_until_drained,
-    status::{Dependency, Status},
+    status::{self, Dependency, Status},
     systemd,
     telemetry::{self, TelemetrySettings},
 };
@@ -89,7 +89,7 @@ enum Command {
     /// Makes the tables of a stream, or brings them to this release; safe to repeat.
     ///
     /// Run it before the first start and after each upgrade, under a role that may create tables. Migrations only add, so
-    /// the old release keeps running on the new tables.
+    /// the old release keeps running on the new tables, with the same TABLE_COLUMNS.
     Migrate(MigrateSettings),
     /// Looks whether database, archive and queue are reachable, permitted and durable, and says what to do: exit code 3
     /// when something is wrong
@@ -275,7 +275,7 @@ async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) 
         let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return };
         let bell = SqsBell::new(aws::sqs(&config), bell);
         let (archive, table) = doors(wires, follow.table.into(), &config);
-        let follower = Follower::new(archive, table, follow.skip, ProgressBar::hidden());
+        let follower = Follower::new(archive, table, follow.skip);
         Transformer::new(follower, bell, stream, status.clone()).run(pace, shutdown).await;
     })
     .await;
@@ -289,10 +289,11 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
 
     let progress = progress();
     let (archive, table) = doors(wires, follow.table.into(), &aws::config().await?);
-    let mut follower = Follower::new(archive, table, follow.skip, progress.clone());
+    let mut follower = Follower::new(archive, table, follow.skip);
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
-        while follower.look(goal, &shutdown).await? == Followed::Busy && !shutdown.is_draining() {
+        while showing(&progress, to, follower.look(goal, &shutdown)).await? == Followed::Busy && !shutdown.is_draining()
+        {
             follower.take_over_from_the_silent().await?;
             // Nothing is in hand.
             shutdown.race(sleep(BUSY_PAUSE)).await;
@@ -386,6 +387,24 @@ fn doors(Wires { archive, database }: Wires, records: Records, config: &SdkConfi
 
 fn found(something: bool) -> ExitCode {
     if something { ExitCode::from(FOUND) } else { ExitCode::SUCCESS }
+}
+
+/// Awaits something, and shows meanwhile where the table stands.
+async fn showing<T>(progress: &ProgressBar, to: Option<Sequence>, done: impl Future<Output = T>) -> T {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let show = async {
+        loop {
+            progress.set_length(to.map_or(status::end(), Sequence::get));
+            progress.set_position(status::position());
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        // Never dropped before it is done, because the other branch never is.
+        done = done => done,
+        () = show => unreachable!("it shows for ever"),
+    }
 }
 
 /// On a terminal, how far a long command has come.

@@ -21,7 +21,7 @@ use crate::{fault::TableError, token::rds_token};
 const DEADLINE: Duration = Duration::from_secs(75);
 
 /// The server's side of every bound. `idle_in_transaction` is longer than a stalled body is waited for, because S3 is read inside the
-/// transaction. The planner is held to the index, and to its order: with stale statistics MERGE fell from 310,000 to 15,000 rows a
+/// transaction. The planner is held to the index, and to its order: with stale statistics an upsert fell from 310,000 to 15,000 rows a
 /// second, and on a table that was small when it was analysed it would read the whole of it for each post (measured on 15). To read a
 /// table of one row then seems dear enough to compile the plan first, which took 40 ms a statement, so that is off. No session looks for
 /// anything outside its own schema.

@@ -1,9 +1,7 @@
 //! Rows in the binary form that COPY reads: a header, then for each row the number of fields and the fields
 //! (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format"). Pure.
 
-use jiff::Timestamp;
-
-use crate::row::{Fields, Row};
+use crate::row::{Fields, Row, to_bigint};
 
 /// What comes before the rows.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -14,24 +12,27 @@ pub const TRAILER: &[u8] = b"\xff\xff";
 /// Beside those that a record gives: `first_seen_at`, `updated_at` and `sequence`.
 const COLUMNS_OF_OURS: usize = 3;
 
-/// Adds rows of so many columns that a record gives, each first seen and changed at `fetched_at` by object `sequence`.
-pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>], fetched_at: Timestamp, sequence: i64) {
+/// Adds rows of so many columns that a record gives, each first seen and changed by its object.
+pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>]) {
     let columns = i16::try_from(columns + COLUMNS_OF_OURS).expect("a table has at most 1,600 columns");
     for row in rows {
         bytes.extend(columns.to_be_bytes());
         bytes.extend(row.fields);
         let mut fields = Fields(bytes);
-        fields.put_timestamptz(fetched_at);
-        fields.put_timestamptz(fetched_at);
-        fields.put_bigint(sequence);
+        fields.put_timestamptz(row.origin.fetched_at);
+        fields.put_timestamptz(row.origin.fetched_at);
+        fields.put_bigint(to_bigint(row.origin.sequence.get()));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::object::Sequence;
+
     use super::*;
     use crate::{
         record::RecordReader,
+        row::Origin,
         table_definition::{Columns, Kind},
     };
 
@@ -46,7 +47,9 @@ mod tests {
     }
 
     fn rows(fields: &[Vec<u8>]) -> Vec<Row<'_>> {
-        (0..).zip(fields).map(|(index, fields)| Row::new(index, Kind::Bigint, fields)).collect()
+        let fetched_at = "2000-01-01T00:00:01.000002Z".parse().unwrap();
+        let origin = Origin { sequence: Sequence::try_from(3).unwrap(), fetched_at };
+        (0..).zip(fields).map(|(index, fields)| Row::new(origin, index, Kind::Bigint, fields)).collect()
     }
 
     #[test]
@@ -55,9 +58,8 @@ mod tests {
             r#"{"id":1,"userId":-2,"title":"té","body":"","x":[]}"#,
             r#"{"id":2,"userId":3,"title":"t","body":"b"}"#,
         ]);
-        let at = "2000-01-01T00:00:01.000002Z".parse().unwrap();
         let mut bytes = Vec::new();
-        encode_rows(&mut bytes, 5, &rows(&fields), at, 3);
+        encode_rows(&mut bytes, 5, &rows(&fields));
         let expected: Vec<u8> = [
             &[0, 8][..],
             &[0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1],
@@ -91,7 +93,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut encode = || {
             bytes.clear();
-            encode_rows(&mut bytes, 5, &rows, Timestamp::UNIX_EPOCH, 1);
+            encode_rows(&mut bytes, 5, &rows);
         };
         encode();
         assert_eq!(allocation_counter::measure(encode).count_total, 0);

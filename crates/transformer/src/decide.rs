@@ -10,8 +10,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
+    bell::BellError,
     fault::{Fault, TableError},
-    follow::FollowError,
 };
 
 /// Where the database stands: the last object applied, as its ledger has it.
@@ -134,6 +134,23 @@ pub fn absence(position: Option<&Position>, end: Option<Sequence>) -> Result<Abs
         (position, Some(end)) if Some(end) > position => Ok(Absence::Hole { end }),
         _ => Ok(Absence::AtTheEnd),
     }
+}
+
+/// Why following came to a stop.
+#[derive(Debug, Error)]
+pub enum FollowError {
+    /// The archive's side.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The database's side.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The queue's side.
+    #[error(transparent)]
+    Bell(#[from] BellError),
+    /// A person's.
+    #[error(transparent)]
+    Hold(#[from] Hold),
 }
 
 /// What a fault means to the people who run the daemon.

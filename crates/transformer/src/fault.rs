@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use sqlx::error::DatabaseError;
 use thiserror::Error;
 
-use crate::table_definition::TableDefinition;
+use crate::table_definition::{ColumnsError, KEY, OUR_TABLES, TableDefinition};
 
 /// No such table, and no such column: a release before this one made the tables.
 const UNDEFINED: [&str; 2] = ["42P01", "42703"];
@@ -49,12 +49,26 @@ pub enum TableError {
     /// The schema has no tables, or no row for a stream.
     #[error("DATABASE_SCHEMA does not hold the tables of a stream: run `transformer migrate`, or correct it")]
     NoStream,
+    /// The table of the rows was made, and is not there.
+    #[error("the table {table} is missing: bring it back. {REBUILD}")]
+    NoTable { table: String },
+    /// A later release has made the table.
+    #[error(
+        "the table was made from TABLE_COLUMNS='{columns}', which this release cannot read: take the release that made it"
+    )]
+    NewerDefinition { columns: String, source: ColumnsError },
     /// Row level security is in force, so that an upsert would miss rows.
     #[error(
         "row level security hides rows of the tables from the role of DATABASE_URL, which needs all: give it BYPASSRLS, or disable row \
          level security on the stream's tables"
     )]
     Hidden,
+    /// Constraints would refuse rows when it is too late to tell which.
+    #[error(
+        "the table {table} has constraints that can wait for COMMIT, where nothing tells which record breaks them: make {} NOT DEFERRABLE",
+        constraints.join(", ")
+    )]
+    Deferrable { table: String, constraints: Vec<String> },
     /// What keeps the role from its work, each with what to do.
     #[error("{}", .0.join("; and "))]
     Obstacles(Vec<String>),
@@ -95,8 +109,8 @@ impl TableError {
         }
     }
 
-    /// Whether a statement took longer than the session allows, as one does for thousands of rows with a slow trigger of somebody's
-    /// own. The same again would take as long, and half of it half. A statement that a person cancels has the same code, and a
+    /// Whether a statement took longer than the session allows, as one does for thousands of rows with a slow trigger that a user
+    /// added. The same again would take as long, and half of it half. A statement that a person cancels has the same code, and a
     /// message may be in any language, so the time tells. Two clocks differ, so a little less counts too.
     pub fn is_too_slow(&self) -> bool {
         matches!(self, Self::Refused { answer, took, .. } if code(&**answer) == QUERY_CANCELED && *took + CLOCKS_DIFFER >= STATEMENT_TIMEOUT)
@@ -110,7 +124,7 @@ impl TableError {
     /// Who has to do something.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Refused { answer, .. } => of_sqlstate(&code(&**answer), answer.constraint()),
+            Self::Refused { answer, .. } => of_sqlstate(&code(&**answer), answer.table(), answer.constraint()),
             // Sockets, TLS, protocol: the next connection may do better.
             Self::Sql { .. }
             | Self::Deadline { .. }
@@ -119,7 +133,10 @@ impl TableError {
             | Self::Unreadable { .. }
             | Self::Token(_) => Fault::Dependency,
             Self::NoStream
+            | Self::NoTable { .. }
+            | Self::NewerDefinition { .. }
             | Self::Hidden
+            | Self::Deferrable { .. }
             | Self::Obstacles(_)
             | Self::OtherStream { .. }
             | Self::OtherDefinition { .. }
@@ -168,11 +185,12 @@ pub enum Fault {
     Unknown,
 }
 
-/// Reads an SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). `constraint` is the one that was violated.
-pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
+/// Reads an SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). The table and its constraint
+/// are those that were violated.
+pub fn of_sqlstate(code: &str, table: Option<&str>, constraint: Option<&str>) -> Fault {
     match code {
-        // Our own constraints cannot fail by a record: a batch has each id once, the ledger each object. Any other is somebody's own.
-        _ if code.starts_with("23") && constraint.is_some_and(is_ours) => Fault::Unknown,
+        // Our own constraints cannot fail by a record: a batch has each id once, the ledger each object. Any other is one that a user added.
+        _ if code.starts_with("23") && is_ours(table, constraint) => Fault::Unknown,
         // The disk is full; a statement was cancelled; serialization, deadlock, a lock that is held; a replica after a
         // failover; out of memory or connections.
         "53100" | QUERY_CANCELED | "40001" | "40P01" | "55P03" | READ_ONLY | "25P03" | "53200" | "53300" => {
@@ -188,9 +206,8 @@ pub fn of_sqlstate(code: &str, constraint: Option<&str>) -> Fault {
     }
 }
 
-fn is_ours(constraint: &str) -> bool {
-    // That of the rows is `stream_rows_pkey`, whatever the table's name.
-    ["objects_", "quarantined_records_", "stream_"].iter().any(|table| constraint.starts_with(table))
+fn is_ours(table: Option<&str>, constraint: Option<&str>) -> bool {
+    table.is_some_and(|table| OUR_TABLES.contains(&table)) || constraint == Some(KEY)
 }
 
 #[cfg(test)]
@@ -299,11 +316,11 @@ mod tests {
             (&["XX000", "P0001", "0A000", "25P02", ""], Fault::Unknown),
         ] {
             for code in codes {
-                assert_eq!(of_sqlstate(code, None), fault, "{code}");
+                assert_eq!(of_sqlstate(code, None, None), fault, "{code}");
             }
         }
-        assert_eq!(of_sqlstate("23505", Some("stream_rows_pkey")), Fault::Unknown);
-        assert_eq!(of_sqlstate("23505", Some("objects_observation_key")), Fault::Unknown);
-        assert_eq!(of_sqlstate("23505", Some("somebodys_own")), Fault::Record);
+        assert_eq!(of_sqlstate("23505", Some("posts"), Some(KEY)), Fault::Unknown);
+        assert_eq!(of_sqlstate("23505", Some("objects"), Some("objects_observation_key")), Fault::Unknown);
+        assert_eq!(of_sqlstate("23505", Some("objects_of_mine"), Some("objects_of_mine_key")), Fault::Record);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use shared::{
     archive::{Archive, ArchiveError, Head, Object},
     crash_point,
@@ -10,52 +9,37 @@ use shared::{
     shutdown::Shutdown,
     status,
 };
-use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    bell::BellError,
-    decide::{Absence, Hold, Position, absence, check_next, check_position, next_after},
-    fault::{Fault, TableError},
-    ledger::LedgerLine,
+    decide::{Absence, FollowError, Hold, Position, absence, check_next, check_position, next_after},
+    fault::Fault,
+    ledger::{Counts, LedgerLine},
     notes,
-    prefetch::Prefetch,
+    prefetch::{OBJECTS_AHEAD, Prefetch, is_small},
     skip::Skip,
-    table::{Care, Outcome, Table},
-    together::{Together, apply_together},
+    table::Table,
+    transaction::Outcome,
+    write::Care,
 };
 
 /// How often an object is read whose bytes are not those that were archived, before it is quarantined.
 const READS: u32 = 3;
 
-/// Each so manyth look lists the end though it is known: an object that went missing before it was applied is otherwise hidden by
-/// nothing but the want of a bell.
+/// Every tenth look lists the end though it is known: an object that was deleted before it was applied is otherwise noticed only with the next
+/// message.
 const LOOKS_A_LISTING: u32 = 10;
+
+/// A run ends when its objects have so many bytes: what is made of them takes several times as much memory.
+const RUN_BYTES: u64 = 1 << 20;
 
 /// A message that points so far beyond the position has missed none before it: a receive brings at most as many.
 const NEAR: u64 = 10;
 
 /// A holder of the lock that is silent for so long has vanished or is frozen: longer than a stalled body is waited for. It cannot be
-/// told from one that sends a batch over a slow wire, so it doubles each time that somebody was ended, until somebody has applied an object.
+/// told from one that sends a batch over a slow wire, so it doubles each time that one was ended, until an object has been applied.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Why following came to a stop.
-#[derive(Debug, Error)]
-pub enum FollowError {
-    /// The archive's side.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// The database's side.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// The queue's side.
-    #[error(transparent)]
-    Bell(#[from] BellError),
-    /// A person's.
-    #[error(transparent)]
-    Hold(#[from] Hold),
-}
 
 /// How far to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,40 +83,49 @@ pub struct Follower<A, T> {
     archive: A,
     table: T,
     skip: Skip,
-    /// Hidden, unless somebody watches.
-    progress: ProgressBar,
+    looks: Looks,
+    runs: Runs,
+}
+
+/// What looks at the archive have shown.
+#[derive(Debug)]
+struct Looks {
+    /// How many there were.
+    count: u32,
     /// The position that a listing has shown to be the end: there a 404 needs no second listing, so an idle look costs two requests.
     end: Option<Sequence>,
-    /// How often the archive was looked at, and how long a holder of the lock must be silent to be ended.
-    looks: u32,
-    patience: Duration,
-    /// Where the table stood at the last look.
+    /// Where the table stood at the last one.
     seen: Option<Sequence>,
+    /// How long a holder of the lock must be silent to be ended.
+    patience: Duration,
+}
+
+/// How objects are applied.
+#[derive(Debug, Default)]
+struct Runs {
+    /// How many objects the last run had; 0 where it failed, or nothing was applied yet. The next may have twice as many and one at least, so
+    /// that a process begins with the object that kills it, in the end.
+    longest: usize,
     /// Whether this process has begun with an object.
     has_begun: bool,
-    /// An object of which Postgres does not take a batch, and how it is written therefore: kept while the stream is locked, perhaps by a
-    /// backend of our own that still rolls back.
-    careful: Option<(Sequence, Care)>,
-    /// So many objects may be applied together. The first is applied alone, so that in the end a process begins with the one that kills it.
-    most_together: usize,
+    /// Objects up to this one are applied alone: a run of them was refused.
+    alone_to: Option<Sequence>,
+    /// An object of which Postgres refuses a record: kept while the stream is locked, perhaps by a backend of our own that still rolls back.
+    careful: Option<Sequence>,
+}
+
+impl Runs {
+    /// How many objects a run that begins here may have.
+    fn limit(&self, first: Sequence) -> usize {
+        if self.alone_to.is_some_and(|last| first <= last) { 1 } else { (2 * self.longest).clamp(1, OBJECTS_AHEAD) }
+    }
 }
 
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
-    pub fn new(archive: A, table: T, skip: Skip, progress: ProgressBar) -> Self {
-        Self {
-            archive,
-            table,
-            skip,
-            progress,
-            end: None,
-            looks: 0,
-            patience: PATIENCE,
-            seen: None,
-            has_begun: false,
-            careful: None,
-            most_together: 1,
-        }
+    pub fn new(archive: A, table: T, skip: Skip) -> Self {
+        let looks = Looks { count: 0, end: None, seen: None, patience: PATIENCE };
+        Self { archive, table, skip, looks, runs: Runs::default() }
     }
 
     /// Where the table stands.
@@ -142,14 +135,14 @@ impl<A: Archive, T: Table> Follower<A, T> {
 
     /// The idle look: is the archive still the one that was followed, and is there more of it?
     pub async fn look(&mut self, goal: Goal, shutdown: &Shutdown) -> Result<Followed, FollowError> {
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS_A_LISTING) {
-            self.end = None;
+        self.looks.count += 1;
+        if self.looks.count.is_multiple_of(LOOKS_A_LISTING) {
+            self.looks.end = None;
         }
         let position = self.table.position().await?;
         let at = position.as_ref().map(|position| position.sequence);
-        if at != self.seen {
-            (self.seen, self.patience) = (at, PATIENCE);
+        if at != self.looks.seen {
+            (self.looks.seen, self.looks.patience) = (at, PATIENCE);
         }
         if let Some(position) = &position {
             match self.archive.head(position.sequence).await {
@@ -180,9 +173,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
 
     /// Ends the transaction of a transformer that vanished or froze, if that is what keeps this one from work.
     pub async fn take_over_from_the_silent(&mut self) -> Result<bool, FollowError> {
-        let has_ended = self.table.end_silent_holder(self.patience).await?;
+        let has_ended = self.table.end_silent_holder(self.looks.patience).await?;
         if has_ended {
-            self.patience *= 2;
+            self.looks.patience *= 2;
         }
         Ok(has_ended)
     }
@@ -193,7 +186,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
         goal: Goal,
         shutdown: &Shutdown,
     ) -> Result<Followed, FollowError> {
-        let Self { archive, table, skip, progress, end: known_end, has_begun, careful, most_together, .. } = self;
+        let Self { archive, table, skip, looks, runs } = self;
         let mut ahead = Prefetch::new(&*archive);
         // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
         // more than one object to catch up with.
@@ -210,47 +203,64 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 (outcome, None)
             } else {
                 let asked = Instant::now();
-                let found = next_object(archive, &mut ahead, position.as_ref(), goal, last, known_end).await?;
+                let found = next_object(archive, &mut ahead, position.as_ref(), goal, last, &mut looks.end).await?;
                 let Some(object) = found else { break };
                 crash_point!("object-found");
                 notes::took("get", asked.elapsed());
-                status::note_object(sequence);
                 check_next(position.as_ref(), &object.metadata)?;
-                if !*has_begun {
+                if !runs.has_begun {
                     // An object that kills the process each time is named by the last line before.
                     info!(%sequence, observation = %object.metadata.observation, bytes = object.bytes, "begins with");
-                    *has_begun = true;
+                    runs.has_begun = true;
                 }
-                let next = Position::after(sequence, &object.metadata);
-                let more_follow = last.is_some_and(|last| last > sequence);
-                let (ahead, at) = (&mut ahead, position.as_ref());
-                let object = match apply_together(table, ahead, at, object, last, skip, most_together).await? {
-                    Together::Applied(at) => {
-                        progress.set_position(at.sequence.get());
-                        position = Some(at);
-                        continue;
-                    }
-                    Together::Alone(object) => (object, more_follow),
-                };
-                (apply(archive, table, ahead, at, object, careful).await?, Some(next))
+                let run = gather(&mut ahead, (sequence, object), last, skip, runs.limit(sequence));
+                let newest = run.last().expect("a run has an object");
+                let next = Position::after(newest.0, &newest.1.metadata);
+                status::note_object(next.sequence);
+                (apply(archive, table, &mut ahead, position.as_ref(), run, runs).await?, Some(next))
             };
             position = match outcome {
                 Outcome::Busy => return Ok(Followed::Busy),
                 Outcome::Applied(_) => {
-                    if last.is_none() && !goal.is_passed(sequence.next()) {
+                    let position = if next.is_some() { next } else { table.position().await? };
+                    if last.is_none() && !goal.is_passed(next_after(position.as_ref())) {
                         let end = archive.end().await?;
                         status::note_end(end);
                         last = goal.at_most(end);
-                        progress.set_length(last.map_or(0, Sequence::get));
                     }
-                    progress.set_position(sequence.get());
-                    if next.is_some() { next } else { table.position().await? }
+                    position
                 }
                 Outcome::Moved | Outcome::Broken { .. } | Outcome::WrongBytes { .. } => table.position().await?,
             };
         }
         Ok(Followed::ToTheGoal)
     }
+}
+
+/// The object and those behind it that have arrived, are small, continue the archive and are not to be skipped, at most `limit` of them.
+fn gather<A: Archive>(
+    ahead: &mut Prefetch<'_, A>,
+    first: (Sequence, Object),
+    last: Option<Sequence>,
+    skip: &Skip,
+    limit: usize,
+) -> Vec<(Sequence, Object)> {
+    let mut at = Position::after(first.0, &first.1.metadata);
+    let mut bytes = first.1.bytes;
+    let is_alone = !is_small(&first.1);
+    let mut run = vec![first];
+    while !is_alone
+        && run.len() < limit
+        && bytes < RUN_BYTES
+        && Some(at.sequence) < last
+        && !skip.contains(at.sequence.next())
+    {
+        let Some(object) = ahead.take_if(|object| check_next(Some(&at), &object.metadata).is_ok()) else { break };
+        at = Position::after(at.sequence.next(), &object.metadata);
+        bytes += object.bytes;
+        run.push((at.sequence, object));
+    }
+    run
 }
 
 /// The object after the position, `None` where there is none yet.
@@ -297,22 +307,58 @@ async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal:
     Ok(absence)
 }
 
-/// Applies one object, or quarantines it when the fault is its own.
+/// Applies a run. One that is refused is applied object by object, and an object whose own fault that is, is quarantined.
 async fn apply<A: Archive, T: Table>(
     archive: &A,
     table: &mut T,
     ahead: &mut Prefetch<'_, A>,
     position: Option<&Position>,
-    (object, more_follow): (Object, bool),
-    careful: &mut Option<(Sequence, Care)>,
+    mut run: Vec<(Sequence, Object)>,
+    runs: &mut Runs,
 ) -> Result<Outcome, FollowError> {
-    let (started, sequence) = (Instant::now(), next_after(position));
+    if let [_] = run.as_slice() {
+        let (sequence, object) = run.remove(0);
+        return apply_one(archive, table, ahead, position, (sequence, object), runs).await;
+    }
+    let started = Instant::now();
+    let objects: Vec<_> = run.iter().map(|(sequence, object)| (*sequence, object.metadata.clone())).collect();
+    // Until it is a success.
+    runs.longest = 0;
+    let why = match ahead.meanwhile(table.apply(position, run, Care::None)).await {
+        Ok(Outcome::Applied(counts)) => {
+            runs.longest = objects.len();
+            notes::loaded(&objects, &counts, started.elapsed());
+            return Ok(Outcome::Applied(counts));
+        }
+        Ok(outcome @ (Outcome::Busy | Outcome::Moved)) => return Ok(outcome),
+        Ok(Outcome::WrongBytes { .. }) => "the bytes of one are not those that were archived".to_owned(),
+        Ok(Outcome::Broken { reason, .. }) => reason,
+        Err(error) if error.fault() == Fault::Dependency && !error.is_too_slow() => return Err(error.into()),
+        // Alone it shows whose fault it is.
+        Err(error) => error.database_message(),
+    };
+    let (first, last) = (next_after(position), objects.last().map(|(sequence, _)| *sequence));
+    notes::run_refused(first, objects.len(), &why);
+    runs.alone_to = last;
+    Ok(Outcome::Moved)
+}
+
+/// Applies one object, or quarantines it when the fault is its own.
+async fn apply_one<A: Archive, T: Table>(
+    archive: &A,
+    table: &mut T,
+    ahead: &mut Prefetch<'_, A>,
+    position: Option<&Position>,
+    (sequence, object): (Sequence, Object),
+    runs: &mut Runs,
+) -> Result<Outcome, FollowError> {
+    let started = Instant::now();
     let metadata = object.metadata.clone();
     let (mut object, mut reads) = (Some(object), 1);
-    let mut care = careful.filter(|(of, _)| *of == sequence).map_or(Care::None, |(_, care)| care);
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Outcome::Moved) };
-        match ahead.meanwhile(table.apply(position, sequence, body, care, more_follow)).await {
+        let care = if runs.careful == Some(sequence) { Care::EachRecord } else { Care::None };
+        match ahead.meanwhile(table.apply(position, vec![(sequence, body)], care)).await {
             Ok(Outcome::WrongBytes { bytes }) => {
                 warn!(%sequence, observation = %metadata.observation, reads, "the bytes are not those that were archived");
                 if reads == READS {
@@ -325,20 +371,17 @@ async fn apply<A: Archive, T: Table>(
             }
             Ok(Outcome::Broken { bytes, reason }) => break (bytes, reason),
             Ok(outcome) => {
-                if let Outcome::Applied(counts) = outcome {
-                    *careful = None;
-                    notes::loaded(sequence, &metadata, counts, started.elapsed());
+                if let Outcome::Applied(counts) = &outcome {
+                    (runs.careful, runs.longest) = (None, runs.longest.max(1));
+                    notes::loaded(&[(sequence, metadata)], counts, started.elapsed());
                 }
                 return Ok(outcome);
             }
-            Err(error) => match care.more() {
-                Some(more) if error.fault() == Fault::Record || error.is_too_slow() => {
-                    warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres does not take a batch");
-                    care = more;
-                    *careful = Some((sequence, more));
-                }
-                _ => return Err(error.into()),
-            },
+            Err(error) if care == Care::None && (error.fault() == Fault::Record || error.is_too_slow()) => {
+                warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record: each is tried alone");
+                runs.careful = Some(sequence);
+            }
+            Err(error) => return Err(error.into()),
         }
         // One that was written anew meanwhile is judged anew.
         object = archive.get(sequence).await?.filter(|object| object.metadata == metadata);
@@ -350,6 +393,7 @@ async fn apply<A: Archive, T: Table>(
         bytes: Some(bytes),
         outcome: "quarantined",
         reason: Some(&reason),
+        counts: Counts::default(),
     };
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("quarantined");
@@ -402,6 +446,7 @@ async fn skip_object(
         bytes: head.map(|head| head.bytes),
         outcome: "skipped",
         reason: Some(reason),
+        counts: Counts::default(),
     };
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("skipped");
@@ -409,4 +454,115 @@ async fn skip_object(
         notes::passed_over(&line);
     }
     Ok(Some(outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, future::poll_fn, task::Poll};
+
+    use jiff::Timestamp;
+    use shared::{
+        archive::{Append, Upload},
+        object::{Metadata, Sha256, SnapshotFacts},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// Bodies of so many bytes, by number.
+    struct Bodies(BTreeMap<Sequence, usize>);
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence::try_from(number).unwrap()
+    }
+
+    fn observation(number: u64) -> Uuid {
+        Uuid::from_u128(number.into())
+    }
+
+    /// Number 20 does not continue what is before it.
+    fn metadata(sequence: Sequence) -> Metadata {
+        let number = sequence.get();
+        let previous = observation(if number == 20 { 99 } else { number - 1 });
+        Metadata {
+            archive_id: Uuid::nil(),
+            observation: observation(number),
+            previous: (number > 1).then_some(previous),
+            sha256: Sha256([0; 32]),
+            fetched_at: Timestamp::UNIX_EPOCH,
+            source_url: String::new(),
+            etag: None,
+            last_modified: None,
+            snapshot: sequence,
+            page: 1,
+            last_page: true,
+            snapshot_sha256: Sha256([0; 32]),
+            facts: SnapshotFacts::default(),
+        }
+    }
+
+    impl Archive for Bodies {
+        async fn end(&self) -> Result<Option<Sequence>, ArchiveError> {
+            unreachable!("nobody asks for the end")
+        }
+
+        async fn head(&self, _: Sequence) -> Result<Option<Head>, ArchiveError> {
+            unreachable!("nobody asks for a head")
+        }
+
+        async fn get(&self, sequence: Sequence) -> Result<Option<Object>, ArchiveError> {
+            Ok(self.0.get(&sequence).map(|bytes| Object::of_bytes(metadata(sequence), vec![b' '; *bytes].into())))
+        }
+
+        async fn append(&self, _: Sequence, _: &Metadata, _: &Upload) -> Result<Append, ArchiveError> {
+            unreachable!("nobody appends")
+        }
+    }
+
+    /// Those that are gathered when all up to `last` have arrived, and what comes next.
+    async fn gathered(sizes: &[usize], most: usize, last: u64, skip: &str) -> (Vec<u64>, Option<u64>) {
+        let archive = Bodies((1..).map(sequence).zip(sizes.iter().copied()).collect());
+        let mut ahead = Prefetch::new(&archive);
+        let (first, last) = (sequence(1), sequence(last));
+        let object = ahead.get(first, last).await.unwrap().unwrap();
+        let mut turns = 0;
+        let turns = poll_fn(|context| {
+            turns += 1;
+            context.waker().wake_by_ref();
+            if turns > 100 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        ahead.meanwhile(turns).await;
+        let run = gather(&mut ahead, (first, object), Some(last), &skip.parse().unwrap(), most);
+        let next = ahead.take_if(|_| true).map(|object| object.metadata.snapshot.get());
+        (run.iter().map(|(sequence, _)| sequence.get()).collect(), next)
+    }
+
+    #[tokio::test]
+    async fn the_objects_of_a_run_are_small_continue_the_archive_and_are_not_too_much() {
+        let numbers = |to: u64| (1..=to).collect::<Vec<_>>();
+        assert_eq!(gathered(&[2; 5], 64, 5, "").await, (numbers(5), None), "all of them");
+        assert_eq!(gathered(&[2; 5], 3, 5, "").await, (numbers(3), Some(4)), "as many as may be");
+        assert_eq!(gathered(&[2; 5], 64, 4, "").await, (numbers(4), None), "to the last");
+        assert_eq!(gathered(&[2; 5], 64, 5, "3").await, (numbers(2), Some(3)), "not what is skipped");
+        assert_eq!(gathered(&[2; 25], 64, 25, "").await, (numbers(19), Some(20)), "not what does not continue");
+        assert_eq!(gathered(&[200_000, 2], 64, 2, "").await, (numbers(1), Some(2)), "not behind what is large");
+        assert_eq!(gathered(&[2, 2, 200_000, 2], 64, 4, "").await, (numbers(2), None), "not what is large");
+        assert_eq!(
+            gathered(&[usize::try_from(RUN_BYTES).unwrap() / 8; 12], 64, 12, "").await,
+            (numbers(8), Some(9)),
+            "not too many bytes"
+        );
+    }
+
+    #[test]
+    fn runs_grow_and_begin_anew_after_a_failure() {
+        let mut runs = Runs::default();
+        let limits = [0, 1, 2, 48, 64].map(|longest| {
+            runs.longest = longest;
+            runs.limit(sequence(7))
+        });
+        assert_eq!(limits, [1, 2, 4, 64, 64]);
+        runs.alone_to = Some(sequence(8));
+        assert_eq!([7, 8, 9].map(|number| runs.limit(sequence(number))), [1, 1, 64]);
+    }
 }

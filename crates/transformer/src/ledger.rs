@@ -4,12 +4,15 @@ use shared::{
     crash_point,
     object::{Metadata, Sequence, Sha256, StreamName},
 };
-use sqlx::{PgConnection, Postgres, Row, Transaction, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row, Transaction,
+    postgres::{PgRow, types::Oid},
+};
 use uuid::Uuid;
 
 use crate::{
-    bundle::Small, connect::within, decide::Position, fault::TableError, parameter::Time, statements::Statements,
-    table_definition::TableDefinition, write::Written,
+    connect::within, decide::Position, fault::TableError, parameter::Time, row::to_bigint, statements::Statements,
+    table_definition::TableDefinition,
 };
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -29,6 +32,8 @@ pub struct LedgerLine<'a> {
     pub outcome: &'static str,
     /// Why it is not loaded, for a person.
     pub reason: Option<&'a str>,
+    /// What it did to the table.
+    pub counts: Counts,
 }
 
 /// What an object did to the table.
@@ -44,7 +49,7 @@ pub struct Counts {
     pub quarantined: u64,
     /// Records with members that no column is there for.
     pub with_extra: u64,
-    /// Records whose id came again within what was applied together: the last of each id is the row.
+    /// Records whose id came again within a batch: the last of each id is the row.
     pub repeated: u64,
 }
 
@@ -83,14 +88,15 @@ impl Home<'_> {
 
 /// What the table was made from; `None` where there is no table yet.
 pub fn definition_of(stream: &PgRow) -> Result<Option<TableDefinition>, TableError> {
-    let read = || -> Result<_, sqlx::Error> {
-        let (table, columns): (Option<String>, Option<String>) =
-            (stream.try_get("table_name")?, stream.try_get("table_columns")?);
-        let (Some(table), Some(columns)) = (table, columns) else { return Ok(None) };
-        let table_columns = columns.parse().map_err(|error| sqlx::Error::Decode(Box::new(error) as _))?;
-        Ok(Some(TableDefinition { table, table_columns }))
+    let read = || -> Result<(Option<String>, Option<String>), sqlx::Error> {
+        Ok((stream.try_get("table_name")?, stream.try_get("table_columns")?))
     };
-    read().map_err(|source| TableError::Sql { doing: "read the table's definition in", source })
+    let read = read().map_err(|source| TableError::Sql { doing: "read the table's definition in", source })?;
+    let (Some(table), Some(columns)) = read else { return Ok(None) };
+    match columns.parse() {
+        Ok(table_columns) => Ok(Some(TableDefinition { table, table_columns })),
+        Err(source) => Err(TableError::NewerDefinition { columns, source }),
+    }
 }
 
 /// Where the table stands; `None` when nothing is applied.
@@ -100,11 +106,17 @@ pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Res
         sqlx::query(include_str!("sql/select_position.sql")).bind(&home.statements.table).fetch_optional(connection);
     let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
     home.check(&row)?;
-    let read = || Ok((row.try_get::<Option<bool>, _>("is_hidden")?, position_of(&row)?));
+    let read = || {
+        let is_hidden: Option<bool> = row.try_get("is_hidden")?;
+        Ok((is_hidden, row.try_get::<Vec<String>, _>("deferrable")?, position_of(&row)?))
+    };
     match read().map_err(|source| TableError::Sql { doing: DOING, source })? {
-        (None, _) => Err(TableError::NoStream),
-        (Some(true), _) => Err(TableError::Hidden),
-        (Some(false), position) => Ok(position),
+        (None, ..) => Err(TableError::NoTable { table: home.statements.table.clone() }),
+        (Some(true), ..) => Err(TableError::Hidden),
+        (Some(false), deferrable, position) if deferrable.is_empty() => Ok(position),
+        (Some(false), constraints, _) => {
+            Err(TableError::Deferrable { table: home.statements.table.clone(), constraints })
+        }
     }
 }
 
@@ -125,10 +137,8 @@ fn position_of(row: &PgRow) -> Result<Option<Position>, sqlx::Error> {
 pub enum Lock {
     /// It is ours until the transaction ends.
     Taken {
-        /// The rows that this backend wrote before.
-        written: Written,
-        /// Whether what is written to the table may do more than that, or be refused at the end of a statement or transaction.
-        has_triggers: bool,
+        /// Whether rows of several objects may be written by one statement.
+        is_plain: bool,
     },
     /// Another transformer has it.
     Busy,
@@ -136,17 +146,20 @@ pub enum Lock {
     Moved,
 }
 
-/// Takes the stream's row, if nobody has it and it says what is expected. Where `more_follow`, COMMIT will not wait for the disk.
+/// Takes the stream's row, if nobody has it and it says what is expected. Of a run of one object it is not known whether the table is plain.
 pub async fn lock(
     transaction: &mut Transaction<'_, Postgres>,
     home: Home<'_>,
     expected: Option<&Position>,
-    more_follow: bool,
+    is_several: bool,
 ) -> Result<Lock, TableError> {
     const DOING: &str = "lock the stream in";
+    let columns = home.statements.definition.table_columns.all();
     let locked = sqlx::query(include_str!("sql/lock_stream.sql"))
-        .bind(more_follow)
+        .bind(is_several)
         .bind(&home.statements.table)
+        .bind(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>())
+        .bind(columns.iter().map(|column| Oid(column.kind.oids().0)).collect::<Vec<_>>())
         .fetch_one(&mut **transaction);
     let row = match within(DOING, locked).await {
         Err(error) if error.sqlstate().as_deref() == Some(LOCK_NOT_AVAILABLE) => return Ok(Lock::Busy),
@@ -155,78 +168,44 @@ pub async fn lock(
     home.check(&row)?;
     let read = || -> Result<_, sqlx::Error> {
         let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
-        Ok((found, Lock::Taken { written: Written::of(&row)?, has_triggers: row.try_get("has_triggers")? }))
+        Ok((found, row.try_get("is_plain")?))
     };
-    let (found, taken) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
+    let (found, is_plain) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
     let expected = expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), position.observation));
-    Ok(if found == expected { taken } else { Lock::Moved })
+    Ok(if found == expected { Lock::Taken { is_plain } } else { Lock::Moved })
 }
 
-/// Writes the object's line and moves the position to it. Answers with what the transaction did to the rows.
+/// Writes the lines of a run's objects, and moves the position to the last of them.
 pub async fn advance(
     transaction: &mut Transaction<'_, Postgres>,
     home: Home<'_>,
-    line: &LedgerLine<'_>,
-    counts: Counts,
-    written_before: Written,
-) -> Result<Counts, TableError> {
-    const DOING: &str = "write the ledger and the position of";
-    let advance = sqlx::query(include_str!("sql/advance_position.sql"))
-        .bind(to_bigint(line.sequence.get()))
-        .bind(line.sequence.key(home.stream))
-        .bind(line.metadata.map(|metadata| metadata.sha256.0))
-        .bind(line.metadata.map(|metadata| metadata.observation))
-        .bind(line.bytes.map(to_bigint))
-        .bind(line.metadata.map(|metadata| Time(metadata.fetched_at)))
-        .bind(line.outcome)
-        .bind(line.reason)
-        .bind(to_bigint(counts.records))
-        .bind(to_bigint(counts.quarantined))
-        .bind(to_bigint(counts.with_extra))
-        .bind(written_before.inserted)
-        .bind(written_before.updated)
-        .bind(line.archive_id)
-        .bind(&home.statements.table)
-        .bind(to_bigint(counts.repeated));
-    let row = within(DOING, advance.fetch_one(&mut **transaction)).await.map_err(TableError::of_our_tables)?;
-    let written = Written::of(&row).map_err(|source| TableError::Sql { doing: DOING, source })?;
-    crash_point!("position-advanced");
-    Ok(Counts { inserted: written.inserted.unsigned_abs(), updated: written.updated.unsigned_abs(), ..counts })
-}
-
-/// Writes a line for each of the loaded objects, and moves the position to the last.
-pub async fn advance_over(
-    transaction: &mut Transaction<'_, Postgres>,
-    home: Home<'_>,
-    objects: &[Small],
-    counts: &[Counts],
+    lines: &[LedgerLine<'_>],
 ) -> Result<(), TableError> {
-    fn each<'a, S, T>(all: &'a [S], value: impl Fn(&'a S) -> T) -> Vec<T> {
-        all.iter().map(value).collect()
+    fn each<'a, T>(lines: &'a [LedgerLine<'a>], value: impl Fn(&LedgerLine<'a>) -> T) -> Vec<T> {
+        lines.iter().map(value).collect()
     }
-    let Some(last) = objects.last() else { return Ok(()) };
-    let advance = sqlx::query(include_str!("sql/advance_over_objects.sql"))
-        .bind(each(objects, |object| to_bigint(object.sequence.get())))
-        .bind(each(objects, |object| object.sequence.key(home.stream)))
-        .bind(each(objects, |object| object.metadata.sha256.0.as_slice()))
-        .bind(each(objects, |object| object.metadata.observation))
-        .bind(each(objects, |object| to_bigint(object.body.len() as u64)))
-        .bind(each(objects, |object| Time(object.metadata.fetched_at)))
-        .bind(each(counts, |counts| to_bigint(counts.records)))
-        .bind(each(counts, |counts| to_bigint(counts.with_extra)))
-        .bind(each(counts, |counts| to_bigint(counts.inserted)))
-        .bind(each(counts, |counts| to_bigint(counts.updated)))
-        .bind(last.metadata.archive_id)
+    let Some(last) = lines.last() else { return Ok(()) };
+    let count = |value: fn(&Counts) -> u64| each(lines, |line| to_bigint(value(&line.counts)));
+    let advance = sqlx::query(include_str!("sql/advance_position.sql"))
+        .bind(each(lines, |line| to_bigint(line.sequence.get())))
+        .bind(each(lines, |line| line.sequence.key(home.stream)))
+        .bind(each(lines, |line| line.metadata.map(|metadata| metadata.sha256.0)))
+        .bind(each(lines, |line| line.metadata.map(|metadata| metadata.observation)))
+        .bind(each(lines, |line| line.bytes.map(to_bigint)))
+        .bind(each(lines, |line| line.metadata.map(|metadata| Time(metadata.fetched_at))))
+        .bind(each(lines, |line| line.outcome))
+        .bind(each(lines, |line| line.reason))
+        .bind(count(|counts| counts.records))
+        .bind(count(|counts| counts.inserted))
+        .bind(count(|counts| counts.updated))
+        .bind(count(|counts| counts.quarantined))
+        .bind(count(|counts| counts.with_extra))
+        .bind(count(|counts| counts.repeated))
+        .bind(last.archive_id)
         .bind(to_bigint(last.sequence.get()))
-        .bind(last.metadata.observation)
-        .bind(each(counts, |counts| to_bigint(counts.repeated)));
+        .bind(last.metadata.map(|metadata| metadata.observation));
     let advanced = within("write the ledger and the position of", advance.execute(&mut **transaction)).await;
     advanced.map_err(TableError::of_our_tables)?;
-    crash_point!("bundle-advanced");
+    crash_point!("position-advanced");
     Ok(())
-}
-
-/// Postgres has no unsigned integers; ours are far below 2^63.
-pub(crate) fn to_bigint(number: u64) -> i64 {
-    i64::try_from(number).expect("sequences, sizes and counts stay below 2^63")
 }

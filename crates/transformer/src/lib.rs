@@ -1,8 +1,8 @@
 //! The transformer: follows the archive, and keeps a Postgres table that is a function of it.
 //!
 //! It trusts the archive and the position in the database, and nothing else: a message from the queue only says that it
-//! may be worth looking. Each object is applied in one transaction with its ledger line and the position, so it can be
-//! killed on any line, run twice, or find a database that was restored.
+//! may be worth looking. A run of objects, usually of one, is applied in one transaction with its ledger lines and the
+//! position, so it can be killed on any line, run twice, or find a database that was restored.
 //!
 //! ```text
 //! command   the command line: which command, its settings, the exit code
@@ -11,17 +11,17 @@
 //!   follow    from the position to the end of the archive, object by object
 //!     decide    what the archive and the position say together: apply, wait, or hold for a person
 //!     skip      what a person does without
-//!     together  small objects that have arrived, as one bundle
 //!     prefetch  objects on their way ahead of the one that is applied
-//!   batch     an object's body, on a thread of its own, to batches of rows:
+//!   batch     the bodies of a run, on a thread of their own, to batches of rows:
 //!     record       bytes to a row:
 //!       table_definition  which table and columns, and where each comes from
 //!       values       a value as what a column takes
+//!       decimal      a number of any length
 //!       members      a record's members
 //!       jsonb        JSON in the form that Postgres gives a jsonb back
 //!     row          a row's fields, in the binary form of Postgres
-//!   table     the transaction: lock, batches, ledger, position, commit
-//!     bundle    several small objects in one transaction
+//!   table     the connection to the tables
+//!     transaction  one run of objects: lock, batches, ledger, position, commit
 //!     ledger    the stream's row, and a line for each object
 //!     write     a batch into its table
 //!     statements  the table's statements, made from its definition
@@ -47,7 +47,6 @@ pub mod bell;
 pub mod follow;
 pub mod decide;
 pub mod skip;
-pub mod together;
 pub mod prefetch;
 pub mod batch;
 pub mod record;
@@ -57,11 +56,12 @@ pub mod row;
 pub mod members;
 pub mod jsonb;
 pub mod values;
+pub mod decimal;
 #[cfg(test)]
 #[path = "../../shared/src/any_document.rs"]
 mod any_document;
 pub mod table;
-pub mod bundle;
+pub mod transaction;
 pub mod ledger;
 pub mod write;
 pub mod parameter;

@@ -19,7 +19,7 @@ use crate::{
     fault::TableError,
     ledger::definition_of,
     statements::{Statement, Statements},
-    table_definition::TableDefinition,
+    table_definition::{TableDefinition, quoted},
 };
 
 /// Number, name and text of each file of `migrations/`, in their order.
@@ -91,17 +91,24 @@ async fn migrate_on(
     let name = stream.to_string();
     sqlx::query(include_str!("sql/create_stream.sql")).bind(&name).execute(&mut *transaction).await?;
     let found = sqlx::query(include_str!("sql/select_stream.sql")).fetch_one(&mut *transaction).await?;
-    let (found, made): (String, _) = (found.try_get("name")?, definition_of(&found)?);
+    let (made, is_missing): (_, bool) = (definition_of(&found)?, found.try_get("is_missing")?);
+    let found: String = found.try_get("name")?;
     anyhow::ensure!(
         found == name,
         "the schema {schema} holds the stream `{found}`, and STREAM is `{name}`: give each stream its own DATABASE_SCHEMA"
     );
-    let statements = statements(definition, made.as_ref())?;
-    for statement in &statements {
-        transaction.execute(statement.sql()).await?;
+    if let (Some(TableDefinition { table, .. }), true) = (&made, is_missing) {
+        anyhow::bail!(
+            "the table {} is missing: bring it back, or make it anew in a new schema. {REBUILD}",
+            quoted(table)
+        );
     }
+    let statements = statements(definition, made.as_ref())?;
     if *is_shown {
         return Ok(statements);
+    }
+    for statement in &statements {
+        transaction.execute(statement.sql()).await?;
     }
     let define = sqlx::query(include_str!("sql/define_table.sql")).bind(&definition.table);
     define.bind(definition.table_columns.to_string()).execute(&mut *transaction).await?;

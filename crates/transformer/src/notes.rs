@@ -29,6 +29,7 @@ struct Numbers {
     stages: HistogramVec,
     quarantined_at: IntGauge,
     take_overs: IntCounter,
+    refused_runs: IntCounter,
     last_look: IntGauge,
 }
 
@@ -62,6 +63,10 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
         "When this process last quarantined a record or an object; 0 for never",
     ),
     take_overs: counter("transformer_take_overs_total", "Transactions of silent transformers that were ended"),
+    refused_runs: counter(
+        "transformer_refused_runs_total",
+        "Transactions over several objects that were rolled back because of one of them; each object was applied alone then",
+    ),
     last_look: gauge(
         "transformer_last_success_timestamp_seconds",
         "When the archive was last looked at, and all that it had was applied; at first, when the daemon started",
@@ -71,7 +76,7 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
 /// When the fetch of the newest applied object began, in seconds since 1970; 0 while that is unknown.
 static APPLIED_FETCHED: AtomicI64 = AtomicI64::new(0);
 
-/// A wrong ID_AT repeats ids in each object.
+/// Where the key is no key, it repeats in each object.
 static HAS_WARNED_OF_REPEATED: AtomicBool = AtomicBool::new(false);
 
 /// Has all numbers there before the first event.
@@ -125,8 +130,15 @@ pub fn took(stage: &'static str, time: Duration) {
     NUMBERS.stages.with_label_values(&[stage]).observe(time.as_secs_f64());
 }
 
-/// An object's records are in the table.
-pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
+/// The records of a run's objects are in the table.
+pub fn loaded(objects: &[(Sequence, Metadata)], counts: &[Counts], elapsed: Duration) {
+    let share = elapsed / u32::try_from(objects.len()).unwrap_or(u32::MAX);
+    for ((sequence, metadata), counts) in objects.iter().zip(counts) {
+        loaded_one(*sequence, metadata, *counts, share);
+    }
+}
+
+fn loaded_one(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
     let Counts { records, inserted, updated, quarantined, with_extra, repeated } = counts;
     let unchanged = records.saturating_sub(inserted + updated + quarantined);
     NUMBERS.objects.with_label_values(&["loaded"]).inc();
@@ -144,7 +156,7 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
     if repeated > 0 && !HAS_WARNED_OF_REPEATED.swap(true, Ordering::Relaxed) {
         warn!(
             %sequence, records, repeated,
-            "records of one answer have the same id, and of each id the last alone becomes a row: is ID_AT where the id is? The column \
+            "records of one answer have the same id, and of each id the last alone becomes a row: is the first entry of TABLE_COLUMNS what they are known by? The column \
              `repeated` of the table `objects` counts them; this is said once"
         );
     }
@@ -152,6 +164,12 @@ pub fn loaded(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
         %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
         with_extra, repeated, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
     );
+}
+
+/// A run of objects cannot be applied in one transaction, and nothing was done.
+pub fn run_refused(first: Sequence, objects: usize, why: &str) {
+    NUMBERS.refused_runs.inc();
+    warn!(sequence = %first, objects, why, "these objects cannot be applied together: each is applied alone");
 }
 
 /// The position has moved past an object without its records.

@@ -8,18 +8,13 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, types::Oid},
 };
 
-use crate::{
-    row::{Row, postgres_micros},
-    table_definition::Kind,
-};
+use crate::{row::postgres_micros, table_definition::Kind};
 
 /// One column of many rows, as a parameter: an array.
 #[derive(Debug)]
 pub struct Column<'a> {
-    /// The rows.
-    pub rows: &'a [Row<'a>],
-    /// Which of their columns, from 0.
-    pub at: usize,
+    /// The field of each row, with its length.
+    pub fields: Vec<&'a [u8]>,
     /// Its type.
     pub kind: Kind,
 }
@@ -38,10 +33,10 @@ impl Encode<'_, Postgres> for Column<'_> {
         for number in [DIMENSIONS, MAY_HAVE_NULLS, self.kind.oids().0.cast_signed()] {
             buffer.extend(number.to_be_bytes());
         }
-        buffer.extend(i32::try_from(self.rows.len())?.to_be_bytes());
+        buffer.extend(i32::try_from(self.fields.len())?.to_be_bytes());
         buffer.extend(LOWEST_INDEX.to_be_bytes());
-        for row in self.rows {
-            buffer.extend(row.fields().nth(self.at).ok_or("a row has too few fields")?);
+        for field in &self.fields {
+            buffer.extend(*field);
         }
         Ok(IsNull::No)
     }

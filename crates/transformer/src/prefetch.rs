@@ -1,9 +1,11 @@
-//! Objects on their way from S3 ahead of the one that is being applied, so that catching up does not wait for the network
-//! once an object.
+//! Objects on their way from S3 ahead of those that are being applied, so that catching up does not wait for the network once an object.
 
-use std::{collections::BTreeMap, convert::Infallible, future::pending};
+use std::{collections::VecDeque, convert::Infallible, future::pending, iter};
 
-use futures_util::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt,
+    stream::{self, LocalBoxStream},
+};
 use shared::{
     archive::{Archive, ArchiveError, Object},
     object::Sequence,
@@ -12,74 +14,54 @@ use shared::{
 /// At 100 ms a GET, this many under way are 640 objects a second.
 pub const OBJECTS_AHEAD: usize = 64;
 
-/// A larger object waits in its connection. So what is held in memory stays below 128 times this: those that are taken back wait, too.
+/// A larger object waits in its connection. So what is held in memory stays below 192 times this: a run that is being applied, objects that
+/// have arrived, and those under way.
 const SMALL_BYTES: u64 = 128 * 1024;
 
 type Got = Result<Option<Object>, ArchiveError>;
 
-/// GETs for a run of sequences.
+/// GETs for consecutive objects.
 pub struct Prefetch<'a, A> {
     archive: &'a A,
-    under_way: FuturesUnordered<LocalBoxFuture<'a, (Sequence, Got)>>,
-    arrived: BTreeMap<Sequence, Got>,
-    /// The one that will be taken next, and the first that was not asked for yet.
-    run: Option<(Sequence, Sequence)>,
-    /// How many may be under way: one more with each that was there, so that what is only said to be there costs no more GETs than there
-    /// were objects before it, and one.
-    window: usize,
+    /// The next object, and the last that is asked for.
+    range: Option<(Sequence, Sequence)>,
+    under_way: LocalBoxStream<'a, Got>,
+    /// In order, from the next object on.
+    arrived: VecDeque<Got>,
 }
 
 impl<'a, A: Archive> Prefetch<'a, A> {
     /// Nothing is asked for yet.
     pub fn new(archive: &'a A) -> Self {
-        Self { archive, under_way: FuturesUnordered::new(), arrived: BTreeMap::new(), run: None, window: 1 }
+        Self { archive, range: None, under_way: stream::empty().boxed_local(), arrived: VecDeque::new() }
     }
 
-    /// Waits for the object, and asks for those after it, up to `last`. Out of turn, it begins anew from there.
+    /// Waits for the object, and asks for those after it, up to `last`. Out of turn, or with another `last`, it begins anew.
     pub async fn get(&mut self, sequence: Sequence, last: Sequence) -> Got {
-        if self.run.is_none_or(|(next, _)| next != sequence) {
-            *self = Self { run: Some((sequence, sequence)), ..Self::new(self.archive) };
+        let last = last.max(sequence);
+        if self.range != Some((sequence, last)) {
+            let archive = self.archive;
+            let sequences = iter::successors(Some(sequence), |sequence| Some(sequence.next()));
+            let gets =
+                sequences.take_while(move |sequence| *sequence <= last).map(move |sequence| get(archive, sequence));
+            self.under_way = stream::iter(gets).buffered(OBJECTS_AHEAD).boxed_local();
+            self.arrived.clear();
         }
-        self.ask(last.max(sequence));
-        while !self.arrived.contains_key(&sequence) {
-            let (arrived, got) = self.under_way.next().await.expect("the object was asked for and has not arrived");
-            self.arrived.insert(arrived, got);
+        self.range = Some((sequence.next(), last));
+        match self.arrived.pop_front() {
+            Some(got) => got,
+            None => self.under_way.next().await.expect("the object was asked for"),
         }
-        self.take(sequence)
     }
 
-    /// The next object, if it has arrived already, is in memory, and is wanted.
+    /// The next object, if it has arrived already, is small, and is wanted.
     pub fn take_if(&mut self, is_wanted: impl FnOnce(&Object) -> bool) -> Option<Object> {
-        let (next, _) = self.run?;
-        match self.arrived.get(&next) {
-            Some(Ok(Some(object))) if is_small(object) && is_wanted(object) => self.take(next).ok()?,
-            _ => None,
+        let is_taken = matches!(self.arrived.front(), Some(Ok(Some(object))) if is_small(object) && is_wanted(object));
+        let object = if is_taken { self.arrived.pop_front()?.ok()? } else { None };
+        if object.is_some() {
+            self.range = self.range.map(|(next, last)| (next.next(), last));
         }
-    }
-
-    /// Takes back what was taken last.
-    pub fn put_back(&mut self, objects: impl DoubleEndedIterator<Item = (Sequence, Object)>) {
-        for (sequence, object) in objects.rev() {
-            self.arrived.insert(sequence, Ok(Some(object)));
-            self.run = self.run.map(|(_, unasked)| (sequence, unasked));
-        }
-    }
-
-    fn take(&mut self, sequence: Sequence) -> Got {
-        self.run = self.run.map(|(_, unasked)| (sequence.next(), unasked));
-        self.window = OBJECTS_AHEAD.min(self.window + 1);
-        self.arrived.remove(&sequence).expect("it has arrived")
-    }
-
-    /// Asks for as many as may be under way, up to `last`.
-    pub fn ask(&mut self, last: Sequence) {
-        let Some((next, mut unasked)) = self.run else { return };
-        while unasked <= last && self.under_way.len() + self.arrived.len() < self.window {
-            let (archive, sequence) = (self.archive, unasked);
-            self.under_way.push(Box::pin(async move { (sequence, get(archive, sequence).await) }));
-            unasked = unasked.next();
-        }
-        self.run = Some((next, unasked));
+        object
     }
 
     /// Awaits something else to its end, and lets the GETs under way go on meanwhile.
@@ -93,8 +75,10 @@ impl<'a, A: Archive> Prefetch<'a, A> {
     }
 
     async fn advance(&mut self) -> Infallible {
-        while let Some((sequence, got)) = self.under_way.next().await {
-            self.arrived.insert(sequence, got);
+        while self.arrived.len() < OBJECTS_AHEAD
+            && let Some(got) = self.under_way.next().await
+        {
+            self.arrived.push_back(got);
         }
         pending().await
     }

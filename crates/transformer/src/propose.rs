@@ -14,11 +14,12 @@ use serde_json::value::RawValue;
 use shared::{json_pointer::JsonPointer, object::StreamName, records::Record};
 
 use crate::{
+    decimal::Decimal,
     jsonb,
     members::Members,
     row::Fields,
-    table_definition::{Columns, Kind, Source, escaped, parse_table, quoted},
-    values::{self, Decimal, KEY_LIMIT_BYTES},
+    table_definition::{Columns, Kind, Source, escaped, parse_table, written},
+    values::{self, KEY_LIMIT_BYTES},
 };
 
 /// The types of columns, the most telling first.
@@ -231,7 +232,7 @@ impl Sample {
         [
             Some(format!("{} is the key: it is different in every record", key.shown())),
             (key.rank().0 > 0)
-                .then(|| "it has no name of a key: make sure that its value stays the same for good".to_owned()),
+                .then(|| "its name does not say that it is a key: make sure that no record ever changes it".to_owned()),
             (records == 1).then(|| single.to_owned()),
             self.searched.map(|at| format!("for want of memory keys were compared in the first {at} records alone")),
             list("also different in every record", keys[1..].iter().map(|member| member.shown())),
@@ -431,12 +432,6 @@ fn snake(name: &str) -> String {
     }
     snake.truncate(snake.floor_char_boundary(NAME_LIMIT_BYTES));
     if snake.is_empty() { "unnamed".to_owned() } else { snake }
-}
-
-/// A name as it is written in a definition.
-fn written(name: &str) -> String {
-    let is_bare = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if is_bare && !name.starts_with(|c: char| c.is_ascii_digit()) { name.to_owned() } else { quoted(name) }
 }
 
 #[cfg(test)]

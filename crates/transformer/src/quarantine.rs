@@ -7,7 +7,7 @@ use serde_json::json;
 use shared::object::Sequence;
 use sqlx::{PgConnection, Row};
 
-use crate::{connect::within, fault::TableError, ledger::to_bigint};
+use crate::{connect::within, fault::TableError, row::to_bigint};
 
 const READ: &str = "read the quarantine of";
 

@@ -8,7 +8,7 @@ use shared::records::Record;
 use crate::{
     jsonb,
     members::Members,
-    row::Fields,
+    row::{Fields, text_of},
     table_definition::{Columns, Kind, Source},
     values::{self, KEY_LIMIT_BYTES},
 };
@@ -204,7 +204,7 @@ impl RecordReader {
     fn key_of(&self, found: &Found<'_>) -> Option<String> {
         let mut field = Vec::new();
         values::put(self.key(), found[0]?, &mut Fields(&mut field)).ok().filter(|is_there| *is_there)?;
-        (field.len() <= KEY_LIMIT_BYTES).then(|| values::text_of(self.key(), &field[4..]))
+        (field.len() <= KEY_LIMIT_BYTES).then(|| text_of(self.key(), &field[4..]))
     }
 }
 
@@ -232,21 +232,27 @@ fn repeated<'a>(members: &'a Members<'_>) -> Option<&'a str> {
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
+    use shared::object::Sequence;
 
     use super::*;
-    use crate::{any_document::any_record, row::Row, table_definition::DEFAULT};
+    use crate::{
+        any_document::any_record,
+        row::{Origin, Row},
+        table_definition::DEFAULT,
+    };
 
     /// The fields as text, `-` for NULL, and whether there is more.
     fn read(columns: &str, json: &str) -> Result<(Vec<String>, bool), NoRow> {
         let reader = RecordReader::new(columns.parse().unwrap());
         let mut bytes = Vec::new();
         let has_extra = reader.read(json.as_bytes(), &mut Fields(&mut bytes))?;
-        let row = Row::new(0, reader.key(), &bytes);
+        let origin = Origin { sequence: Sequence::FIRST, fetched_at: jiff::Timestamp::UNIX_EPOCH };
+        let row = Row::new(origin, 0, reader.key(), &bytes);
         let kinds = reader.columns.all().iter().map(|column| column.kind);
         let text = |(kind, value): (Kind, Option<&[u8]>)| match (kind, value) {
             (_, None) => "-".to_owned(),
             (Kind::Jsonb, Some(value)) => String::from_utf8(value[1..].to_vec()).unwrap(),
-            (kind, Some(value)) => values::text_of(kind, value),
+            (kind, Some(value)) => text_of(kind, value),
         };
         Ok((kinds.zip(row.values()).map(text).collect(), has_extra))
     }

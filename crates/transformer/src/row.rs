@@ -2,12 +2,10 @@
 //! big-endian (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format"). Pure.
 
 use jiff::{Timestamp, civil};
+use shared::object::Sequence;
 use uuid::Uuid;
 
-use crate::{
-    table_definition::Kind,
-    values::{Decimal, text_of},
-};
+use crate::{decimal::Decimal, table_definition::Kind};
 
 const NULL: i32 = -1;
 
@@ -124,6 +122,33 @@ pub fn postgres_micros(time: Timestamp) -> i64 {
     time.as_microsecond() - POSTGRES_EPOCH_MICROS
 }
 
+/// Postgres has no unsigned integers; ours are far below 2^63.
+pub fn to_bigint(number: u64) -> i64 {
+    i64::try_from(number).expect("sequences, sizes and counts stay below 2^63")
+}
+
+/// A stored key as text, for a person.
+pub fn text_of(kind: Kind, field: &[u8]) -> String {
+    let number = || match *field {
+        [a, b, c, d] => i64::from(i32::from_be_bytes([a, b, c, d])),
+        _ => i64::from_be_bytes(field.try_into().unwrap_or_default()),
+    };
+    match kind {
+        Kind::Text => String::from_utf8_lossy(field).into_owned(),
+        Kind::Uuid => Uuid::from_slice(field).unwrap_or_default().to_string(),
+        Kind::Date => {
+            let days = jiff::Span::new().try_days(number());
+            days.and_then(|days| civil::date(2000, 1, 1).checked_add(days))
+                .map_or_else(|_| String::new(), |date| date.to_string())
+        }
+        Kind::Timestamptz | Kind::TimestamptzEpoch | Kind::TimestamptzEpochMs => {
+            let time = Timestamp::from_microsecond(number() + POSTGRES_EPOCH_MICROS);
+            time.map_or_else(|_| String::new(), |time| time.to_string())
+        }
+        _ => number().to_string(),
+    }
+}
+
 /// What a row is known by: its key, in the order that the table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key<'a> {
@@ -146,9 +171,20 @@ impl<'a> Key<'a> {
     }
 }
 
+/// The object that rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its number.
+    pub sequence: Sequence,
+    /// When it was fetched.
+    pub fetched_at: Timestamp,
+}
+
 /// A row of a batch.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
+    /// The object that it comes from.
+    pub origin: Origin,
     /// The place of its record in the document, from 0.
     pub index: u64,
     /// Its key.
@@ -159,9 +195,14 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// A row of these fields, of which the first is the key.
-    pub fn new(index: u64, kind: Kind, fields: &'a [u8]) -> Self {
+    pub fn new(origin: Origin, index: u64, kind: Kind, fields: &'a [u8]) -> Self {
         let first = Parts(fields).next().expect("each row has a key");
-        Self { index, key: Key::of(kind, value_of(first).expect("no key is NULL")), fields }
+        Self { origin, index, key: Key::of(kind, value_of(first).expect("no key is NULL")), fields }
+    }
+
+    /// The key as bytes, equal where keys are.
+    pub fn id(&self) -> &'a [u8] {
+        self.fields().next().unwrap_or_default()
     }
 
     /// The key for a person.

@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     bell::{Bell, LONGEST_WAIT, Ring},
-    decide::state_after,
-    follow::{FollowError, Followed, Follower, Goal},
+    decide::{FollowError, state_after},
+    follow::{Followed, Follower, Goal},
     notes,
     table::Table,
 };

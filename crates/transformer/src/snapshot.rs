@@ -113,7 +113,9 @@ impl Snapshot {
         let mut example = None;
         for number in self.first..=self.last {
             let Some(object) = get(archive, number, &mut problems).await? else { continue };
-            let mut pieces = batch::read(object.body, records.of_object(&object.metadata), false);
+            let metadata = object.metadata;
+            let unread = records.of_object(Sequence::try_from(number)?, &metadata, object.body);
+            let mut pieces = batch::read(vec![unread], records.reader.clone(), false);
             loop {
                 match pieces.next().await {
                     Piece::Batch(batch) => {
@@ -122,15 +124,15 @@ impl Snapshot {
                         example = example
                             .or(first.map(|one| format!("object {number}, record {}: {}", one.index, one.reason)));
                     }
-                    Piece::End(End::Read { records, broken, sha256, .. }) => {
+                    Piece::End(End { records, broken, sha256, .. }) => {
                         read += records;
                         let other = "it holds other bytes than its metadata says, and the transformer would hold there"
                             .to_owned();
-                        let problem = if sha256 == object.metadata.sha256 { broken } else { Some(other) };
+                        let problem = if sha256 == metadata.sha256 { broken } else { Some(other) };
                         problems.extend(problem.map(|problem| format!("object {number}: {problem}")));
                         break;
                     }
-                    Piece::End(End::BrokeOff(error)) => return Err(broke_off(number, error)),
+                    Piece::BrokeOff(error) => return Err(broke_off(number, error)),
                 }
             }
         }

@@ -21,8 +21,9 @@ pub struct Statements {
     pub create: Statement,
     /// Copies rows of all columns from stdin, in the binary form.
     pub copy: String,
-    /// Takes an array for each column that a record gives, then of the times and of the sequences. Inserts, updates or leaves.
-    pub merge: Statement,
+    /// Takes an array for each column that a record gives, then of the times and of the sequences. Inserts, updates or leaves each row, of which
+    /// no two may have one key, and says of each object how many it has inserted and updated.
+    pub upsert: Statement,
     /// Takes an array for each column that a record gives, then the time and the sequence. Updates or leaves, and inserts nothing.
     pub update: Statement,
     /// Takes an array of keys. Selects the columns that a record gives of the rows that there are, by key.
@@ -68,30 +69,41 @@ impl Statements {
             "false".to_owned()
         } else {
             let stored: Vec<_> = others.iter().map(|name| format!("old.{name}")).collect();
-            format!("({}) IS DISTINCT FROM ({})", stored.join(", "), given(2).join(", "))
+            format!("(({}) IS DISTINCT FROM ({}))", stored.join(", "), given(2).join(", "))
         };
         let mut set = String::new();
         for (name, value) in others.iter().zip(given(2)) {
             let _ = write!(set, "{name} = {value}, ");
         }
-        // The cast does nothing, unless somebody has made the column narrower.
+        // The cast does nothing, unless a user has made the column narrower.
         let mut selected = format!("{key}::{}", kinds[0].sql());
         for name in others {
             let _ = write!(selected, ", {name}");
         }
+        // A user who makes a text key narrower takes its collation away.
+        let order = if kinds[0] == Kind::Text { format!("{key} COLLATE \"C\"") } else { key.clone() };
         let statement = |text: String| Statement(text.into());
         Self {
             create: statement(create(&table, columns)),
             copy: format!("COPY {table} ({all}, first_seen_at, updated_at, sequence) FROM STDIN (FORMAT binary)"),
-            merge: statement(format!(
-                "MERGE INTO {table} AS old
-USING unnest({arrays}, ${at}::timestamptz[], ${number}::bigint[]) AS new ({aliases}, at, number)
-ON old.{key} = new.c1
-WHEN MATCHED AND {is_changed} THEN
-    UPDATE SET {set}updated_at = new.at, sequence = new.number
-WHEN NOT MATCHED THEN
-    INSERT ({all}, first_seen_at, updated_at, sequence)
-    VALUES ({}, new.at, new.at, new.number)",
+            upsert: statement(format!(
+                "WITH new AS MATERIALIZED (
+    SELECT * FROM unnest({arrays}, ${at}::timestamptz[], ${number}::bigint[]) AS new ({aliases}, at, number)
+),
+updated AS (
+    UPDATE {table} AS old SET {set}updated_at = new.at, sequence = new.number
+    FROM new WHERE old.{key} = new.c1 AND {is_changed}
+    RETURNING new.number
+),
+inserted AS (
+    INSERT INTO {table} ({all}, first_seen_at, updated_at, sequence)
+    SELECT {}, new.at, new.at, new.number
+    FROM new WHERE NOT EXISTS (SELECT FROM {table} AS old WHERE old.{key} = new.c1)
+    RETURNING sequence
+)
+SELECT number, count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE NOT is_new) AS updated
+FROM (SELECT number, false AS is_new FROM updated UNION ALL SELECT sequence, true FROM inserted) AS written
+GROUP BY number",
                 given(1).join(", ")
             )),
             update: statement(format!(
@@ -99,7 +111,7 @@ WHEN NOT MATCHED THEN
 FROM unnest({arrays}) AS new ({aliases})
 WHERE old.{key} = new.c1 AND {is_changed}"
             )),
-            select: statement(format!("SELECT {selected} FROM {table} WHERE {key} = ANY ($1) ORDER BY {key}")),
+            select: statement(format!("SELECT {selected} FROM {table} WHERE {key} = ANY ($1) ORDER BY {order}")),
             select_between: (kinds[0] == Kind::Bigint).then(|| {
                 statement(format!("SELECT {selected} FROM {table} WHERE {key} BETWEEN $1 AND $2 ORDER BY {key}"))
             }),

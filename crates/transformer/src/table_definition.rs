@@ -20,8 +20,25 @@ const NAME_LIMIT_BYTES: usize = 63;
 /// A table of Postgres has at most 1,600 columns, and four are ours.
 const COLUMNS_LIMIT: usize = 1_596;
 
-/// The columns that each table has besides.
+/// The columns that each table has besides, and one that is reserved.
 pub const OURS: [&str; 4] = ["first_seen_at", "updated_at", "sequence", "absent_since"];
+
+/// The tables that each schema has besides.
+pub const OUR_TABLES: [&str; 4] = ["stream", "objects", "quarantined_records", "stream_migrations"];
+
+/// Their indexes, which have names among those of tables.
+const OUR_INDEXES: [&str; 7] = [
+    "stream_pkey",
+    "stream_has_one_row",
+    "objects_pkey",
+    "objects_observation_key",
+    "quarantined_records_pkey",
+    "stream_migrations_pkey",
+    KEY,
+];
+
+/// The constraint of the key of the rows, whatever the table's name.
+pub const KEY: &str = "stream_rows_pkey";
 
 /// Columns that Postgres gives each table.
 const OF_POSTGRES: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
@@ -49,7 +66,7 @@ impl Default for TableDefinition {
 /// As a person sets it.
 impl fmt::Display for TableDefinition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TABLE={} TABLE_COLUMNS='{}'", self.table, self.table_columns)
+        write!(f, "TABLE={} TABLE_COLUMNS='{}'", written(&self.table), self.table_columns)
     }
 }
 
@@ -81,11 +98,12 @@ impl TableDefinition {
 
 /// The name of a table, as Postgres has it: bare or in double quotes, and none of the tables that the schema has besides.
 pub fn parse_table(text: &str) -> Result<String, String> {
-    const OUR_TABLES: [&str; 4] = ["stream", "objects", "quarantined_records", "stream_migrations"];
     match name(text.trim())? {
         (Name { folded, .. }, rest) if rest.trim().is_empty() => {
-            if OUR_TABLES.contains(&&*folded) {
-                Err(format!("the schema has a table `{folded}` besides"))
+            if OUR_TABLES.contains(&&*folded) || OUR_INDEXES.contains(&&*folded) {
+                Err(format!("the schema has a table or an index `{folded}` besides"))
+            } else if folded.starts_with("pg_") {
+                Err(format!("Postgres looks for `{folded}` among its own tables: take another name"))
             } else {
                 Ok(folded)
             }
@@ -275,6 +293,13 @@ fn entries(text: &str) -> Vec<&str> {
 impl Column {
     fn parse(entry: &str) -> Result<Self, String> {
         let (name, rest) = name(entry.trim())?;
+        let taken = &*name.folded;
+        if OURS.contains(&taken) {
+            return Err(format!("the column `{taken}` is the transformer's own: take another name"));
+        }
+        if OF_POSTGRES.contains(&taken) {
+            return Err(format!("Postgres gives each table a column `{taken}`: take another name"));
+        }
         let Some((kind, rest)) = Kind::ALL.iter().find_map(|kind| Some((*kind, after_words(rest, kind.words())?)))
         else {
             let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.words()).collect();
@@ -323,10 +348,6 @@ fn name(entry: &str) -> Result<(Name, &str), String> {
         () if shown.is_empty() => Err("a name is missing".to_owned()),
         () if shown.contains('\0') => Err("a name holds U+0000".to_owned()),
         () if shown.len() > NAME_LIMIT_BYTES => Err(format!("`{shown}` is longer than {NAME_LIMIT_BYTES} bytes")),
-        () if OURS.contains(&&**shown) => Err(format!("each table has a column `{shown}` already: take another name")),
-        () if OF_POSTGRES.contains(&&**shown) => {
-            Err(format!("Postgres gives each table a column `{shown}`: take another name"))
-        }
         () => Ok((name, rest)),
     }
 }
@@ -398,10 +419,14 @@ impl fmt::Display for Columns {
 impl fmt::Display for Column {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, kind, is_required, source } = self;
-        let is_bare = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let name = if is_bare { name.clone() } else { quoted(name) };
-        write!(f, "{name} {}{} {source}", kind.words(), if *is_required { " not null" } else { "" })
+        write!(f, "{} {}{} {source}", written(name), kind.words(), if *is_required { " not null" } else { "" })
     }
+}
+
+/// A name as it is written in a definition.
+pub fn written(name: &str) -> String {
+    let is_bare = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if is_bare && !name.starts_with(|c: char| c.is_ascii_digit()) { name.to_owned() } else { quoted(name) }
 }
 
 impl fmt::Display for Source {

@@ -114,8 +114,8 @@ pub(super) async fn once(
 
 fn summarize(report: &mut Report) {
     report.figure(COPY, "rows/s", None, None);
-    report.figure(LOADS[0], "rows/s", Some(COPY), Some(Goal::AtLeast(0.75)));
-    report.figure(LOADS[1], "rows/s", Some(COPY), Some(Goal::AtLeast(0.8)));
+    report.figure(LOADS[0], "rows/s", Some(COPY), Some(Goal::AtLeast(0.85)));
+    report.figure(LOADS[1], "rows/s", Some(COPY), Some(Goal::AtLeast(0.9)));
     for (name, _) in PLAIN {
         report.figure(name, "rows/s", Some(COPY), None);
     }

@@ -30,7 +30,10 @@ const CAUGHT_UP_WITH: u64 = 10_000;
 /// How many of them are fetched one after the other.
 const ONE_BY_ONE: usize = 2_000;
 
-/// How many of them are caught up with over a slow wire.
+/// How many snapshots of a hundred posts are caught up with.
+const SNAPSHOTS: u64 = 2_000;
+
+/// How many objects are caught up with over a slow wire.
 const OVER_A_SLOW_WIRE: u64 = 500;
 
 /// There and back, as to S3 in another region.
@@ -108,9 +111,16 @@ pub(super) async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -
 /// on which each answer is late.
 pub(super) async fn caught_up_with(bench: &Bench, report: &mut Report) -> Result<()> {
     const STREAM: &str = "catch_up";
+    const OF_SNAPSHOTS: &str = "catch_up_snapshots";
     let posts = Posts::lorem_ipsum(CAUGHT_UP_WITH);
     let bodies: Vec<Bytes> = posts.iter().map(|post| Ok(serde_json::to_vec(post)?.into())).collect::<Result<_>>()?;
-    let keys: Vec<_> = bench.store.archive(STREAM, bodies)?.into_iter().map(|pointer| pointer.key).collect();
+    let archive = |stream, bodies| -> Result<Vec<_>> {
+        Ok(bench.store.archive(stream, bodies)?.into_iter().map(|pointer| pointer.key).collect())
+    };
+    let keys = archive(STREAM, bodies)?;
+    let snapshot_keys = archive(OF_SNAPSHOTS, changing_posts(SNAPSHOTS)?)?;
+    let snapshots = format!("catch-up, {SNAPSHOTS} snapshots of the same 100 posts");
+    let one_snapshot = "one GET of a snapshot after the other";
     let caught_up = format!("catch-up, {CAUGHT_UP_WITH} objects of one post");
     let one_by_one = "one GET after the other";
     let wire = Proxy::start(bench.store.endpoint()).await?;
@@ -118,21 +128,28 @@ pub(super) async fn caught_up_with(bench: &Bench, report: &mut Report) -> Result
     let slow = format!("catch-up, {OVER_A_SLOW_WIRE} objects of one post, S3 100 ms away");
     for number in 1..=bench.settings.rounds {
         report.begin("catch-up", number);
-        let catch_up = async |endpoint: &str, objects: u64, schema: String| {
-            let mut transformer = bench.transformer(STREAM, &schema).await?;
+        let catch_up = async |stream: &str, endpoint: &str, objects: u64, schema: String| {
+            let mut transformer = bench.transformer(stream, &schema).await?;
             transformer.settings.set(&[("AWS_ENDPOINT_URL_S3", endpoint)]);
             let ran = transformer.run(&["once", "--to", &objects.to_string()]).await?;
             anyhow::Ok(per_second(objects, ran.took))
         };
-        let near = catch_up(bench.store.endpoint(), CAUGHT_UP_WITH, format!("catch_up_{number}")).await?;
+        let near = catch_up(STREAM, bench.store.endpoint(), CAUGHT_UP_WITH, format!("catch_up_{number}")).await?;
         report.sample(&caught_up, near);
         let took = get_each(&bench.store.client, &bench.store.bucket, &keys[..ONE_BY_ONE]).await?;
         report.sample(one_by_one, per_second(ONE_BY_ONE as u64, took));
-        report.sample(&slow, catch_up(&wire.url(), OVER_A_SLOW_WIRE, format!("slow_catch_up_{number}")).await?);
+        let near =
+            catch_up(OF_SNAPSHOTS, bench.store.endpoint(), SNAPSHOTS, format!("catch_up_snapshots_{number}")).await?;
+        report.sample(&snapshots, near);
+        let took = get_each(&bench.store.client, &bench.store.bucket, &snapshot_keys).await?;
+        report.sample(one_snapshot, per_second(SNAPSHOTS, took));
+        report.sample(&slow, catch_up(STREAM, &wire.url(), OVER_A_SLOW_WIRE, format!("slow_catch_up_{number}")).await?);
     }
     report.figure(one_by_one, "objects/s", None, None);
-    report.figure(&caught_up, "objects/s", Some(one_by_one), Some(Goal::AtLeast(0.8)));
-    report.figure(&slow, "objects/s", None, Some(Goal::AtLeast(100.0)));
+    report.figure(&caught_up, "objects/s", Some(one_by_one), Some(Goal::AtLeast(1.5)));
+    report.figure(one_snapshot, "objects/s", None, None);
+    report.figure(&snapshots, "objects/s", Some(one_snapshot), Some(Goal::AtLeast(1.5)));
+    report.figure(&slow, "objects/s", None, Some(Goal::AtLeast(250.0)));
     Ok(())
 }
 

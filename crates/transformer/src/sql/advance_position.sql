@@ -1,14 +1,11 @@
--- The ledger's line for an object, with what the transaction did to the rows, and the position on it. It is applied when this commits, and
--- not before.
-WITH line AS (
+-- The ledger's lines for the objects of a run, and the position on the last of them. They are applied when this commits, and not before.
+WITH lines AS (
     INSERT INTO objects (
-        sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, quarantined, with_extra, repeated, inserted, updated
+        sequence, key, sha256, observation, bytes, fetched_at, outcome, reason, records, inserted, updated, quarantined, with_extra, repeated
     )
-    VALUES (
-        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $16,
-        pg_stat_get_xact_tuples_inserted($15::text::regclass) - $12,
-        pg_stat_get_xact_tuples_updated($15::text::regclass) - $13
+    SELECT * FROM unnest(
+        $1::bigint[], $2::text[], $3::bytea[], $4::uuid[], $5::bigint[], $6::timestamptz[], $7::text[], $8::text[], $9::bigint[], $10::bigint[],
+        $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[]
     )
-    RETURNING inserted, updated
 )
-UPDATE stream SET archive_id = $14, position = $1, previous = $4 FROM line RETURNING line.inserted, line.updated
+UPDATE stream SET archive_id = $15, position = $16, previous = $17

@@ -1,18 +1,17 @@
 -- Serialises the stream. NOWAIT, because whoever holds the row is at work on what we would wait to apply.
--- The counts of rows belong to this backend, not to this transaction, so they are taken before and after.
 SELECT
-    name, table_name, table_columns,
-    current_schema() AS schema,
-    position,
-    previous,
-    pg_stat_get_xact_tuples_inserted($2::text::regclass) AS inserted,
-    pg_stat_get_xact_tuples_updated($2::text::regclass) AS updated,
-    -- Somebody's own triggers, and constraints that are not checked row by row, which are triggers too. Not those of other tables that refer
-    -- to an id of this one.
-    EXISTS (
-        SELECT FROM pg_trigger LEFT JOIN pg_constraint ON pg_constraint.oid = tgconstraint
-        WHERE tgrelid = $2::text::regclass AND coalesce(conrelid, tgrelid) = tgrelid
-    ) AS has_triggers,
-    -- While more objects follow, COMMIT need not wait for the disk: one that is lost takes its position with it.
-    set_config('synchronous_commit', CASE WHEN $1 THEN 'off' ELSE current_setting('synchronous_commit') END, true)
+    name, table_name, table_columns, current_schema() AS schema, position, previous,
+    -- Whether rows of several objects may be written by one statement: the table keeps them as they are, and looks at each by itself. Asked for
+    -- a run of several objects.
+    $1
+    AND EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($2) AND relkind = 'r' AND NOT relhassubclass)
+    AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($2) AND NOT tgisinternal)
+    AND NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass($2) AND confrelid = conrelid)
+    AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass($2) AND (indisunique OR indisexclusion) AND NOT indisprimary)
+    AND NOT EXISTS (
+        SELECT FROM unnest($3::text[], $4::oid[]) AS ours (name, type)
+        LEFT JOIN pg_attribute ON attrelid = to_regclass($2) AND attname = ours.name AND atttypid = ours.type AND atttypmod = -1
+        WHERE attnum IS NULL OR (attnum = ANY (SELECT unnest(indkey) FROM pg_index WHERE indrelid = attrelid AND indisprimary)
+            AND attcollation NOT IN (0, '"C"'::regcollation))
+    ) AS is_plain
 FROM stream FOR UPDATE NOWAIT

@@ -1,0 +1,163 @@
+//! One run of objects, one transaction.
+//!
+//! It promises that the rows of all, their ledger lines and the position are committed together or not at all, and that what is committed was
+//! verified: each digest comes before COMMIT.
+
+use std::time::Duration;
+
+use shared::{
+    crash_point,
+    object::{Metadata, Sequence},
+};
+use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    batch::{End, Piece, Pieces},
+    connect::within,
+    decide::Position,
+    fault::TableError,
+    ledger::{Counts, Home, LedgerLine, Lock, advance, lock},
+    notes,
+    write::{Care, Writer},
+};
+
+/// How often the database hears of a transaction whose body is slow.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// What became of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum Outcome {
+    /// It is applied, and each of its objects has this to show for it.
+    Applied(Vec<Counts>),
+    /// Another transformer has the stream locked. Nothing was done.
+    Busy,
+    /// The position is another one than expected: another transformer was faster, or the database was restored. Nothing was done.
+    Moved,
+    /// The bytes of an object are those that were archived, and no document. Nothing was done.
+    Broken { bytes: u64, reason: String },
+    /// The bytes of an object are not those that were archived. Nothing was done.
+    WrongBytes { bytes: u64 },
+}
+
+/// A run of objects on its way into the table.
+#[derive(Debug)]
+pub struct Run {
+    /// Their numbers, and what they say of themselves.
+    pub objects: Vec<(Sequence, Metadata)>,
+    /// The first of the pieces.
+    pub first: Piece,
+    /// The others.
+    pub pieces: Pieces,
+    /// How it is written.
+    pub care: Care,
+}
+
+/// Applies a run. The order is the protocol.
+pub async fn apply(
+    connection: &mut PgConnection,
+    home: Home<'_>,
+    position: Option<&Position>,
+    Run { objects, first, mut pieces, care }: Run,
+) -> Result<Outcome, TableError> {
+    let mut transaction = within("begin a transaction of", connection.begin()).await?;
+
+    // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
+    let is_plain = match lock(&mut transaction, home, position, objects.len() > 1).await? {
+        Lock::Taken { is_plain } => is_plain,
+        Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
+        Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
+    };
+    crash_point!("locked");
+    let mut writer = Writer::new(home.statements, care, is_plain, objects.iter().map(|(sequence, _)| *sequence));
+    let (mut lines, mut first) = (Vec::new(), Some(first));
+    for (sequence, metadata) in &objects {
+        let End { sha256, bytes, records, with_extra, broken } = loop {
+            let piece = match first.take() {
+                Some(piece) => piece,
+                None => next_piece_meanwhile(&mut transaction, &mut pieces).await?,
+            };
+            match piece {
+                Piece::Batch(batch) => writer.take(&mut transaction, batch).await?,
+                Piece::End(end) => break end,
+                Piece::BrokeOff(error) => return Err(TableError::BrokeOff(error)),
+            }
+        };
+        // The digest is judged first: bytes that are not the archived ones say nothing about the document.
+        if sha256 != metadata.sha256 {
+            return roll_back(transaction, Outcome::WrongBytes { bytes }).await;
+        }
+        if let Some(reason) = broken {
+            return roll_back(transaction, Outcome::Broken { bytes, reason }).await;
+        }
+        let counts = writer.counts(*sequence);
+        (counts.records, counts.with_extra) = (records, with_extra);
+        let (archive_id, metadata, bytes) = (metadata.archive_id, Some(metadata), Some(bytes));
+        let counts = Counts::default();
+        lines.push(LedgerLine {
+            sequence: *sequence,
+            metadata,
+            archive_id,
+            bytes,
+            outcome: "loaded",
+            reason: None,
+            counts,
+        });
+        if lines.len() < objects.len() {
+            crash_point!("between-objects");
+        }
+    }
+    writer.write(&mut transaction).await?;
+    for line in &mut lines {
+        line.counts = *writer.counts(line.sequence);
+    }
+    advance(&mut transaction, home, &lines).await?;
+    commit(transaction).await?;
+    Ok(Outcome::Applied(lines.iter().map(|line| line.counts).collect()))
+}
+
+/// Moves past an object without its records.
+pub async fn pass_over(
+    connection: &mut PgConnection,
+    home: Home<'_>,
+    position: Option<&Position>,
+    line: &LedgerLine<'_>,
+) -> Result<Outcome, TableError> {
+    let mut transaction = within("begin a transaction of", connection.begin()).await?;
+    match lock(&mut transaction, home, position, false).await? {
+        Lock::Taken { .. } => {}
+        Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
+        Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
+    }
+    advance(&mut transaction, home, std::slice::from_ref(line)).await?;
+    commit(transaction).await?;
+    Ok(Outcome::Applied(vec![line.counts]))
+}
+
+async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), TableError> {
+    let committing = Instant::now();
+    within("commit to", transaction.commit()).await?;
+    notes::took("commit", committing.elapsed());
+    crash_point!("committed");
+    Ok(())
+}
+
+/// The next piece inside the transaction, where a client that is silent for 20 seconds is taken for one that vanished: a body may be slow.
+async fn next_piece_meanwhile(
+    transaction: &mut Transaction<'_, Postgres>,
+    pieces: &mut Pieces,
+) -> Result<Piece, TableError> {
+    loop {
+        if let Ok(piece) = timeout(SIGN_OF_LIFE, pieces.next()).await {
+            return Ok(piece);
+        }
+        within("keep open a transaction of", transaction.execute("SELECT")).await?;
+    }
+}
+
+async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> Result<Outcome, TableError> {
+    within("roll back a transaction of", transaction.rollback()).await?;
+    crash_point!("rolled-back");
+    Ok(outcome)
+}
