@@ -84,7 +84,7 @@ pub enum Program {
 
 impl Sandbox {
     /// Makes the stream and its tables, and starts the daemons that were asked for. Where nobody says which table another API's records become
-    /// rows of, there are no tables before [`Sandbox::propose`].
+    /// rows of, there are no tables before `propose`.
     pub async fn start(world: &Arc<World>, setup: Setup) -> Result<Self> {
         let number = world.next_stream();
         let stream: StreamName = setup.stream.parse()?;

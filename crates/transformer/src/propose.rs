@@ -1,6 +1,6 @@
 //! Which TABLE and TABLE_COLUMNS would fit records that were seen. Pure.
 //!
-//! A column's type is the first of [`KINDS`] that takes every value, and `values::put` says what a type takes, as it does for the loader.
+//! A column's type is the first of `KINDS` that takes every value, and `values::put` says what a type takes, as it does for the loader.
 //! An object stays jsonb, but one that never had more than one or two members, and those neither objects nor arrays, becomes a column for
 //! each: `{"title": {"rendered": "…"}}` gives `title text /title/rendered`.
 
