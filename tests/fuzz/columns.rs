@@ -217,7 +217,7 @@ impl Plain {
         self.exponent?.checked_sub(self.fraction)
     }
 
-    /// As a whole number with so many digits behind its point. `None` if others follow that may not be cut, or if no bigint holds it.
+    /// As a whole number after the point has moved `digits` to the right. `None` if others follow that may not be cut, or if no bigint holds it.
     fn whole(&self, digits: i64, may_cut: bool) -> Option<i128> {
         if self.scale()? > SCALE_LIMIT {
             return None;

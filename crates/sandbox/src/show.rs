@@ -131,7 +131,7 @@ impl Show {
         self.line("");
     }
 
-    /// The first rows of so many, each by its key and what else it has.
+    /// The first rows of the table, each by its key and its other columns. `count` is how many the table has.
     pub(crate) fn rows(&self, key: &str, rows: &[(String, String)], count: u64) {
         self.line("");
         self.line(&self.paint(Colour::Bold, &format!("  {key:<ID_WIDTH$}  the other columns")));

@@ -33,7 +33,7 @@ use crate::{
 /// A batch is sent when it has this many rows.
 const BATCH_ROWS: usize = 8_000;
 
-/// … or their records have so many bytes: three batches of it are in flight.
+/// … or their records, or the rows that they become, have this many bytes: three batches of it are in flight.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Pieces of several small objects that wait for the database: enough that the two threads seldom wait for each other. Of one object, one.
@@ -252,7 +252,8 @@ fn read_body(
                 with_extra += u64::from(has_extra);
                 // Bytes that only stand between fields count too, and with and without kept records: what is a batch must not depend
                 // on how it is written, because of equal ids in one batch only the last is seen.
-                filling.bytes += record.raw.len();
+                // Of a wide table a short record is a long row.
+                filling.bytes += record.raw.len().max(batch.fields.len() - begin);
                 if keep_records {
                     batch.records.insert(record.index, record.raw.to_owned());
                 }
@@ -341,9 +342,13 @@ mod tests {
     };
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
+        pieces_for(TableDefinition::default(), document)
+    }
+
+    fn pieces_for(definition: TableDefinition, document: impl Read) -> (Vec<Batch>, End) {
         let (mut batches, mut end) = (Vec::new(), None);
         let origin = Origin { sequence: Sequence::FIRST, fetched_at: jiff::Timestamp::UNIX_EPOCH };
-        let Records { at, reader, .. } = TableSettings::default().into();
+        let Records { at, reader, .. } = Records::new(RecordsAt::default(), definition);
         read_body(
             Unread { origin, at, body: document },
             &reader,
@@ -391,6 +396,18 @@ mod tests {
         let posts: Vec<_> = (0..20_000).map(|id| post(id, "t")).collect();
         let (batches, _) = pieces(format!("[{}]", posts.join(",")).as_bytes());
         assert_eq!(batches.iter().map(|batch| batch.rows.len()).collect::<Vec<_>>(), [8_000, 8_000, 4_000]);
+    }
+
+    #[test]
+    fn short_records_of_a_wide_table_fill_a_batch_by_their_rows() {
+        let columns: Vec<_> = (0..1_000).map(|at| format!("c{at} text")).collect();
+        let table_columns = format!("id bigint, {}", columns.join(", ")).parse().unwrap();
+        let records: Vec<_> = (0..2_000).map(|id| format!("{{\"id\":{id}}}")).collect();
+        let definition = TableDefinition { table_columns, ..TableDefinition::default() };
+        let (batches, _) = pieces_for(definition, format!("[{}]", records.join(",")).as_bytes());
+        // A NULL takes four bytes, and the id twelve.
+        let rows = BATCH_BYTES.div_ceil(4_012);
+        assert_eq!(batches.iter().map(|batch| batch.rows.len()).collect::<Vec<_>>(), [rows, 2_000 - rows]);
     }
 
     #[test]

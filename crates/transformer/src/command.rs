@@ -396,6 +396,7 @@ async fn showing<T>(progress: &ProgressBar, to: Option<Sequence>, done: impl Fut
         loop {
             progress.set_length(to.map_or(status::end(), Sequence::get));
             progress.set_position(status::position());
+            // Nothing signals that the position has moved; a person sees ten looks a second.
             sleep(PAUSE).await;
         }
     };

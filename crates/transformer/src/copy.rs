@@ -12,7 +12,7 @@ pub const TRAILER: &[u8] = b"\xff\xff";
 /// Beside those that a record gives: `first_seen_at`, `updated_at` and `sequence`.
 const COLUMNS_OF_OURS: usize = 3;
 
-/// Adds rows of so many columns that a record gives, each first seen and changed by its object.
+/// Adds rows. `columns` is how many columns a record gives; the times and the sequence are those of each row's object.
 pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>]) {
     let columns = i16::try_from(columns + COLUMNS_OF_OURS).expect("a table has at most 1,600 columns");
     for row in rows {

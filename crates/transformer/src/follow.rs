@@ -31,7 +31,7 @@ const READS: u32 = 3;
 /// message.
 const LOOKS_A_LISTING: u32 = 10;
 
-/// A run ends when its objects have so many bytes: what is made of them takes several times as much memory.
+/// A run ends when the bodies of its objects have this many bytes: their rows take several times as much memory.
 const RUN_BYTES: u64 = 1 << 20;
 
 /// A message that points so far beyond the position has missed none before it: a receive brings at most as many.
@@ -469,7 +469,7 @@ mod tests {
 
     use super::*;
 
-    /// Bodies of so many bytes, by number.
+    /// The size of each body in bytes, by sequence.
     struct Bodies(BTreeMap<Sequence, usize>);
 
     fn sequence(number: u64) -> Sequence {

@@ -47,7 +47,7 @@ pub struct Wanted {
     pub is_shown: bool,
 }
 
-/// Brings the schema to this release, makes it the home of the stream if it is nobody's yet, makes the table or adds its new columns, and
+/// Brings the schema to this release, makes it the home of the stream if no stream has it yet, makes the table or adds its new columns, and
 /// lets a role run the transformer on it. Answers with the statements of the table.
 pub async fn migrate(settings: &DatabaseSettings, wanted: &Wanted) -> anyhow::Result<Vec<Statement>> {
     let mut connection = connect(settings).await?;

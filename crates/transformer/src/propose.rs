@@ -273,7 +273,7 @@ impl Member {
         Self { path, inner, has_more: false, values: 0, shapes: Vec::new(), kinds: KINDS.to_vec(), key }
     }
 
-    /// Notes its value in one of so many records.
+    /// Notes its value in a record. `records` counts the records up to this one.
     fn note(&mut self, value: Option<&RawValue>, records: u64, may_search: bool) {
         if let Some(value) = value {
             self.values += 1;
@@ -405,7 +405,7 @@ fn pointer(path: &[String]) -> Option<JsonPointer> {
 fn table(stream: &StreamName) -> String {
     let name = stream.to_string().replace('-', "_");
     let own = written(&name);
-    if parse_table(&own).is_ok() { own } else { written(&format!("{name}_rows")) }
+    if parse_table(&own).is_ok() { own } else { written(&format!("rows_of_{name}")) }
 }
 
 /// A column's name that is not taken yet.
@@ -576,9 +576,10 @@ TABLE_COLUMNS='id bigint, user_id bigint /userID, html_url text /HTMLUrl, first_
         );
         for (stream, table) in [
             ("blog-posts", "TABLE=blog_posts"),
-            ("objects", "TABLE=objects_rows"),
-            ("stream-migrations", "TABLE=stream_migrations_rows"),
-            ("sequence", "TABLE=sequence_rows"),
+            ("objects", "TABLE=rows_of_objects"),
+            ("stream-migrations", "TABLE=rows_of_stream_migrations"),
+            ("sequence", "TABLE=sequence"),
+            ("pg-stat", "TABLE=rows_of_pg_stat"),
             ("7up", "TABLE='\"7up\"'"),
         ] {
             let lines = sample(&["{\"id\":1}"]).propose(&stream.parse().unwrap()).unwrap().to_string();

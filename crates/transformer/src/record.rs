@@ -19,7 +19,7 @@ const RAW_LIMIT_BYTES: usize = 64 * 1024;
 /// A reason may quote the value, and that may be long.
 const REASON_LIMIT_CHARS: usize = 500;
 
-/// From so many members on it pays to hash their names.
+/// From this many members on it pays to hash their names.
 const MANY_MEMBERS: usize = 32;
 
 /// Why a record is no row.

@@ -499,7 +499,10 @@ mod tests {
             ("id bigint, ID text", &["column `id` stands there twice"]),
             (
                 "id bigint, sequence bigint, ctid text",
-                &["entry 2, `sequence bigint`: each table has", "entry 3, `ctid text`: Postgres gives"],
+                &[
+                    "entry 2, `sequence bigint`: the column `sequence` is the transformer's own",
+                    "entry 3, `ctid text`: Postgres gives",
+                ],
             ),
             ("id bigint, x text /0", &["would be a place in an array"]),
             ("id bigint, x text \"\"", &["the record itself is `.`"]),

@@ -115,8 +115,8 @@ fn time(text: &str) -> Option<Timestamp> {
     time.filter(|time| TIMES.contains(time))
 }
 
-/// A number of seconds or milliseconds, of which a microsecond has so many digits behind the point. No earlier than a text can say: Postgres
-/// has no room for all that are.
+/// A number of seconds (`digits` is 6) or milliseconds (3) since 1970: `digits` is how far the point moves to give microseconds. It is no
+/// earlier than the year 1, as a text is, since Postgres does not hold all earlier times.
 fn since_1970(number: &str, digits: i64) -> Option<Timestamp> {
     let time = Timestamp::from_microsecond(Decimal::of(number)?.scaled(digits, true)?).ok()?;
     Some(time).filter(|time| TIMES.contains(time))

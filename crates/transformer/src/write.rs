@@ -28,7 +28,7 @@ use crate::{
     table_definition::Kind,
 };
 
-/// From so many rows of an object on it pays to compare them here. Fewer are one round trip, and of a small COPY the end may wait 40 ms for an
+/// From this many rows of an object on it pays to compare them here. Fewer are one round trip, and of a small COPY the end may wait 40 ms for an
 /// acknowledgement, since sqlx sets no `TCP_NODELAY`.
 const MANY_ROWS: usize = 500;
 
