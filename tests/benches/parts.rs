@@ -12,10 +12,12 @@ use shared::{
     records::{Record, RecordsAt, read_records},
 };
 use transformer::{
-    copy::encode_rows,
-    record::RecordReader,
-    row::{Fields, Origin, Row},
-    table_definition::DEFAULT,
+    read::{
+        record::RecordReader,
+        row::{Fields, Origin, Row},
+        table_definition::DEFAULT,
+    },
+    write::copy::encode_rows,
 };
 
 const POSTS: u64 = 1_000;

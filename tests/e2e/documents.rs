@@ -8,11 +8,15 @@ use shared::object::Sequence;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use support::{applied, author::Author, execute, hold_of, select, start, start_nothing, told, transformer};
 use transformer::{
-    copy::{HEADER, TRAILER, encode_rows},
-    record::RecordReader,
-    row::{Fields, Origin, Row},
-    statements::{Statement, Statements},
-    table_definition::{DEFAULT, TableDefinition},
+    read::{
+        record::RecordReader,
+        row::{Fields, Origin, Row},
+        table_definition::{DEFAULT, TableDefinition},
+    },
+    write::{
+        copy::{HEADER, TRAILER, encode_rows},
+        statements::{Statement, Statements},
+    },
 };
 use uuid::Uuid;
 

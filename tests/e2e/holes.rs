@@ -64,7 +64,7 @@ async fn a_restored_database_that_comes_to_a_hole_holds_without_any_message() ->
 }
 
 #[tokio::test]
-async fn an_object_that_went_missing_before_it_was_applied_is_held_for_though_no_bell_tells_of_it() -> Result<()> {
+async fn an_object_that_went_missing_before_it_was_applied_is_held_for_though_no_message_tells_of_it() -> Result<()> {
     let setup = Setup { posts: 0, importer: false, transformer: false, ..Setup::default() };
     let sandbox = start(setup).await?;
     let s3 = Proxy::start(sandbox.world().localstack().endpoint()).await?;

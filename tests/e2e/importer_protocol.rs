@@ -165,7 +165,7 @@ async fn credentials_that_expire_are_waited_out_and_a_refusal_is_no_empty_archiv
 
 #[tokio::test]
 async fn a_pointer_that_the_queue_did_not_take_is_sent_again() -> Result<()> {
-    // The idle look is an hour away, so that only the bell can tell.
+    // The idle look is an hour away, so that only the message can tell.
     let world = proxied(Setup { settings: vec![("CATCH_UP_INTERVAL", "1h")], ..Setup::default() }).await?;
     world.start_importer().await?;
     world.sandbox.settled(SOON).await?;
@@ -214,8 +214,8 @@ async fn an_upload_that_is_cut_is_begun_again_from_its_start() -> Result<()> {
 }
 
 #[tokio::test]
-async fn archiving_goes_on_while_the_queue_is_down_and_the_bell_rings_later() -> Result<()> {
-    // The idle look is an hour away, so that only the bell can tell.
+async fn archiving_goes_on_while_the_queue_is_down_and_the_message_comes_later() -> Result<()> {
+    // The idle look is an hour away, so that only the message can tell.
     let world = proxied(Setup { settings: vec![("CATCH_UP_INTERVAL", "1h")], ..Setup::default() }).await?;
     world.start_importer().await?;
     world.sandbox.settled(SOON).await?;

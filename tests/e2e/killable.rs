@@ -38,7 +38,7 @@ async fn both_daemons_killed_again_and_again_lose_and_repeat_nothing() -> Result
 
 #[tokio::test]
 async fn a_killed_importer_announces_what_it_archived() -> Result<()> {
-    // The idle look is an hour away, so that only a bell can tell.
+    // The idle look is an hour away, so that only a message can tell.
     let sandbox = start(Setup { settings: vec![("CATCH_UP_INTERVAL", "1h")], ..Setup::default() }).await?;
     sandbox.settled(SOON).await?;
     let mut events = sandbox.events().subscribe();

@@ -55,7 +55,7 @@ async fn the_numbers_of_both_daemons_agree_with_the_ledger() -> Result<()> {
         (&applied, "transformer_stage_seconds_count{stage=\"apply\"}", objects),
         (&applied, "transformer_position", objects),
         (&applied, "transformer_lag_objects", 0),
-        (&applied, "transformer_bells_total{kind=\"strange\"}", 0),
+        (&applied, "transformer_messages_total{kind=\"strange\"}", 0),
     ] {
         assert_eq!(numbers.get(name), Some(&expected.to_string()), "{name}");
     }

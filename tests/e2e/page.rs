@@ -156,7 +156,7 @@ async fn the_page_says_what_the_ledger_says_and_finds_an_observation() -> Result
     let said = browser.evaluate(found).await?;
     let sha256 = object.sha256.to_string();
     let key = "raw/posts/000/000/000/002.json";
-    for part in [&id, key, &sha256, "appended", "announced", "heard", "applied", "loaded", "source-url"] {
+    for part in [&id, key, &sha256, "appended", "announced", "received", "applied", "loaded", "source-url"] {
         assert!(said.as_str().is_some_and(|said| said.contains(part)), "{said} has {part}");
     }
     browser.press("Escape").await?;

@@ -28,7 +28,7 @@ async fn a_queue_that_is_deleted_and_made_anew_loses_nothing() -> Result<()> {
     sandbox.settled(SOON).await?;
     sandbox.sqs().delete_queue().queue_url(sandbox.queue_url()).send().await?;
     retitle(&sandbox, 1, "while there is no queue");
-    // The bell is deaf, and the idle look is not.
+    // Nothing is received, but the idle look goes on.
     assert_whole(&sandbox).await?;
     let name = sandbox.queue_url().rsplit('/').next().expect("a queue's URL ends with its name");
     sandbox.sqs().create_queue().queue_name(name).attributes(QueueAttributeName::FifoQueue, "true").send().await?;

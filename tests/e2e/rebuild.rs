@@ -16,7 +16,7 @@ use support::{
     author::{Author, document},
     execute, select, start, transformer, transformer_command,
 };
-use transformer::table_definition::DEFAULT;
+use transformer::read::table_definition::DEFAULT;
 
 /// The columns of a post: user, title, extra, first seen, updated, sequence.
 type Post = (i64, String, Option<Value>, i64, i64, i64);

@@ -13,15 +13,18 @@ use shared::{
 };
 use sqlx::AssertSqlSafe;
 use transformer::{
-    batch::TableSettings,
-    connect::{DatabaseAuth, DatabaseSettings},
+    commands::migrate::{Wanted, migrate},
     decide::Position,
-    fault::Fault,
-    migrate::{Wanted, migrate},
-    table::{PostgresTable, Table},
-    table_definition::TableDefinition,
-    transaction::Outcome,
-    write::Care,
+    postgres::{
+        connect::{DatabaseAuth, DatabaseSettings},
+        fault::Fault,
+    },
+    read::table_definition::TableDefinition,
+    write::{
+        table::{PostgresTable, Table, TableSettings},
+        transaction::Outcome,
+        writer::Care,
+    },
 };
 use uuid::Uuid;
 
@@ -89,7 +92,7 @@ async fn table(sandbox: &Sandbox, schema: &str, change: &str) -> Result<Postgres
     let wanted = Wanted { stream: stream.clone(), definition, grant_to: None, is_shown: false };
     migrate(&settings, &wanted).await?;
     support::execute(sandbox, &format!("SET search_path = {schema}; {change}")).await?;
-    Ok(PostgresTable::new(settings, stream, TableSettings::default().into()))
+    Ok(PostgresTable::new(settings, stream, TableSettings::default()))
 }
 
 /// Applies them in runs of `length` objects each; what is refused, one by one. How many transactions that took.

@@ -160,7 +160,7 @@ async fn the_place_of_one_that_dies_at_work_is_taken_within_seconds() -> Result<
 }
 
 #[tokio::test]
-async fn the_place_of_one_that_dies_idle_is_taken_with_the_next_bell() -> Result<()> {
+async fn the_place_of_one_that_dies_idle_is_taken_with_the_next_message() -> Result<()> {
     let settings = vec![("CATCH_UP_INTERVAL", "1m")];
     let sandbox = start(Setup { posts: 0, importer: false, settings, ..Setup::default() }).await?;
     let _other = second(&sandbox, "transformer").await?;
@@ -173,7 +173,7 @@ async fn the_place_of_one_that_dies_idle_is_taken_with_the_next_bell() -> Result
     sandbox.wait_until("the other takes over", SOON, async || Ok(sandbox.position().await? == 2)).await?;
     let took = since.elapsed();
     eprintln!("killed idle: the next object was applied in {:.1} s", took.as_secs_f32());
-    // The bell may have been in the dead one's hands: then it rings again after its visibility.
+    // The message may have been in the dead one's hands: then it comes again after its visibility.
     assert!(took < Duration::from_secs(30), "{took:?}");
     Ok(())
 }
@@ -256,7 +256,7 @@ async fn one_whose_wire_to_the_database_is_slow_keeps_its_place() -> Result<()> 
     Ok(())
 }
 
-/// So many transformers, killed at random while objects come and bells are lost and repeated, and the same archive applied by one alone.
+/// So many transformers, killed at random while objects come and messages are lost and repeated, and the same archive applied by one alone.
 async fn end_in_the_same_table_as_one_alone(transformers: usize, seed: u64) -> Result<()> {
     let sandbox = start(Setup { posts: 0, importer: false, ..Setup::default() }).await?;
     let mut others = Vec::new();
@@ -269,7 +269,7 @@ async fn end_in_the_same_table_as_one_alone(transformers: usize, seed: u64) -> R
     for round in 0..40 {
         let first = random.i64(1..50);
         author.append(document(first..first + random.i64(1..100), &format!("round {round}"))).await?;
-        // Bells that are lost, and old ones that ring again.
+        // Messages that are lost, and old ones that come again.
         if random.u8(0..5) == 0 {
             sandbox.purge_queue().await?;
         }

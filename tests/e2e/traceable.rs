@@ -27,7 +27,7 @@ async fn one_observation_is_found_in_logs_metadata_and_ledger() -> Result<()> {
     let key = "raw/posts/000/000/000/002.json";
     assert_eq!(found, format!("{key} {} {}", metadata.sha256, metadata.observation));
     for (daemon, messages) in
-        [(&sandbox.importer, ["appended", "announced"]), (&sandbox.transformer, ["heard", "applied"])]
+        [(&sandbox.importer, ["appended", "announced"]), (&sandbox.transformer, ["received", "applied"])]
     {
         for message in messages {
             // A message may come after the object that it points to was found and applied.

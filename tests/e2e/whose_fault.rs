@@ -306,7 +306,7 @@ async fn nothing_is_received_while_the_database_fails() -> Result<()> {
     refuse(&sandbox, "53100", "").await?;
     author.append(document(1..=5, "first")).await?;
     says(&sandbox, "waiting", "not this one").await?;
-    // The bell of the first object may have been what brought it here; this one comes when it waits already.
+    // The message about the first object may have been what brought it here; this one comes when it waits already.
     author.append(document(1..=5, "second")).await?;
     let tries = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()";
     let before: i64 = select(&sandbox, tries).await?;
@@ -315,12 +315,12 @@ async fn nothing_is_received_while_the_database_fails() -> Result<()> {
     });
     is_trying.await?;
     let request = sandbox.sqs().receive_message().queue_url(sandbox.queue_url()).max_number_of_messages(10);
-    // The first bell is invisible for some seconds, and with it perhaps the second.
+    // The first message is invisible for some seconds, and with it perhaps the second.
     let request = request.wait_time_seconds(20);
     let received = request.message_system_attribute_names(ApproximateReceiveCount).send().await?;
     let counts: Vec<_> = received.messages().iter().filter_map(|message| message.attributes()).collect();
     let untouched = counts.iter().filter(|count| count[&ApproximateReceiveCount] == "1").count();
-    assert!(untouched >= 1, "we are the first to receive the second bell: {counts:?}");
+    assert!(untouched >= 1, "we are the first to receive the second message: {counts:?}");
     accept(&sandbox).await?;
     applied(&sandbox, 2).await
 }

@@ -14,19 +14,19 @@ pub mod object;
 pub mod pointer;
 #[path = "../../crates/shared/src/records.rs"]
 pub mod records;
-#[path = "../../crates/transformer/src/decimal.rs"]
+#[path = "../../crates/transformer/src/read/decimal.rs"]
 pub mod decimal;
-#[path = "../../crates/transformer/src/jsonb.rs"]
+#[path = "../../crates/transformer/src/read/jsonb.rs"]
 pub mod jsonb;
-#[path = "../../crates/transformer/src/members.rs"]
+#[path = "../../crates/transformer/src/read/members.rs"]
 pub mod members;
-#[path = "../../crates/transformer/src/record.rs"]
+#[path = "../../crates/transformer/src/read/record.rs"]
 pub mod record;
-#[path = "../../crates/transformer/src/row.rs"]
+#[path = "../../crates/transformer/src/read/row.rs"]
 pub mod row;
-#[path = "../../crates/transformer/src/table_definition.rs"]
+#[path = "../../crates/transformer/src/read/table_definition.rs"]
 pub mod table_definition;
-#[path = "../../crates/transformer/src/values.rs"]
+#[path = "../../crates/transformer/src/read/values.rs"]
 pub mod values;
 
 pub mod columns;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use shared::{object, pointer, records};
-use transformer::{record, row, table_definition, values};
+use transformer::read::{record, row, table_definition, values};
 
 const CORPORA: [&str; 4] = ["records", "values", "messages", "metadata"];
 

@@ -22,13 +22,15 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 use transformer::{
-    bell::{BellError, Ring},
     decide::Position,
-    fault::TableError,
-    ledger::{Counts, LedgerLine},
-    table::Table,
-    transaction::Outcome,
-    write::Care,
+    postgres::fault::TableError,
+    queue,
+    write::{
+        ledger::{Counts, LedgerLine},
+        table::Table,
+        transaction::Outcome,
+        writer::Care,
+    },
 };
 
 use crate::world::{Lock, Message, Posts, Rows, Shared, Stored, World, latency};
@@ -176,29 +178,29 @@ impl Queue for Door {
 
 impl World {
     /// What can be seen, in any order.
-    fn receive(&mut self) -> Vec<Ring> {
+    fn receive(&mut self) -> Vec<queue::Message> {
         let now = Instant::now();
         let mut chosen: Vec<usize> = (0..self.queue.len()).filter(|at| self.queue[*at].visible_at <= now).collect();
         self.dice.shuffle(&mut chosen);
         let receive = |at: usize| {
             self.queue[at].visible_at = now + VISIBILITY;
-            Ring { body: self.queue[at].body.clone(), receipt: self.queue[at].number.to_string() }
+            queue::Message { body: self.queue[at].body.clone(), receipt: self.queue[at].number.to_string() }
         };
         chosen.into_iter().take(10).map(receive).collect()
     }
 }
 
-impl transformer::bell::Bell for Door {
-    async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError> {
+impl queue::Queue for Door {
+    async fn receive(&self, wait: Duration) -> Result<Vec<queue::Message>, queue::QueueError> {
         let until = Instant::now() + wait;
         latency(&self.world).await;
         if self.fails(3) {
-            return Err(BellError::no_answer(QUEUE_URL.parse().expect("an address")));
+            return Err(queue::QueueError::no_answer(QUEUE_URL.parse().expect("an address")));
         }
         loop {
-            let rings = self.world.borrow_mut().receive();
-            if !rings.is_empty() || Instant::now() >= until {
-                return Ok(rings);
+            let messages = self.world.borrow_mut().receive();
+            if !messages.is_empty() || Instant::now() >= until {
+                return Ok(messages);
             }
             let ears = self.world.borrow().ears.clone();
             let visible_at = self.world.borrow().queue.iter().map(|message| message.visible_at).min();
@@ -207,15 +209,16 @@ impl transformer::bell::Bell for Door {
         }
     }
 
-    async fn delete(&self, rings: &[Ring]) {
+    async fn delete(&self, messages: &[queue::Message]) {
         latency(&self.world).await;
         if !self.fails(10) {
-            let receipts: Vec<u64> = rings.iter().map(|ring| ring.receipt.parse().expect("a number")).collect();
+            let receipts: Vec<u64> =
+                messages.iter().map(|message| message.receipt.parse().expect("a number")).collect();
             self.world.borrow_mut().queue.retain(|message| !receipts.contains(&message.number));
         }
     }
 
-    async fn may_delete(&self) -> Result<(), BellError> {
+    async fn may_delete(&self) -> Result<(), queue::QueueError> {
         Ok(())
     }
 }

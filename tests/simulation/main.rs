@@ -36,9 +36,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use transformer::{
+    decide::Skip,
     follow::Follower,
     run::{PaceSettings as TransformerPace, Transformer},
-    skip::Skip,
 };
 
 use crate::{

@@ -46,7 +46,7 @@ impl<'a> Author<'a> {
         Ok(number)
     }
 
-    /// The next object, without a bell.
+    /// The next object, without a message.
     pub async fn append_silently(&mut self, body: impl AsRef<[u8]>) -> Result<u64> {
         Ok(self.put(body.as_ref(), |_| {}).await?.0)
     }

@@ -84,7 +84,7 @@ async fn measure(world: &Arc<World>, settings: BenchSettings) -> Result<Report> 
     ));
     load::measure(&bench, &mut report).await?;
     definitions::measure(&bench, &mut report).await?;
-    small::heard_of(&bench, &mut report).await?;
+    small::by_message(&bench, &mut report).await?;
     small::caught_up_with(&bench, &mut report).await?;
     import::measure(&bench, &mut report).await?;
     start::measure(&bench, &mut report).await?;

@@ -60,7 +60,7 @@ pub enum Drill {
     KillImporter,
     /// SIGKILL to the transformer, which is started again.
     KillTransformer,
-    /// The bell for an object is lost.
+    /// The message about an object is lost.
     PurgeQueue,
     /// The database is put back by about a minute.
     RestoreDatabase,
@@ -145,7 +145,7 @@ async fn break_and_heal(drill: Drill, sandbox: &Sandbox, backups: &Backups, begu
         Drill::ChangeAPost => bring_news(sandbox, &client).await?,
         Drill::KillImporter => change_and_kill(sandbox, &client, &sandbox.importer).await?,
         Drill::KillTransformer => change_and_kill(sandbox, &client, &sandbox.transformer).await?,
-        Drill::PurgeQueue => lose_a_bell(sandbox, &client).await?,
+        Drill::PurgeQueue => lose_a_message(sandbox, &client).await?,
         Drill::RestoreDatabase => backups.restore(sandbox, &client).await?,
     }
     let is_healed = || async {
@@ -209,7 +209,7 @@ async fn change_and_kill(sandbox: &Sandbox, client: &Client, daemon: &Daemon) ->
 
 /// The transformer hears within milliseconds, so a purge alone would come too late: the queue is told to hold messages back, which makes the
 /// loss certain. Whatever happens, it delivers at once again.
-async fn lose_a_bell(sandbox: &Sandbox, client: &Client) -> Result<()> {
+async fn lose_a_message(sandbox: &Sandbox, client: &Client) -> Result<()> {
     let delay = |seconds| {
         let request = sandbox.sqs().set_queue_attributes().queue_url(sandbox.queue_url());
         request.attributes(DelaySeconds, seconds).send()
@@ -224,9 +224,9 @@ async fn lose_a_bell(sandbox: &Sandbox, client: &Client) -> Result<()> {
             while !sandbox.is_own_api() && events.recv().await?.message != "announced" {}
             Ok::<_, Error>(())
         };
-        timeout(HEAL_DEADLINE, announced).await.context("the importer rang no bell")??;
+        timeout(HEAL_DEADLINE, announced).await.context("the importer sent no message")??;
         sandbox.purge_queue().await?;
-        tell(sandbox, "purged the queue: the bell is lost, the next idle look at the archive will find the object");
+        tell(sandbox, "purged the queue: the message is lost, the next idle look at the archive will find the object");
         Ok(())
     };
     let lost = lost.await;

@@ -54,7 +54,7 @@ impl Default for Setup {
 pub struct Sandbox {
     /// The source of the posts; it has none and is nowhere where the source is another API.
     pub api: PostsApi,
-    /// Fetches, archives and rings.
+    /// Fetches, archives and announces.
     pub importer: Daemon,
     /// Hears and loads.
     pub transformer: Daemon,

@@ -26,11 +26,11 @@ pub(crate) fn say(event: &Event) -> Option<(Tone, String)> {
         "appended" => {
             format!("fetched {bytes}{}, appended as object {}{}", ms("fetch_ms"), text("sequence"), ms("append_ms"))
         }
-        "announced" => format!("rang the bell for object {}{}", text("sequence"), ms("announce_ms")),
+        "announced" => format!("sent a message for object {}{}", text("sequence"), ms("announce_ms")),
         "adopted" => format!("found object {} at the end of the archive", text("sequence")),
         "unchanged" => return Some((Tone::Quiet, "the API has nothing new".to_owned())),
-        "heard" => format!("heard the bell for object {}", text("sequence")),
-        "strange bell" => return Some((Tone::Warning, format!("heard a strange bell: {}", text("why")))),
+        "received" => format!("received the message for object {}", text("sequence")),
+        "strange message" => return Some((Tone::Warning, format!("received a strange message: {}", text("why")))),
         "applied" => return Some(applied(event)),
         "ready" => "ready".to_owned(),
         "ready again" => return Some((Tone::Good, format!("ready again after: {}", text("was")))),
@@ -143,7 +143,7 @@ mod tests {
             (
                 json!({"message": "announced", "sequence": 1, "announce_ms": 7}),
                 Tone::Plain,
-                "rang the bell for object 1 in 7 ms",
+                "sent a message for object 1 in 7 ms",
             ),
             (
                 json!({"message": "applied", "sequence": 2, "outcome": "loaded", "records": 100, "inserted": 0, "updated": 1, "unchanged": 99, "quarantined": 0, "elapsed_ms": 9}),
@@ -155,7 +155,7 @@ mod tests {
                 Tone::Warning,
                 "object 2 is quarantined",
             ),
-            (json!({"message": "heard"}), Tone::Plain, "heard the bell for object ?"),
+            (json!({"message": "received"}), Tone::Plain, "received the message for object ?"),
             (
                 json!({"message": "new words", "level": "WARN", "target": "x", "a": 1, "b": "c"}),
                 Tone::Warning,

@@ -28,7 +28,7 @@ pub struct Pointer {
     pub observation: Uuid,
 }
 
-/// Why a message is a strange bell.
+/// Why a message is no pointer of this stream.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum PointerError {

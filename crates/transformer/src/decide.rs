@@ -1,5 +1,7 @@
 //! What the archive and the position say together. Pure.
 
+use std::{ops::RangeInclusive, str::FromStr};
+
 use shared::{
     archive::ArchiveError,
     object::{Metadata, Sequence, Sha256},
@@ -10,8 +12,8 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
-    bell::BellError,
-    fault::{Fault, TableError},
+    postgres::fault::{Fault, TableError},
+    queue::QueueError,
 };
 
 /// Where the database stands: the last object applied, as its ledger has it.
@@ -147,7 +149,7 @@ pub enum FollowError {
     Table(#[from] TableError),
     /// The queue's side.
     #[error(transparent)]
-    Bell(#[from] BellError),
+    Queue(#[from] QueueError),
     /// A person's.
     #[error(transparent)]
     Hold(#[from] Hold),
@@ -165,12 +167,41 @@ pub fn state_after(fault: &FollowError) -> State {
             ArchiveError::Refused { .. } | ArchiveError::Failed { .. } | ArchiveError::BrokeOff { .. },
         )
         | FollowError::Table(TableError::BrokeOff(_)) => State::Waiting(Dependency::Archive, why),
-        FollowError::Bell(_) => State::Waiting(Dependency::Queue, why),
+        FollowError::Queue(_) => State::Waiting(Dependency::Queue, why),
         FollowError::Table(error) => match error.fault() {
             Fault::Dependency => State::Waiting(Dependency::Database, why),
             Fault::Record | Fault::Operator | Fault::Unknown => State::Holding(Reason::Database, why),
         },
     }
+}
+
+/// SKIP: the objects that a person decided to do without, as numbers and ranges of them: `17,40-52`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skip(Vec<RangeInclusive<Sequence>>);
+
+impl Skip {
+    /// Whether the object is to be skipped.
+    pub fn contains(&self, sequence: Sequence) -> bool {
+        self.0.iter().any(|range| range.contains(&sequence))
+    }
+}
+
+impl FromStr for Skip {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(range).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn range(part: &str) -> Result<RangeInclusive<Sequence>, String> {
+    let wrong = || format!("`{part}` is neither a sequence nor a range of them, as in 17,40-52");
+    let sequence = |text: &str| {
+        text.trim().parse::<u64>().ok().and_then(|number| Sequence::try_from(number).ok()).ok_or_else(wrong)
+    };
+    let (first, last) = part.split_once('-').unwrap_or((part, part));
+    let range = sequence(first)?..=sequence(last)?;
+    if range.is_empty() { Err(wrong()) } else { Ok(range) }
 }
 
 #[cfg(test)]
@@ -253,6 +284,17 @@ mod tests {
             (Some(&at), None, Err(Hold::EndBelowPosition { end: None, position: sequence(42) })),
         ] {
             assert_eq!(absence(position, end.map(sequence)), expected, "{position:?} {end:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_ranges_are_skipped_and_nothing_else() {
+        let skip: Skip = "17, 40-52,".parse().unwrap();
+        let skipped: Vec<u64> = (1..100).filter(|number| skip.contains(Sequence::try_from(*number).unwrap())).collect();
+        assert_eq!(skipped, [vec![17], (40..=52).collect()].concat());
+        assert_eq!("".parse(), Ok(Skip::default()));
+        for wrong in ["x", "0", "5-3", "1-2-3", "-5", "1-"] {
+            assert!(wrong.parse::<Skip>().is_err(), "{wrong}");
         }
     }
 }

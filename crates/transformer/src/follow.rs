@@ -13,15 +13,16 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    decide::{Absence, FollowError, Hold, Position, absence, check_next, check_position, next_after},
-    fault::Fault,
-    ledger::{Counts, LedgerLine},
-    notes,
-    prefetch::{OBJECTS_AHEAD, Prefetch, is_small},
-    skip::Skip,
-    table::Table,
-    transaction::Outcome,
-    write::Care,
+    ahead::{OBJECTS_AHEAD, Prefetch, is_small},
+    decide::{Absence, FollowError, Hold, Position, Skip, absence, check_next, check_position, next_after},
+    events,
+    postgres::fault::Fault,
+    write::{
+        ledger::{Counts, LedgerLine},
+        table::Table,
+        transaction::Outcome,
+        writer::Care,
+    },
 };
 
 /// How often an object is read whose bytes are not those that were archived, before it is quarantined.
@@ -47,7 +48,7 @@ pub enum Goal {
     /// Until there is no further object.
     End,
     /// To the object that a message named, which may be a lie.
-    Bell(Sequence),
+    Named(Sequence),
     /// To an object that a person named.
     To(Sequence),
 }
@@ -56,14 +57,14 @@ impl Goal {
     fn is_passed(self, sequence: Sequence) -> bool {
         match self {
             Self::End => false,
-            Self::Bell(last) | Self::To(last) => sequence > last,
+            Self::Named(last) | Self::To(last) => sequence > last,
         }
     }
 
     fn at_most(self, end: Option<Sequence>) -> Option<Sequence> {
         match self {
             Self::End => end,
-            Self::Bell(last) | Self::To(last) => end.min(Some(last)),
+            Self::Named(last) | Self::To(last) => end.min(Some(last)),
         }
     }
 }
@@ -151,7 +152,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 Ok(Some(head)) => {
                     status::note_object(position.sequence);
                     check_position(position, &head.metadata)?;
-                    notes::stands_at(&head.metadata);
+                    events::stands_at(&head.metadata);
                 }
                 // An old object may be gone; the next one's `previous` speaks for it. The end may not.
                 Ok(None) => {
@@ -166,9 +167,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
     }
 
     /// Applies what a message points to, and what is before it.
-    pub async fn follow_bell(&mut self, named: Sequence, shutdown: &Shutdown) -> Result<Followed, FollowError> {
+    pub async fn follow_pointer(&mut self, named: Sequence, shutdown: &Shutdown) -> Result<Followed, FollowError> {
         let position = self.table.position().await?;
-        self.follow(position, Goal::Bell(named), shutdown).await
+        self.follow(position, Goal::Named(named), shutdown).await
     }
 
     /// Ends the transaction of a transformer that vanished or froze, if that is what keeps this one from work.
@@ -191,7 +192,8 @@ impl<A: Archive, T: Table> Follower<A, T> {
         // How far to read ahead. What a message names close by may be asked for without being believed; else the end is listed once there is
         // more than one object to catch up with.
         let near = next_after(position.as_ref()).get() + NEAR;
-        let mut last = if let Goal::Bell(named) = goal { Some(named).filter(|named| named.get() < near) } else { None };
+        let mut last =
+            if let Goal::Named(named) = goal { Some(named).filter(|named| named.get() < near) } else { None };
         while !shutdown.is_draining() {
             status::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
@@ -206,7 +208,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 let found = next_object(archive, &mut ahead, position.as_ref(), goal, last, &mut looks.end).await?;
                 let Some(object) = found else { break };
                 crash_point!("object-found");
-                notes::took("get", asked.elapsed());
+                events::took("get", asked.elapsed());
                 check_next(position.as_ref(), &object.metadata)?;
                 if !runs.has_begun {
                     // An object that kills the process each time is named by the last line before.
@@ -301,8 +303,8 @@ async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal:
     let end = archive.end().await?;
     status::note_end(end);
     let absence = absence(position, end)?;
-    if let (Goal::Bell(named), Absence::AtTheEnd) = (goal, absence) {
-        notes::bell_beyond_the_end(named);
+    if let (Goal::Named(named), Absence::AtTheEnd) = (goal, absence) {
+        events::pointer_beyond_the_end(named);
     }
     Ok(absence)
 }
@@ -327,7 +329,7 @@ async fn apply<A: Archive, T: Table>(
     let why = match ahead.meanwhile(table.apply(position, run, Care::None)).await {
         Ok(Outcome::Applied(counts)) => {
             runs.longest = objects.len();
-            notes::loaded(&objects, &counts, started.elapsed());
+            events::loaded(&objects, &counts, started.elapsed());
             return Ok(Outcome::Applied(counts));
         }
         Ok(outcome @ (Outcome::Busy | Outcome::Moved)) => return Ok(outcome),
@@ -338,7 +340,7 @@ async fn apply<A: Archive, T: Table>(
         Err(error) => error.database_message(),
     };
     let (first, last) = (next_after(position), objects.last().map(|(sequence, _)| *sequence));
-    notes::run_refused(first, objects.len(), &why);
+    events::run_refused(first, objects.len(), &why);
     runs.alone_to = last;
     Ok(Outcome::Moved)
 }
@@ -373,7 +375,7 @@ async fn apply_one<A: Archive, T: Table>(
             Ok(outcome) => {
                 if let Outcome::Applied(counts) = &outcome {
                     (runs.careful, runs.longest) = (None, runs.longest.max(1));
-                    notes::loaded(&[(sequence, metadata)], counts, started.elapsed());
+                    events::loaded(&[(sequence, metadata)], counts, started.elapsed());
                 }
                 return Ok(outcome);
             }
@@ -398,7 +400,7 @@ async fn apply_one<A: Archive, T: Table>(
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("quarantined");
     if let Outcome::Applied(_) = outcome {
-        notes::passed_over(&line);
+        events::passed_over(&line);
     }
     Ok(outcome)
 }
@@ -451,7 +453,7 @@ async fn skip_object(
     let outcome = table.pass_over(position, &line).await?;
     crash_point!("skipped");
     if let Outcome::Applied(_) = outcome {
-        notes::passed_over(&line);
+        events::passed_over(&line);
     }
     Ok(Some(outcome))
 }

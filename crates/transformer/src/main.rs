@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use shared::{aws::drop_empty_variables, settings::parse_or_exit, shutdown::block_on};
-use transformer::command::{contradictions, execute};
+use transformer::commands::cli::{contradictions, execute};
 
 fn main() -> ExitCode {
     drop_empty_variables();

@@ -19,11 +19,11 @@ use shared::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    bell::{Bell, LONGEST_WAIT, Ring},
     decide::{FollowError, state_after},
+    events,
     follow::{Followed, Follower, Goal},
-    notes,
-    table::Table,
+    queue::{LONGEST_WAIT, Message, Queue},
+    write::table::Table,
 };
 
 /// The first pause after a fault; each further one is twice as long.
@@ -48,21 +48,21 @@ pub struct PaceSettings {
 
 /// One stream's transformer.
 #[derive(Debug)]
-pub struct Transformer<A, B, T> {
+pub struct Transformer<A, Q, T> {
     follower: Follower<A, T>,
-    bell: B,
+    queue: Q,
     stream: StreamName,
     status: Status,
     /// A queue that fails is not well again because the archive is.
-    is_deaf: bool,
+    is_receive_failing: bool,
     /// In a row, and none before the last success, so that the pauses begin short again.
     faults: u32,
 }
 
-impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
+impl<A: Archive, Q: Queue, T: Table> Transformer<A, Q, T> {
     /// A transformer that knows nothing yet.
-    pub fn new(follower: Follower<A, T>, bell: B, stream: StreamName, status: Status) -> Self {
-        Self { follower, bell, stream, status, is_deaf: false, faults: 0 }
+    pub fn new(follower: Follower<A, T>, queue: Q, stream: StreamName, status: Status) -> Self {
+        Self { follower, queue, stream, status, is_receive_failing: false, faults: 0 }
     }
 
     /// Follows the archive until the daemon drains.
@@ -98,24 +98,24 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         if self.follower.look(Goal::End, shutdown).await? == Followed::Busy {
             return Ok(Followed::Busy);
         }
-        notes::looked();
+        events::looked();
         self.status.worked(&[Dependency::Archive, Dependency::Database]);
-        if !self.is_deaf {
+        if !self.is_receive_failing {
             self.status.set(State::Ready);
         }
         let next_look = Instant::now() + pace.catch_up_interval;
         while Instant::now() < next_look {
             let wait = next_look.saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
             // Dropped in the middle, what it would have brought comes again.
-            let Some(rings) = shutdown.race(self.bell.receive(wait)).await else { break };
-            self.is_deaf = rings.is_err();
-            let rings = rings?;
+            let Some(messages) = shutdown.race(self.queue.receive(wait)).await else { break };
+            self.is_receive_failing = messages.is_err();
+            let messages = messages?;
             // After the look, this is the other half of a success.
             self.faults = 0;
             self.status.worked(&[Dependency::Queue]);
             self.status.set(State::Ready);
-            if !rings.is_empty() {
-                if self.answer(&rings, shutdown).await? == Followed::Busy {
+            if !messages.is_empty() {
+                if self.answer(&messages, shutdown).await? == Followed::Busy {
                     return Ok(Followed::Busy);
                 }
                 self.status.worked(&[Dependency::Archive, Dependency::Database]);
@@ -125,25 +125,25 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
     }
 
     /// Applies what the messages point to, then deletes them: after COMMIT, never before.
-    async fn answer(&mut self, rings: &[Ring], shutdown: &Shutdown) -> Result<Followed, FollowError> {
+    async fn answer(&mut self, messages: &[Message], shutdown: &Shutdown) -> Result<Followed, FollowError> {
         crash_point!("received");
         let mut newest = None;
         let mut is_strange = false;
-        for ring in rings {
-            match Pointer::decode(&ring.body, &self.stream) {
+        for message in messages {
+            match Pointer::decode(&message.body, &self.stream) {
                 Ok(pointer) => {
-                    notes::heard(&pointer);
+                    events::received(&pointer);
                     newest = newest.max(Some(pointer.sequence));
                 }
                 Err(error) => {
-                    notes::strange_bell(&error);
+                    events::strange_message(&error);
                     is_strange = true;
                 }
             }
         }
         let mut followed = Followed::ToTheGoal;
         if let Some(newest) = newest {
-            followed = self.follower.follow_bell(newest, shutdown).await?;
+            followed = self.follower.follow_pointer(newest, shutdown).await?;
         }
         if is_strange && followed == Followed::ToTheGoal {
             followed = self.follower.look(Goal::End, shutdown).await?;
@@ -151,7 +151,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         // Undeleted, they come again, when whoever is at work now is done.
         if followed == Followed::ToTheGoal && !shutdown.is_draining() {
             crash_point!("not-deleted");
-            self.bell.delete(rings).await;
+            self.queue.delete(messages).await;
             crash_point!("deleted");
         }
         Ok(followed)
@@ -163,7 +163,7 @@ impl<A: Archive, B: Bell, T: Table> Transformer<A, B, T> {
         self.status.set(State::StandingBy);
         if self.follower.take_over_from_the_silent().await? {
             crash_point!("ended-a-silent-holder");
-            notes::took_over();
+            events::took_over();
             return Ok(Followed::ToTheGoal);
         }
         Ok(Followed::Busy)

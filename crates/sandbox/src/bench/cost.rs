@@ -60,7 +60,7 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let meter = Meter::start(bench).await?;
     meter.listen("1h").await?;
     let [idle_poll, _] = meter.polls(IDLE_POLLS, false).await?;
-    let [busy_poll, heard] = meter.polls(BUSY_POLLS, true).await?;
+    let [busy_poll, received] = meter.polls(BUSY_POLLS, true).await?;
     meter.sandbox.importer.terminate().await?;
     meter.listen("1s").await?;
     let mut look = meter.looks(LOOKS).await?;
@@ -79,8 +79,8 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         ("an idle look, LIST", listed, None),
         ("20 idle seconds, RECEIVE", minute.all() / 3.0, Some(Goal::AtMost(1.0))),
         ("a poll with news, importer", busy_poll.all(), None),
-        ("a poll with news, transformer", heard.all(), None),
-        ("a million posts, 100 a poll", (busy_poll.all() + heard.all()) * 1e4, None),
+        ("a poll with news, transformer", received.all(), None),
+        ("a million posts, 100 a poll", (busy_poll.all() + received.all()) * 1e4, None),
     ] {
         report.sample(name, requests);
         report.figure(name, "requests", None, goal);
@@ -89,7 +89,7 @@ pub(super) async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let obviously = Counts(OBVIOUS.map(|(operation, count)| (operation.to_owned(), count)).into());
     let (busy, quiet) = ("a month with news each minute", "a month without news");
     report.sample(obvious, month(&[&obviously]));
-    report.sample(busy, month(&[&busy_poll, &heard, &look, &minute]));
+    report.sample(busy, month(&[&busy_poll, &received, &look, &minute]));
     report.sample(quiet, month(&[&idle_poll, &look, &minute]));
     report.figure(obvious, "$", None, None);
     report.figure(busy, "$", Some(obvious), None);

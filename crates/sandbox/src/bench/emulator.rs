@@ -55,8 +55,8 @@ impl<'a> Emulator<'a> {
         for (name, median) in REQUESTS.into_iter().zip(medians) {
             report.sample(name, median);
         }
-        let [head, put, _, ring, get] = medians;
-        Ok(head + put + ring + get)
+        let [head, put, _, received, get] = medians;
+        Ok(head + put + received + get)
     }
 
     async fn ask(&self) -> Result<[Duration; REQUESTS.len()]> {
@@ -68,32 +68,32 @@ impl<'a> Emulator<'a> {
         let begun = Instant::now();
         s3.head_object().bucket(bucket).key(&key).send().await?;
         let head = begun.elapsed();
-        let (send, ring) = self.ring(&key).await?;
+        let (send, received) = self.send_and_receive(&key).await?;
         let begun = Instant::now();
         s3.get_object().bucket(bucket).key(&key).send().await?.body.collect().await?;
-        Ok([head, put, send, ring, begun.elapsed()])
+        Ok([head, put, send, received, begun.elapsed()])
     }
 
     /// How long the SEND took, and how long until the message was there.
-    async fn ring(&self, body: &str) -> Result<(Duration, Duration)> {
+    async fn send_and_receive(&self, body: &str) -> Result<(Duration, Duration)> {
         let sqs = self.sandbox.sqs();
         let entry = SendMessageBatchRequestEntry::builder().id("0").message_body(body).message_group_id("posts");
         let entry = entry.message_deduplication_id(Uuid::now_v7().to_string()).build()?;
-        let ringing = async {
+        let sending = async {
             sleep(UNTIL_IT_WAITS).await;
             let begun = Instant::now();
             sqs.send_message_batch().queue_url(&self.queue_url).entries(entry).send().await?;
             anyhow::Ok((begun, begun.elapsed()))
         };
-        let listening = async {
+        let receiving = async {
             let receive = sqs.receive_message().queue_url(&self.queue_url).max_number_of_messages(10);
             let received = receive.visibility_timeout(4).wait_time_seconds(20).send().await?;
             anyhow::Ok((received, Instant::now()))
         };
-        let ((begun, sent), (received, heard)) = tokio::try_join!(ringing, listening)?;
-        let receipt = received.messages().first().and_then(|message| message.receipt_handle());
+        let ((begun, sent), (answer, at)) = tokio::try_join!(sending, receiving)?;
+        let receipt = answer.messages().first().and_then(|message| message.receipt_handle());
         let receipt = receipt.context("the message that was sent")?;
         sqs.delete_message().queue_url(&self.queue_url).receipt_handle(receipt).send().await?;
-        Ok((sent, heard - begun))
+        Ok((sent, at - begun))
     }
 }

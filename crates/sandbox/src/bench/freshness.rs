@@ -40,7 +40,7 @@ const BEYOND: &str = "fetch to COMMIT, without LocalStack's own answers";
 /// The parts that [`FRESHNESS`] is the sum of, each from one moment in the log to the next.
 const PARTS: [&str; 3] = [
     "of it until appended: fetch, HEAD, PUT",
-    "of it until heard: SEND, RECEIVE",
+    "of it until received: SEND, RECEIVE",
     "of it until COMMIT: GET, transaction",
 ];
 
@@ -97,13 +97,13 @@ async fn round(
     let after = stages(sandbox).await?;
 
     let fetched = fetched(sandbox).await?;
-    let (appended, heard) = (logged(&sandbox.importer, "appended"), logged(&sandbox.transformer, "heard"));
+    let (appended, received) = (logged(&sandbox.importer, "appended"), logged(&sandbox.transformer, "received"));
     let (mut whole, mut parts) = (Vec::new(), PARTS.map(|_| Vec::new()));
     for (sequence, committed) in &committed {
         let moment = |moments: &HashMap<String, Timestamp>| {
             moments.get(sequence).copied().with_context(|| format!("when was object {sequence} on its way?"))
         };
-        let moments = [moment(&fetched)?, moment(&appended)?, moment(&heard)?, *committed];
+        let moments = [moment(&fetched)?, moment(&appended)?, moment(&received)?, *committed];
         for (part, pair) in parts.iter_mut().zip(moments.windows(2)) {
             part.push(millis(pair[0], pair[1]));
         }

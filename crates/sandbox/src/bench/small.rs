@@ -1,4 +1,4 @@
-//! Many small objects: heard of one by one, and caught up with. They take so long that cold caches do not count.
+//! Many small objects: each with a message, and caught up with. They take so long that cold caches do not count.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Each is the API's hundred posts with one of them changed.
-const HEARD_OF: u64 = 2_000;
+const MESSAGES: u64 = 2_000;
 
 /// Each is one post.
 const CAUGHT_UP_WITH: u64 = 10_000;
@@ -46,15 +46,15 @@ const BATCH: usize = 10;
 const DEADLINE: Duration = Duration::from_mins(3);
 
 /// The daemon, told of each object by a message.
-pub(super) async fn heard_of(bench: &Bench, report: &mut Report) -> Result<()> {
-    let rate = format!("{HEARD_OF} messages of objects of 100 posts");
+pub(super) async fn by_message(bench: &Bench, report: &mut Report) -> Result<()> {
+    let rate = format!("{MESSAGES} messages of objects of 100 posts");
     let processor = "processor time a message";
     for number in 1..=bench.settings.rounds {
         report.begin("messages", number);
-        let (took, used) = hear(bench, &format!("heard_of_{number}")).await?;
-        report.sample(&rate, per_second(HEARD_OF, took));
+        let (took, used) = follow_messages(bench, &format!("by_message_{number}")).await?;
+        report.sample(&rate, per_second(MESSAGES, took));
         if let Some(used) = used {
-            report.sample(processor, 1e3 / per_second(HEARD_OF, used));
+            report.sample(processor, 1e3 / per_second(MESSAGES, used));
         }
     }
     report.figure(&rate, "objects/s", None, None);
@@ -63,20 +63,20 @@ pub(super) async fn heard_of(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 /// How long the messages took, and how much of the processor, where that is known.
-async fn hear(bench: &Bench, stream: &str) -> Result<(Duration, Option<Duration>)> {
+async fn follow_messages(bench: &Bench, stream: &str) -> Result<(Duration, Option<Duration>)> {
     let transformer = bench.transformer(stream, stream).await?;
     let queue_url = transformer.settings.get("QUEUE_URL").context("it has a queue")?.to_owned();
     let transformer = bench.daemon("transformer", transformer).await?;
     // Without a message it sees nothing of these: the next look is an hour away.
-    let pointers = bench.store.archive(stream, changing_posts(HEARD_OF)?)?;
+    let pointers = bench.store.archive(stream, changing_posts(MESSAGES)?)?;
     transformer.signal(Signal::STOP);
-    ring(bench, &queue_url, &pointers).await?;
+    send(bench, &queue_url, &pointers).await?;
     let usage = || transformer.pid().and_then(Usage::of);
     let (begun, before) = (Instant::now(), usage());
     transformer.signal(Signal::CONT);
-    let statement = format!("SELECT position = {HEARD_OF} FROM {stream}.stream");
+    let statement = format!("SELECT position = {MESSAGES} FROM {stream}.stream");
     let is_there = async || Ok(bench.sandbox.query::<(bool,)>(&statement).await? == [(true,)]);
-    bench.sandbox.wait_until("all messages were heard", DEADLINE, is_there).await?;
+    bench.sandbox.wait_until("all messages were followed", DEADLINE, is_there).await?;
     let (took, after) = (begun.elapsed(), usage());
     transformer.terminate().await?;
     Ok((took, before.zip(after).map(|(before, after)| after.processor.saturating_sub(before.processor))))
@@ -93,7 +93,7 @@ fn changing_posts(times: u64) -> Result<Vec<Bytes>> {
 }
 
 /// Fills the queue.
-pub(super) async fn ring(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
+pub(super) async fn send(bench: &Bench, queue_url: &str, pointers: &[Pointer]) -> Result<()> {
     for batch in pointers.chunks(BATCH) {
         let entry = |pointer: &Pointer| {
             let entry = SendMessageBatchRequestEntry::builder().id(pointer.sequence.to_string());

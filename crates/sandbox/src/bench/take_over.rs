@@ -38,7 +38,7 @@ async fn take_over(bench: &Bench, stream: &str) -> Result<Duration> {
     let at_work = bench.daemon("transformer", program).await?;
     wire.set(Way::Rate(BYTES_A_SECOND));
     let pointers = bench.store.archive(stream, [posts(POSTS).await?])?;
-    small::ring(bench, &queue_url, &pointers).await?;
+    small::send(bench, &queue_url, &pointers).await?;
     let is_locked = format!(
         "SELECT count(*) > 0 FROM pg_locks WHERE relation = '{stream}.stream'::regclass AND mode = 'RowShareLock'"
     );

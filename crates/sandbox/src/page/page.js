@@ -95,10 +95,10 @@ const meaning = {
     return [["api", "lit"], ["importer", "lit"], ["archive", "lit"]];
   },
   announced(event) {
-    put("bell", { rung: `object ${event.fields.sequence}`, rung_at: clock(event.at) });
-    return [["bell", "lit"]];
+    put("queue", { sent: `object ${event.fields.sequence}`, sent_at: clock(event.at) });
+    return [["queue", "lit"]];
   },
-  heard: () => [["transformer", "lit"]],
+  received: () => [["transformer", "lit"]],
   applied(event) {
     put("transformer", { applied: `object ${event.fields.sequence}` });
     put("table", { committed: clock(event.at) });
@@ -139,8 +139,8 @@ function showDaemon(name, { pid, restarts, state, dependencies, memory_bytes, re
 
 function showLook(look) {
   if (!look) return;
-  const { api, importer, archive, bell, transformer, table, ledger } = look;
-  for (const [name, part] of Object.entries({ api, archive, bell, table })) {
+  const { api, importer, archive, queue, transformer, table, ledger } = look;
+  for (const [name, part] of Object.entries({ api, archive, queue, table })) {
     say(find(name).querySelector(".why"), part.error ? `does not answer: ${part.error}` : "");
   }
   showDaemon("importer", importer);
@@ -156,13 +156,13 @@ function showLook(look) {
     });
     find("archive").querySelector("dl").replaceChildren(...lines);
   }
-  if (!bell.error) put("bell", { waiting: bell.waiting, unit: bell.waiting === 1 ? "message" : "messages", in_flight: bell.in_flight });
+  if (!queue.error) put("queue", { waiting: queue.waiting, unit: queue.waiting === 1 ? "message" : "messages", in_flight: queue.in_flight });
   const lag = archive.end - table.position;
   if (!table.error) put("table", { position: table.position, rows: number(table.rows), lag: Number.isNaN(lag) ? "–" : plural(lag, "object") });
   showLedger(ledger);
 
   const states = [importer.state, transformer.state];
-  const isFaulty = [api, archive, bell, table].some(part => part.error) || states.some(state => toneOf(state) !== "good");
+  const isFaulty = [api, archive, queue, table].some(part => part.error) || states.some(state => toneOf(state) !== "good");
   // What is down is started again; only a hold waits for somebody.
   const tone = states.some(state => state.startsWith("holding")) ? "bad" : isFaulty || lag !== 0 || archive.end === 0 ? "warning" : "good";
   const warning = archive.end === 0 ? "nothing is archived yet" : "healing";
@@ -370,7 +370,7 @@ function way({ ledger, metadata, log }) {
     ["fetched", metadata?.["fetched-at"], "unknown"],
     ["appended", logged("appended"), metadata ? "it is there" : "unknown"],
     ["announced", logged("announced"), "no log line"],
-    ["heard", logged("heard"), "no log line"],
+    ["received", logged("received"), "no log line"],
     [ledger?.outcome ?? "applied", ledger?.loaded_at, "not yet"],
   ];
   const way = row("ol", ...steps.map(([word, at, otherwise]) => {

@@ -16,17 +16,17 @@ impl Page {
     /// All parts side by side; one that does not answer says why, and does not keep the others from being shown.
     pub(super) async fn look(&self) -> Value {
         let told = |look: Result<Value>| look.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
-        let (api, importer, archive, bell, transformer, table, ledger) = tokio::join!(
+        let (api, importer, archive, queue, transformer, table, ledger) = tokio::join!(
             within(self.api()),
             self.daemon(&self.sandbox.importer),
             within(self.archive()),
-            within(self.bell()),
+            within(self.queue()),
             self.daemon(&self.sandbox.transformer),
             within(self.table()),
             within(self.ledger()),
         );
         json!({
-            "api": told(api), "importer": importer, "archive": told(archive), "bell": told(bell),
+            "api": told(api), "importer": importer, "archive": told(archive), "queue": told(queue),
             "transformer": transformer, "table": told(table), "ledger": told(ledger),
         })
     }
@@ -76,7 +76,7 @@ impl Page {
         Ok(json!({"end": end, "objects": objects.collect::<Vec<_>>()}))
     }
 
-    async fn bell(&self) -> Result<Value> {
+    async fn queue(&self) -> Result<Value> {
         let request = self.sandbox.sqs().get_queue_attributes().queue_url(self.sandbox.queue_url());
         let (waiting, in_flight) = (ApproximateNumberOfMessages, ApproximateNumberOfMessagesNotVisible);
         let answer = request.attribute_names(waiting.clone()).attribute_names(in_flight.clone()).send().await?;

@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 
 use sqlx::AssertSqlSafe;
 
-use crate::table_definition::{Column, Columns, Kind, TableDefinition, quoted};
+use crate::read::table_definition::{Column, Columns, Kind, TableDefinition, quoted};
 
 /// What is done with a table. Its columns are those of the definition, the key first, then `first_seen_at`, `updated_at`, and `sequence`: the
 /// object that last changed the row.

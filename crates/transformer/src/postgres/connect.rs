@@ -15,7 +15,7 @@ use sqlx::{
 use tokio::time::{Instant, timeout};
 use url::{Host, Position, Url};
 
-use crate::{fault::TableError, token::rds_token};
+use crate::postgres::{fault::TableError, token::rds_token};
 
 /// No answer for this long means that nobody is there: longer than the server lets a statement run.
 const DEADLINE: Duration = Duration::from_secs(75);
@@ -283,7 +283,7 @@ pub async fn obstacles(
     tables: &[&str],
     is_migrating: bool,
 ) -> Result<Vec<String>, TableError> {
-    let look = sqlx::query_scalar(include_str!("sql/select_obstacles.sql"));
+    let look = sqlx::query_scalar(include_str!("../sql/select_obstacles.sql"));
     let look = look.bind(schema.as_str()).bind(tables).bind(is_migrating);
     within("look for obstacles in", look.fetch_all(connection)).await
 }

@@ -26,20 +26,21 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::{
-    audit::audit,
-    batch::{Records, TableSettings},
-    bell::{BellSettings, SqsBell},
-    check::{check_doors, check_server, tell},
-    connect::{DatabaseSettings, connect, exposure},
+    commands::{
+        audit::audit,
+        check::{check_doors, check_server, tell},
+        migrate::{Wanted, migrate},
+        quarantine::{QuarantineCommand, quarantine},
+        snapshot::{self, Snapshot},
+    },
+    decide::Skip,
+    events,
     follow::{Followed, Follower, Goal},
-    migrate::{Wanted, migrate},
-    notes,
-    quarantine::{QuarantineCommand, quarantine},
+    postgres::connect::{DatabaseSettings, connect, exposure},
+    queue::{QueueSettings, SqsQueue},
+    read::table_definition::{Columns, TableDefinition},
     run::{PaceSettings, Transformer},
-    skip::Skip,
-    snapshot::{self, Snapshot},
-    table::{PostgresTable, Table},
-    table_definition::TableDefinition,
+    write::table::{PostgresTable, Table, TableSettings},
 };
 
 /// Ends the help.
@@ -110,7 +111,7 @@ struct RunSettings {
     #[command(flatten)]
     wires: Wires,
     #[command(flatten)]
-    bell: BellSettings,
+    queue: QueueSettings,
     #[command(flatten)]
     follow: FollowSettings,
     #[command(flatten)]
@@ -202,7 +203,7 @@ struct CheckSettings {
     #[command(flatten)]
     wires: Wires,
     #[command(flatten)]
-    bell: BellSettings,
+    queue: QueueSettings,
     #[command(flatten)]
     table: TableSettings,
     #[command(flatten)]
@@ -263,20 +264,20 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
 /// Something was found.
 const FOUND: u8 = 3;
 
-async fn run(RunSettings { wires, bell, follow, pace, telemetry }: RunSettings) -> anyhow::Result<ExitCode> {
+async fn run(RunSettings { wires, queue, follow, pace, telemetry }: RunSettings) -> anyhow::Result<ExitCode> {
     let status = Status::new(&[Dependency::Archive, Dependency::Queue, Dependency::Database]);
     metrics::name_the_program("transformer");
-    notes::register();
+    events::register();
     admin::serve(&telemetry, &status).await?;
     let (stream, schema) = (wires.archive.stream.clone(), wires.database.database_schema.clone());
     info!(version = VERSION, %stream, archive_bucket = wires.archive.archive_bucket, %schema, "transformer starts");
     run_until_drained(async |mut shutdown| {
         systemd::serve(&status);
         let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return };
-        let bell = SqsBell::new(aws::sqs(&config), bell);
-        let (archive, table) = doors(wires, follow.table.into(), &config);
+        let queue = SqsQueue::new(aws::sqs(&config), queue);
+        let (archive, table) = doors(wires, follow.table, &config);
         let follower = Follower::new(archive, table, follow.skip);
-        Transformer::new(follower, bell, stream, status.clone()).run(pace, shutdown).await;
+        Transformer::new(follower, queue, stream, status.clone()).run(pace, shutdown).await;
     })
     .await;
     info!("transformer ends");
@@ -288,7 +289,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, follow.table.into(), &aws::config().await?);
+    let (archive, table) = doors(wires, follow.table, &aws::config().await?);
     let mut follower = Follower::new(archive, table, follow.skip);
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -335,8 +336,8 @@ async fn propose(ProposeSettings { archive, records, .. }: ProposeSettings) -> a
             return Ok(found(true));
         }
     };
-    let definition = TableDefinition { table_columns: proposal.columns.parse()?, ..TableDefinition::default() };
-    let (read, problems) = snapshot.check(&archive, &Records::new(records.records_at, definition)).await?;
+    let columns: Columns = proposal.columns.parse()?;
+    let (read, problems) = snapshot.check(&archive, &records.records_at, columns).await?;
     writeln!(err, "the proposal was tried with all {read} records")?;
     proposal.notes.iter().chain(&problems).try_for_each(|note| writeln!(err, "{note}"))?;
     writeln!(io::stdout(), "{proposal}")?;
@@ -345,7 +346,7 @@ async fn propose(ProposeSettings { archive, records, .. }: ProposeSettings) -> a
 
 async fn audit_archive(AuditSettings { deep, json, wires, table, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, table.into(), &aws::config().await?);
+    let (archive, mut table) = doors(wires, table, &aws::config().await?);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -362,7 +363,7 @@ async fn show_quarantine(settings: QuarantineSettings) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn check_all(CheckSettings { wires, bell, table, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
+async fn check_all(CheckSettings { wires, queue, table, .. }: CheckSettings) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let config = aws::config().await;
     let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
@@ -371,18 +372,18 @@ async fn check_all(CheckSettings { wires, bell, table, .. }: CheckSettings) -> a
     let (schema, rows) = (&wires.database.database_schema, &table.definition.table);
     let mut is_well = check_server(connection, schema, rows, out).await? && aws.is_ok();
     if let Ok(config) = config {
-        let bell = SqsBell::new(aws::sqs(&config), bell);
-        let (archive, mut table) = doors(wires, table.into(), &config);
-        is_well &= check_doors(&mut table, &archive, &bell, out).await?;
+        let queue = SqsQueue::new(aws::sqs(&config), queue);
+        let (archive, mut table) = doors(wires, table, &config);
+        is_well &= check_doors(&mut table, &archive, &queue, out).await?;
     }
     Ok(found(!is_well))
 }
 
 /// Nothing is asked of either yet.
-fn doors(Wires { archive, database }: Wires, records: Records, config: &SdkConfig) -> (S3Archive, PostgresTable) {
+fn doors(Wires { archive, database }: Wires, table: TableSettings, config: &SdkConfig) -> (S3Archive, PostgresTable) {
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
-    (archive, PostgresTable::new(database, stream, records))
+    (archive, PostgresTable::new(database, stream, table))
 }
 
 fn found(something: bool) -> ExitCode {

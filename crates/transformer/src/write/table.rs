@@ -1,10 +1,14 @@
 //! The tables of one stream in Postgres, behind the one connection to them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
 
 use shared::{
     archive::Object,
     object::{Sequence, StreamName},
+    records::RecordsAt,
+    settings::RecordsSettings,
     telemetry::chain,
 };
 use sqlx::{Connection, PgConnection};
@@ -12,13 +16,22 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
-    batch::{self, Records},
-    connect::{DatabaseSettings, connect, obstacles, within},
     decide::Position,
-    fault::TableError,
-    ledger::{Home, LedgerLine, read_position},
-    transaction::{Outcome, Run, apply, pass_over},
-    write::Care,
+    postgres::{
+        connect::{DatabaseSettings, connect, obstacles, within},
+        fault::TableError,
+    },
+    read::{
+        batch::{self, Unread},
+        record::RecordReader,
+        table_definition::TableDefinition,
+    },
+    write::{
+        ledger::{Home, LedgerLine, read_position},
+        statements::Statements,
+        transaction::{Outcome, Run, apply, pass_over},
+        writer::Care,
+    },
 };
 
 /// A connection that was used so lately is taken for open. `idle_session_timeout` and the limits of poolers are longer.
@@ -47,21 +60,36 @@ pub trait Table {
     async fn end_silent_holder(&mut self, silence: Duration) -> Result<bool, TableError>;
 }
 
+/// Where an answer's records are, and which table they become rows of.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TableSettings {
+    #[command(flatten)]
+    records: RecordsSettings,
+    /// The table.
+    #[command(flatten)]
+    pub definition: TableDefinition,
+}
+
 /// The tables of one stream in Postgres.
 #[derive(Debug)]
 pub struct PostgresTable {
     settings: DatabaseSettings,
     stream: StreamName,
-    records: Records,
+    /// Where records are, unless the object says it.
+    records_at: RecordsAt,
+    reader: Arc<RecordReader>,
+    statements: Statements,
     /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind. With the
     /// time when that was.
     connection: Option<(PgConnection, Instant)>,
 }
 
 impl PostgresTable {
-    /// The tables of `stream`, for documents with these records. Nothing is asked of Postgres yet.
-    pub fn new(settings: DatabaseSettings, stream: StreamName, records: Records) -> Self {
-        Self { settings, stream, records, connection: None }
+    /// The tables of `stream`. Nothing is asked of Postgres yet.
+    pub fn new(settings: DatabaseSettings, stream: StreamName, table: TableSettings) -> Self {
+        let TableSettings { records: RecordsSettings { records_at }, definition } = table;
+        let reader = Arc::new(RecordReader::new(definition.table_columns.clone()));
+        Self { settings, stream, records_at, reader, statements: Statements::new(definition), connection: None }
     }
 
     /// Does something on the connection, and says what keeps the role from it, if that is why it fails.
@@ -82,7 +110,7 @@ impl PostgresTable {
             return Err(error);
         }
         let look = async {
-            let table = &*self.records.statements.definition.table;
+            let table = &*self.statements.definition.table;
             obstacles(&mut connect(&self.settings).await?, &self.settings.database_schema, &[table], false).await
         };
         Err(look.await.ok().filter(|found| !found.is_empty()).map_or(error, TableError::Obstacles))
@@ -104,8 +132,7 @@ impl PostgresTable {
     }
 
     fn home(&self) -> Home<'_> {
-        let (schema, statements) = (self.settings.database_schema.as_str(), &*self.records.statements);
-        Home { stream: &self.stream, schema, statements }
+        Home { stream: &self.stream, schema: self.settings.database_schema.as_str(), statements: &self.statements }
     }
 }
 
@@ -122,10 +149,10 @@ impl Table for PostgresTable {
     ) -> Result<Outcome, TableError> {
         let (mut objects, mut unread) = (Vec::new(), Vec::new());
         for (sequence, Object { metadata, body, .. }) in run {
-            unread.push(self.records.of_object(sequence, &metadata, body));
+            unread.push(Unread::new(sequence, &metadata, &self.records_at, body));
             objects.push((sequence, metadata));
         }
-        let mut pieces = batch::read(unread, self.records.reader.clone(), care == Care::EachRecord);
+        let mut pieces = batch::read(unread, self.reader.clone(), care == Care::EachRecord);
         // The transaction opens when there is something to write: a small object is wholly read before it.
         let first = pieces.next().await;
         let act = async |connection: &mut PgConnection, home: Home<'_>| {
@@ -139,7 +166,7 @@ impl Table for PostgresTable {
     }
 
     async fn end_silent_holder(&mut self, silence: Duration) -> Result<bool, TableError> {
-        let end = sqlx::query(include_str!("sql/end_silent_holder.sql")).bind(silence.as_secs_f64());
+        let end = sqlx::query(include_str!("../sql/end_silent_holder.sql")).bind(silence.as_secs_f64());
         let doing = "end a silent holder of the lock in";
         let ended = self.do_on_it(async |connection, _| within(doing, end.fetch_all(connection)).await).await?;
         Ok(!ended.is_empty())

@@ -16,16 +16,22 @@ use sqlx::{
 };
 
 use crate::{
-    batch::Batch,
-    connect::within,
-    copy::{HEADER, TRAILER, encode_rows},
-    fault::{Fault, TableError},
-    ledger::Counts,
-    parameter::{Column, Time},
-    record::{NoRow, WrongRecord},
-    row::{Key, Row, to_bigint},
-    statements::{Statement, Statements},
-    table_definition::Kind,
+    postgres::{
+        connect::within,
+        fault::{Fault, TableError},
+    },
+    read::{
+        batch::Batch,
+        record::{NoRow, WrongRecord},
+        row::{Key, Row, to_bigint},
+        table_definition::Kind,
+    },
+    write::{
+        copy::{HEADER, TRAILER, encode_rows},
+        ledger::Counts,
+        parameter::{Column, Time},
+        statements::{Statement, Statements},
+    },
 };
 
 /// From this many rows of an object on it pays to compare them here. Fewer are one round trip, and of a small COPY the end may wait 40 ms for an
@@ -318,7 +324,7 @@ async fn quarantine(connection: &mut PgConnection, batches: &[Batch]) -> Result<
     if records.is_empty() {
         return Ok(());
     }
-    let insert = sqlx::query(include_str!("sql/insert_quarantined_records.sql"))
+    let insert = sqlx::query(include_str!("../sql/insert_quarantined_records.sql"))
         .bind(records.iter().map(|(sequence, _)| to_bigint(sequence.get())).collect::<Vec<_>>())
         .bind(column(&records, |record| to_bigint(record.index)))
         .bind(column(&records, |record| record.id.as_deref()))
@@ -331,7 +337,7 @@ async fn quarantine(connection: &mut PgConnection, batches: &[Batch]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
+    use crate::read::{
         record::RecordReader,
         row::{Fields, Origin},
         table_definition::{Columns, TableDefinition},

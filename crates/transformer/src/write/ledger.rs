@@ -11,8 +11,10 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
-    connect::within, decide::Position, fault::TableError, parameter::Time, row::to_bigint, statements::Statements,
-    table_definition::TableDefinition,
+    decide::Position,
+    postgres::{connect::within, fault::TableError},
+    read::{row::to_bigint, table_definition::TableDefinition},
+    write::{parameter::Time, statements::Statements},
 };
 
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -103,7 +105,7 @@ pub fn definition_of(stream: &PgRow) -> Result<Option<TableDefinition>, TableErr
 pub async fn read_position(connection: &mut PgConnection, home: Home<'_>) -> Result<Option<Position>, TableError> {
     const DOING: &str = "read the position in";
     let read =
-        sqlx::query(include_str!("sql/select_position.sql")).bind(&home.statements.table).fetch_optional(connection);
+        sqlx::query(include_str!("../sql/select_position.sql")).bind(&home.statements.table).fetch_optional(connection);
     let row = within(DOING, read).await.map_err(TableError::of_our_tables)?.ok_or(TableError::NoStream)?;
     home.check(&row)?;
     let read = || {
@@ -155,7 +157,7 @@ pub async fn lock(
 ) -> Result<Lock, TableError> {
     const DOING: &str = "lock the stream in";
     let columns = home.statements.definition.table_columns.all();
-    let locked = sqlx::query(include_str!("sql/lock_stream.sql"))
+    let locked = sqlx::query(include_str!("../sql/lock_stream.sql"))
         .bind(is_several)
         .bind(&home.statements.table)
         .bind(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>())
@@ -186,7 +188,7 @@ pub async fn advance(
     }
     let Some(last) = lines.last() else { return Ok(()) };
     let count = |value: fn(&Counts) -> u64| each(lines, |line| to_bigint(value(&line.counts)));
-    let advance = sqlx::query(include_str!("sql/advance_position.sql"))
+    let advance = sqlx::query(include_str!("../sql/advance_position.sql"))
         .bind(each(lines, |line| to_bigint(line.sequence.get())))
         .bind(each(lines, |line| line.sequence.key(home.stream)))
         .bind(each(lines, |line| line.metadata.map(|metadata| metadata.sha256.0)))

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use sqlx::error::DatabaseError;
 use thiserror::Error;
 
-use crate::table_definition::{ColumnsError, KEY, OUR_TABLES, TableDefinition};
+use crate::read::table_definition::{ColumnsError, KEY, OUR_TABLES, TableDefinition};
 
 /// No such table, and no such column: a release before this one made the tables.
 const UNDEFINED: [&str; 2] = ["42P01", "42703"];

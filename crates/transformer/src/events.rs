@@ -19,13 +19,13 @@ use shared::{
 };
 use tracing::{debug, info, warn};
 
-use crate::ledger::{Counts, LedgerLine};
+use crate::write::ledger::{Counts, LedgerLine};
 
 struct Numbers {
     objects: IntCounterVec,
     records: IntCounterVec,
     rows: IntCounterVec,
-    bells: IntCounterVec,
+    messages: IntCounterVec,
     stages: HistogramVec,
     quarantined_at: IntGauge,
     take_overs: IntCounter,
@@ -47,8 +47,8 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
         "change",
         &["inserted", "updated", "unchanged"],
     ),
-    bells: counters(
-        "transformer_bells_total",
+    messages: counters(
+        "transformer_messages_total",
         "Messages received: of an object above the position, at or below it, or unusable; one beyond the end is new and strange",
         "kind",
         &["new", "old", "strange"],
@@ -97,22 +97,22 @@ pub fn register() {
 }
 
 /// A message says that there is an object.
-pub fn heard(pointer: &Pointer) {
+pub fn received(pointer: &Pointer) {
     let kind = if pointer.sequence.get() > position() { "new" } else { "old" };
-    NUMBERS.bells.with_label_values(&[kind]).inc();
-    debug!(sequence = %pointer.sequence, observation = %pointer.observation, kind, "heard");
+    NUMBERS.messages.with_label_values(&[kind]).inc();
+    debug!(sequence = %pointer.sequence, observation = %pointer.observation, kind, "received");
 }
 
 /// A message says nothing that can be used.
-pub fn strange_bell(error: &PointerError) {
-    NUMBERS.bells.with_label_values(&["strange"]).inc();
-    warn!(why = chain(error), "strange bell");
+pub fn strange_message(error: &PointerError) {
+    NUMBERS.messages.with_label_values(&["strange"]).inc();
+    warn!(why = chain(error), "strange message");
 }
 
 /// A message named an object that is not there.
-pub fn bell_beyond_the_end(named: Sequence) {
-    NUMBERS.bells.with_label_values(&["strange"]).inc();
-    warn!(sequence = %named, why = "it points beyond the end of the archive", "strange bell");
+pub fn pointer_beyond_the_end(named: Sequence) {
+    NUMBERS.messages.with_label_values(&["strange"]).inc();
+    warn!(sequence = %named, why = "it points beyond the end of the archive", "strange message");
 }
 
 /// Everything in the archive is applied.

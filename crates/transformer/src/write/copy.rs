@@ -1,7 +1,7 @@
 //! Rows in the binary form that COPY reads: a header, then for each row the number of fields and the fields
 //! (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format"). Pure.
 
-use crate::row::{Fields, Row, to_bigint};
+use crate::read::row::{Fields, Row, to_bigint};
 
 /// What comes before the rows.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -30,7 +30,7 @@ mod tests {
     use shared::object::Sequence;
 
     use super::*;
-    use crate::{
+    use crate::read::{
         record::RecordReader,
         row::Origin,
         table_definition::{Columns, Kind},

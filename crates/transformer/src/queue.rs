@@ -1,4 +1,4 @@
-//! The bell: messages from the queue, and the only file here that talks to SQS.
+//! Messages from the queue. The only file here that talks to SQS.
 //!
 //! A message is deleted after COMMIT. Whether the delete succeeds does not matter: the position tells an old one.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_sqs::{
     Client,
     error::ProvideErrorMetadata,
-    types::{DeleteMessageBatchRequestEntry, Message},
+    types::{self, DeleteMessageBatchRequestEntry},
 };
 use clap::Args;
 use shared::{aws, telemetry::chain};
@@ -43,7 +43,7 @@ const NO_RECEIPT: [&str; 3] = ["ReceiptHandleIsInvalid", "InvalidParameterValue"
 
 /// Which queue.
 #[derive(Args, Clone, Debug)]
-pub struct BellSettings {
+pub struct QueueSettings {
     /// URL of the SQS queue that says what was appended
     #[arg(long, env = "QUEUE_URL", value_name = "URL", required = true, value_parser = shared::settings::parse_queue_url)]
     pub queue_url: Url,
@@ -51,7 +51,7 @@ pub struct BellSettings {
 
 /// One receipt of a message.
 #[derive(Clone, Debug)]
-pub struct Ring {
+pub struct Message {
     /// What it says. Never believed.
     pub body: String,
     /// What deletes this receipt's message.
@@ -60,27 +60,27 @@ pub struct Ring {
 
 /// How the loop sees the queue: the second door to the world.
 #[allow(async_fn_in_trait, reason = "the loop runs on the main task, so nothing has to be Send")]
-pub trait Bell {
+pub trait Queue {
     /// Waits for messages at most `wait`. Safe to drop: what it would have brought comes again.
-    async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError>;
+    async fn receive(&self, wait: Duration) -> Result<Vec<Message>, QueueError>;
 
     /// Forgets the messages, as far as that succeeds.
-    async fn delete(&self, rings: &[Ring]);
+    async fn delete(&self, messages: &[Message]);
 
     /// Whether messages may be deleted at all; none is.
-    async fn may_delete(&self) -> Result<(), BellError>;
+    async fn may_delete(&self) -> Result<(), QueueError>;
 }
 
 /// The queue gave no answer, or a bad one.
 #[derive(Debug, Error)]
 #[error("{doing} on {queue_url} failed")]
-pub struct BellError {
+pub struct QueueError {
     doing: &'static str,
     queue_url: Url,
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-impl BellError {
+impl QueueError {
     /// A receive that was not answered in time.
     pub fn no_answer(queue_url: Url) -> Self {
         Self { doing: RECEIVE, queue_url, source: "no answer in time".into() }
@@ -89,20 +89,20 @@ impl BellError {
 
 /// An SQS queue.
 #[derive(Clone, Debug)]
-pub struct SqsBell {
+pub struct SqsQueue {
     client: Client,
     queue_url: Url,
 }
 
-impl SqsBell {
+impl SqsQueue {
     /// The queue of the settings. Nothing is asked of SQS yet.
-    pub fn new(client: Client, settings: BellSettings) -> Self {
+    pub fn new(client: Client, settings: QueueSettings) -> Self {
         Self { client, queue_url: settings.queue_url }
     }
 }
 
-impl Bell for SqsBell {
-    async fn receive(&self, wait: Duration) -> Result<Vec<Ring>, BellError> {
+impl Queue for SqsQueue {
+    async fn receive(&self, wait: Duration) -> Result<Vec<Message>, QueueError> {
         let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
         let wait_secs = i32::try_from(wait.as_millis().div_ceil(1000)).expect("20 at most");
         let request = self
@@ -116,18 +116,18 @@ impl Bell for SqsBell {
         let answer = timeout(wait + SLACK, request.send()).await;
         let queue_url = self.queue_url.clone();
         match answer {
-            Err(_) => Err(BellError::no_answer(queue_url)),
-            Ok(Ok(received)) => Ok(received.messages.unwrap_or_default().into_iter().filter_map(ring).collect()),
-            Ok(Err(source)) => Err(BellError { doing: RECEIVE, queue_url, source: aws::reason(&source, RIGHTS) }),
+            Err(_) => Err(QueueError::no_answer(queue_url)),
+            Ok(Ok(answer)) => Ok(answer.messages.unwrap_or_default().into_iter().filter_map(received).collect()),
+            Ok(Err(source)) => Err(QueueError { doing: RECEIVE, queue_url, source: aws::reason(&source, RIGHTS) }),
         }
     }
 
-    async fn delete(&self, rings: &[Ring]) {
-        let entry = |(id, ring): (usize, &Ring)| {
-            let entry = DeleteMessageBatchRequestEntry::builder().id(id.to_string()).receipt_handle(&ring.receipt);
+    async fn delete(&self, messages: &[Message]) {
+        let entry = |(id, message): (usize, &Message)| {
+            let entry = DeleteMessageBatchRequestEntry::builder().id(id.to_string()).receipt_handle(&message.receipt);
             entry.build().expect("id and receipt are given")
         };
-        let entries = rings.iter().enumerate().map(entry).collect();
+        let entries = messages.iter().enumerate().map(entry).collect();
         let request = self.client.delete_message_batch().queue_url(self.queue_url.as_str()).set_entries(Some(entries));
         match timeout(SLACK, request.send()).await {
             Ok(Ok(done)) => {
@@ -140,18 +140,18 @@ impl Bell for SqsBell {
         }
     }
 
-    async fn may_delete(&self) -> Result<(), BellError> {
+    async fn may_delete(&self) -> Result<(), QueueError> {
         // The rights are looked at before the receipt, which is nobody's.
         let queue_url = self.queue_url.clone();
         match self.client.delete_message().queue_url(queue_url.as_str()).receipt_handle("none").send().await {
             Err(error) if !error.code().is_some_and(|code| NO_RECEIPT.iter().any(|known| code.ends_with(known))) => {
-                Err(BellError { doing: DELETE, queue_url, source: aws::reason(&error, RIGHTS) })
+                Err(QueueError { doing: DELETE, queue_url, source: aws::reason(&error, RIGHTS) })
             }
             _ => Ok(()),
         }
     }
 }
 
-fn ring(message: Message) -> Option<Ring> {
-    Some(Ring { body: message.body.unwrap_or_default(), receipt: message.receipt_handle? })
+fn received(message: types::Message) -> Option<Message> {
+    Some(Message { body: message.body.unwrap_or_default(), receipt: message.receipt_handle? })
 }

@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{
+use super::{
     decimal::Decimal,
     jsonb,
     members::{Text, without_place},
@@ -130,7 +130,7 @@ fn uuid(text: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::text_of;
+    use crate::read::row::text_of;
 
     /// The field's bytes, without their length.
     fn field(kind: Kind, json: &str) -> Result<Option<Vec<u8>>, String> {

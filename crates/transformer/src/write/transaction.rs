@@ -13,13 +13,14 @@ use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    batch::{End, Piece, Pieces},
-    connect::within,
     decide::Position,
-    fault::TableError,
-    ledger::{Counts, Home, LedgerLine, Lock, advance, lock},
-    notes,
-    write::{Care, Writer},
+    events,
+    postgres::{connect::within, fault::TableError},
+    read::batch::{End, Piece, Pieces},
+    write::{
+        ledger::{Counts, Home, LedgerLine, Lock, advance, lock},
+        writer::{Care, Writer},
+    },
 };
 
 /// How often the database hears of a transaction whose body is slow.
@@ -138,7 +139,7 @@ pub async fn pass_over(
 async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), TableError> {
     let committing = Instant::now();
     within("commit to", transaction.commit()).await?;
-    notes::took("commit", committing.elapsed());
+    events::took("commit", committing.elapsed());
     crash_point!("committed");
     Ok(())
 }

@@ -14,16 +14,21 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
-    connect::{DatabaseSettings, connect, obstacles},
-    fault::REBUILD,
-    fault::TableError,
-    ledger::definition_of,
-    statements::{Statement, Statements},
-    table_definition::{TableDefinition, quoted},
+    postgres::{
+        connect::{DatabaseSettings, connect, obstacles},
+        fault::REBUILD,
+        fault::TableError,
+    },
+    read::table_definition::{TableDefinition, quoted},
+    write::{
+        ledger::definition_of,
+        statements::{Statement, Statements},
+    },
 };
 
 /// Number, name and text of each file of `migrations/`, in their order.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "create stream", include_str!("../migrations/0001_create_stream.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "create stream", include_str!("../../migrations/0001_create_stream.sql"))];
 
 /// Any number, as long as every migrator takes the same. Per database, so streams in one database wait for each other.
 const ADVISORY_LOCK: i64 = 0x0070_6f73_7473;
@@ -89,8 +94,8 @@ async fn migrate_on(
     migrations.set_ignore_missing(true);
     migrations.run(&mut *transaction).await?;
     let name = stream.to_string();
-    sqlx::query(include_str!("sql/create_stream.sql")).bind(&name).execute(&mut *transaction).await?;
-    let found = sqlx::query(include_str!("sql/select_stream.sql")).fetch_one(&mut *transaction).await?;
+    sqlx::query(include_str!("../sql/create_stream.sql")).bind(&name).execute(&mut *transaction).await?;
+    let found = sqlx::query(include_str!("../sql/select_stream.sql")).fetch_one(&mut *transaction).await?;
     let (made, is_missing): (_, bool) = (definition_of(&found)?, found.try_get("is_missing")?);
     let found: String = found.try_get("name")?;
     anyhow::ensure!(
@@ -110,10 +115,10 @@ async fn migrate_on(
     for statement in &statements {
         transaction.execute(statement.sql()).await?;
     }
-    let define = sqlx::query(include_str!("sql/define_table.sql")).bind(&definition.table);
+    let define = sqlx::query(include_str!("../sql/define_table.sql")).bind(&definition.table);
     define.bind(definition.table_columns.to_string()).execute(&mut *transaction).await?;
     if let Some(role) = grant_to {
-        let grants = sqlx::query_scalar(include_str!("sql/select_grants.sql")).bind(role).bind(&definition.table);
+        let grants = sqlx::query_scalar(include_str!("../sql/select_grants.sql")).bind(role).bind(&definition.table);
         let grants = grants.fetch_all(&mut *transaction).await?;
         for grant in grants {
             // Quoted by the server, which knows how.

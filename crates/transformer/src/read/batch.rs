@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use clap::Args;
 use sha2::Digest;
 use shared::{
     archive::Body,
@@ -17,17 +16,15 @@ use shared::{
     json_scan::DocumentError,
     object::{Metadata, Sequence, Sha256},
     records::{RecordsAt, RecordsError, read_records},
-    settings::RecordsSettings,
     telemetry::chain,
 };
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use crate::{
+use super::{
     record::{NoRow, RecordReader, WrongRecord},
     row::{Fields, Origin, Row},
-    statements::Statements,
-    table_definition::{Kind, TableDefinition},
+    table_definition::Kind,
 };
 
 /// A batch is sent when it has this many rows.
@@ -161,52 +158,19 @@ pub struct End {
     pub broken: Option<String>,
 }
 
-/// Where an answer's records are, and which table they become rows of.
-#[derive(Args, Clone, Debug, Default)]
-pub struct TableSettings {
-    #[command(flatten)]
-    records: RecordsSettings,
-    /// The table.
-    #[command(flatten)]
-    pub definition: TableDefinition,
-}
-
-/// Which records a document has, and what they become.
-#[derive(Clone, Debug)]
-pub struct Records {
-    /// Where they are, unless the object says it.
-    pub at: RecordsAt,
-    /// How each is read.
-    pub reader: Arc<RecordReader>,
-    /// What is done with the table that they become rows of.
-    pub statements: Arc<Statements>,
-}
-
-impl From<TableSettings> for Records {
-    fn from(TableSettings { records, definition }: TableSettings) -> Self {
-        Self::new(records.records_at, definition)
-    }
-}
-
-impl Records {
-    /// Records at this place, as rows of this table.
-    pub fn new(at: RecordsAt, definition: TableDefinition) -> Self {
-        let reader = Arc::new(RecordReader::new(definition.table_columns.clone()));
-        Self { at, reader, statements: Arc::new(Statements::new(definition)) }
-    }
-
-    /// An object whose records are where the importer has noted, if it has.
-    pub fn of_object(&self, sequence: Sequence, metadata: &Metadata, body: Body) -> Unread {
-        let at = metadata.facts.records_at.as_ref().unwrap_or(&self.at).clone();
-        Unread { origin: Origin { sequence, fetched_at: metadata.fetched_at }, at, body }
-    }
-}
-
 /// An object that is to be read.
 pub struct Unread<B = Body> {
     origin: Origin,
     at: RecordsAt,
     body: B,
+}
+
+impl Unread {
+    /// An object whose records are where the importer has noted, or at this place if it has noted nothing.
+    pub fn new(sequence: Sequence, metadata: &Metadata, at: &RecordsAt, body: Body) -> Self {
+        let at = metadata.facts.records_at.as_ref().unwrap_or(at).clone();
+        Self { origin: Origin { sequence, fetched_at: metadata.fetched_at }, at, body }
+    }
 }
 
 /// Starts to read objects, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
@@ -338,7 +302,7 @@ mod tests {
     use super::*;
     use crate::{
         any_document::{Chunks, any_chunking, any_document},
-        row::Key,
+        read::{row::Key, table_definition::TableDefinition},
     };
 
     fn pieces(document: impl Read) -> (Vec<Batch>, End) {
@@ -348,9 +312,9 @@ mod tests {
     fn pieces_for(definition: TableDefinition, document: impl Read) -> (Vec<Batch>, End) {
         let (mut batches, mut end) = (Vec::new(), None);
         let origin = Origin { sequence: Sequence::FIRST, fetched_at: jiff::Timestamp::UNIX_EPOCH };
-        let Records { at, reader, .. } = Records::new(RecordsAt::default(), definition);
+        let reader = RecordReader::new(definition.table_columns);
         read_body(
-            Unread { origin, at, body: document },
+            Unread { origin, at: RecordsAt::default(), body: document },
             &reader,
             false,
             || true,

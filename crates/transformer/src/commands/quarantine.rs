@@ -7,7 +7,10 @@ use serde_json::json;
 use shared::object::Sequence;
 use sqlx::{PgConnection, Row};
 
-use crate::{connect::within, fault::TableError, row::to_bigint};
+use crate::{
+    postgres::{connect::within, fault::TableError},
+    read::row::to_bigint,
+};
 
 const READ: &str = "read the quarantine of";
 
@@ -55,7 +58,7 @@ pub async fn quarantine(
 }
 
 async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<()> {
-    let select = sqlx::query(include_str!("sql/select_quarantine.sql")).bind(i64::from(settings.limit));
+    let select = sqlx::query(include_str!("../sql/select_quarantine.sql")).bind(i64::from(settings.limit));
     let rows = within(READ, select.fetch_all(connection)).await.map_err(TableError::of_our_tables)?;
     if !settings.json {
         writeln!(out, "{:>12}  {:>9}  {:>20}  reason", "sequence", "index", "id")?;
@@ -75,7 +78,7 @@ async fn list(settings: ListSettings, connection: &mut PgConnection, out: &mut i
 }
 
 async fn show(settings: ShowSettings, connection: &mut PgConnection, out: &mut impl Write) -> anyhow::Result<()> {
-    let select = sqlx::query_scalar(include_str!("sql/select_quarantined_record.sql"))
+    let select = sqlx::query_scalar(include_str!("../sql/select_quarantined_record.sql"))
         .bind(to_bigint(settings.sequence.get()))
         .bind(to_bigint(settings.index));
     let raw: Option<Vec<u8>> =

@@ -13,7 +13,7 @@ use std::{
 use serde_json::value::RawValue;
 use shared::{json_pointer::JsonPointer, object::StreamName, records::Record};
 
-use crate::{
+use crate::read::{
     decimal::Decimal,
     jsonb,
     members::Members,
@@ -440,7 +440,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{any_document::any_value, record::RecordReader};
+    use crate::{any_document::any_value, read::record::RecordReader};
 
     fn sample(records: &[&str]) -> Sample {
         let mut sample = Sample::default();

@@ -16,9 +16,9 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    connect::within,
     decide::{Position, absence},
-    row::to_bigint,
+    postgres::connect::within,
+    read::row::to_bigint,
 };
 
 /// Requests under way at once: S3 answers one in some 20 ms, so this looks at a few hundred objects a second.
@@ -216,7 +216,7 @@ impl Ledger<'_> {
     /// The line of the object, for sequences that only rise.
     async fn take(&mut self, sequence: u64) -> anyhow::Result<Option<Line>> {
         if self.lines.is_empty() && self.next <= sequence {
-            let select = sqlx::query(include_str!("sql/select_ledger.sql"))
+            let select = sqlx::query(include_str!("../sql/select_ledger.sql"))
                 .bind(to_bigint(sequence))
                 .bind(to_bigint(self.position));
             let rows = within("read the ledger of", select.fetch_all(&mut *self.connection)).await?;

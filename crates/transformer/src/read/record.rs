@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashSet};
 use serde_json::value::RawValue;
 use shared::records::Record;
 
-use crate::{
+use super::{
     jsonb,
     members::Members,
     row::{Fields, text_of},
@@ -235,8 +235,8 @@ mod tests {
     use shared::object::Sequence;
 
     use super::*;
-    use crate::{
-        any_document::any_record,
+    use crate::any_document::any_record;
+    use crate::read::{
         row::{Origin, Row},
         table_definition::DEFAULT,
     };

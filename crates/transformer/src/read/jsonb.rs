@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::members::{Members, without_place};
+use super::members::{Members, without_place};
 
 /// What is nested deeper stays as it is. Each level is read once more for the one above it.
 const LEVELS: u32 = 32;

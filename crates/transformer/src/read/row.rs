@@ -5,7 +5,7 @@ use jiff::{Timestamp, civil};
 use shared::object::Sequence;
 use uuid::Uuid;
 
-use crate::{decimal::Decimal, table_definition::Kind};
+use super::{decimal::Decimal, table_definition::Kind};
 
 const NULL: i32 = -1;
 

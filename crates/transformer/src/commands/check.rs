@@ -11,12 +11,14 @@ use shared::{archive::Archive, object::Sequence, telemetry::chain};
 use sqlx::{PgConnection, Row};
 
 use crate::{
-    bell::Bell,
-    connect::{SchemaName, obstacles, within},
+    commands::migrate::ENCODING,
     decide::{Hold, Position, absence, check_position, next_after},
-    fault::TableError,
-    migrate::ENCODING,
-    table::Table,
+    postgres::{
+        connect::{SchemaName, obstacles, within},
+        fault::TableError,
+    },
+    queue::Queue,
+    write::table::Table,
 };
 
 /// The oldest release that the tests run on.
@@ -44,7 +46,7 @@ pub async fn check_server(
 pub async fn check_doors(
     table: &mut impl Table,
     archive: &impl Archive,
-    bell: &impl Bell,
+    queue: &impl Queue,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let position = table.position().await;
@@ -55,14 +57,14 @@ pub async fn check_doors(
     tell(out, "position", &described)?;
     let archived = look_at_archive(archive, position.ok().flatten().as_ref()).await;
     tell(out, "archive", &archived)?;
-    let is_heard = async {
-        bell.receive(Duration::ZERO).await?;
-        bell.may_delete().await
+    let is_received = async {
+        queue.receive(Duration::ZERO).await?;
+        queue.may_delete().await
     };
-    let heard = is_heard.await.map(|()| "it may be received from, and messages deleted".to_owned());
-    let heard = heard.map_err(|error| chain(&error));
-    tell(out, "queue", &heard)?;
-    Ok(described.is_ok() && archived.is_ok() && heard.is_ok())
+    let received = is_received.await.map(|()| "it may be received from, and messages deleted".to_owned());
+    let received = received.map_err(|error| chain(&error));
+    tell(out, "queue", &received)?;
+    Ok(described.is_ok() && archived.is_ok() && received.is_ok())
 }
 
 /// Writes the line of one dependency.
@@ -82,7 +84,7 @@ async fn look_at_server(
     rows: &str,
 ) -> Result<Vec<Finding>, TableError> {
     const DOING: &str = "ask for the settings of";
-    let row = within(DOING, sqlx::query(include_str!("sql/select_server.sql")).fetch_one(&mut *connection)).await?;
+    let row = within(DOING, sqlx::query(include_str!("../sql/select_server.sql")).fetch_one(&mut *connection)).await?;
     let read = || -> Result<_, sqlx::Error> {
         Ok((
             row.try_get::<i32, _>("version")?,

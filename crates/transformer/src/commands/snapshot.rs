@@ -1,5 +1,7 @@
 //! The records of the archive's newest snapshot, for `transformer propose`. It reads a snapshot twice: to propose a table, and to try it.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use shared::{
     archive::{Archive, Object},
@@ -12,8 +14,12 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
-    batch::{self, End, Piece, Records},
-    propose::Sample,
+    commands::propose::Sample,
+    read::{
+        batch::{self, End, Piece, Unread},
+        record::RecordReader,
+        table_definition::Columns,
+    },
 };
 
 /// As many snapshots are looked at for one that is finished and has records.
@@ -108,14 +114,20 @@ impl Snapshot {
     }
 
     /// How many records there are, and what would be quarantined if the table were this one.
-    pub async fn check(self, archive: &impl Archive, records: &Records) -> anyhow::Result<(u64, Vec<String>)> {
+    pub async fn check(
+        self,
+        archive: &impl Archive,
+        at: &RecordsAt,
+        columns: Columns,
+    ) -> anyhow::Result<(u64, Vec<String>)> {
+        let reader = Arc::new(RecordReader::new(columns));
         let (mut read, mut wrong, mut problems) = (0, 0_u64, Vec::new());
         let mut example = None;
         for number in self.first..=self.last {
             let Some(object) = get(archive, number, &mut problems).await? else { continue };
             let metadata = object.metadata;
-            let unread = records.of_object(Sequence::try_from(number)?, &metadata, object.body);
-            let mut pieces = batch::read(vec![unread], records.reader.clone(), false);
+            let unread = Unread::new(Sequence::try_from(number)?, &metadata, at, object.body);
+            let mut pieces = batch::read(vec![unread], reader.clone(), false);
             loop {
                 match pieces.next().await {
                     Piece::Batch(batch) => {
@@ -259,11 +271,8 @@ mod tests {
     async fn records_that_would_be_quarantined_are_told() {
         let archive = InMemory::new(&[(1, false, r#"[{"id":1},{"id":"x"}]"#), (1, true, r#"[7,{"id":2},"#)]);
         let (snapshot, _) = newest(&archive, &RecordsAt::default()).await.unwrap();
-        let definition = crate::table_definition::TableDefinition {
-            table_columns: "id bigint".parse().unwrap(),
-            ..Default::default()
-        };
-        let (read, problems) = snapshot.check(&archive, &Records::new(RecordsAt::default(), definition)).await.unwrap();
+        let columns = "id bigint".parse().unwrap();
+        let (read, problems) = snapshot.check(&archive, &RecordsAt::default(), columns).await.unwrap();
         assert_eq!(read, 4);
         let [broken, wrong] = &*problems else { panic!("{problems:?}") };
         assert!(broken.starts_with("object 2: the document is broken from byte"), "{broken}");

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, types::Oid},
 };
 
-use crate::{row::postgres_micros, table_definition::Kind};
+use crate::read::{row::postgres_micros, table_definition::Kind};
 
 /// One column of many rows, as a parameter: an array.
 #[derive(Debug)]
