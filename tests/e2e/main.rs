@@ -13,7 +13,7 @@ mod deploy_package;
 mod deploy_streams;
 mod deploy_terraform;
 mod deploy_units;
-mod documents;
+mod tables;
 mod holes;
 mod hostile;
 mod importer_commands;

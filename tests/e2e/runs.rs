@@ -22,7 +22,7 @@ use transformer::{
     read::table_definition::TableDefinition,
     write::{
         table::{PostgresTable, Table, TableSettings},
-        transaction::Outcome,
+        transaction::Attempt,
         writer::Care,
     },
 };
@@ -110,7 +110,7 @@ async fn apply(
                 (*sequence, Object::of_bytes(metadata.clone(), body.clone()))
             };
             match table.apply(position.as_ref(), run.iter().map(object).collect(), care).await {
-                Ok(Outcome::Applied(counts)) if counts.len() == run.len() => break,
+                Ok(Attempt::Applied(counts)) if counts.len() == run.len() => break,
                 Err(error) if error.fault() == Fault::Record && run.len() > 1 => run = &run[..1],
                 Err(error) if error.fault() == Fault::Record && care == Care::None => care = Care::EachRecord,
                 other => anyhow::bail!("{other:?}"),

@@ -28,7 +28,7 @@ use transformer::{
     write::{
         ledger::{Counts, LedgerLine},
         table::Table,
-        transaction::Outcome,
+        transaction::Attempt,
         writer::Care,
     },
 };
@@ -257,14 +257,14 @@ fn lost(doing: &'static str) -> TableError {
 }
 
 impl Door {
-    fn lock(&self, position: Option<&Position>) -> Result<Held, Outcome> {
+    fn lock(&self, position: Option<&Position>) -> Result<Held, Attempt> {
         let mut world = self.world.borrow_mut();
         if world.lock.is_some() {
-            return Err(Outcome::Busy);
+            return Err(Attempt::Busy);
         }
         let stands = |position: &Position| (position.sequence, position.observation);
         if world.table.position.as_ref().map(stands) != position.map(stands) {
-            return Err(Outcome::Moved);
+            return Err(Attempt::Moved);
         }
         let session = world.number();
         world.lock = Some(Lock { session, heard: Instant::now() });
@@ -327,7 +327,7 @@ impl Table for Door {
         position: Option<&Position>,
         run: Vec<(Sequence, Object)>,
         _: Care,
-    ) -> Result<Outcome, TableError> {
+    ) -> Result<Attempt, TableError> {
         let held = match self.lock(position) {
             Ok(held) => held,
             Err(outcome) => return Ok(outcome),
@@ -342,10 +342,10 @@ impl Table for Door {
             }
             let bytes = body.len() as u64;
             if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
-                return Ok(Outcome::WrongBytes { bytes });
+                return Ok(Attempt::WrongBytes { bytes });
             }
             let Ok(posts) = serde_json::from_slice(&body) else {
-                return Ok(Outcome::Broken { bytes, reason: "it is broken".to_owned() });
+                return Ok(Attempt::Broken { bytes, reason: "it is broken".to_owned() });
             };
             read.push((sequence, metadata, bytes, posts));
         }
@@ -360,14 +360,14 @@ impl Table for Door {
             (line, posts.clone())
         });
         self.commit(held, changes.collect()).await?;
-        Ok(Outcome::Applied(counts))
+        Ok(Attempt::Applied(counts))
     }
 
-    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
+    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError> {
         match self.lock(position) {
             Ok(held) => {
                 self.commit(held, vec![(*line, Posts::new())]).await?;
-                Ok(Outcome::Applied(vec![Counts::default()]))
+                Ok(Attempt::Applied(vec![Counts::default()]))
             }
             Err(outcome) => Ok(outcome),
         }

@@ -21,6 +21,9 @@ const HEAD_BYTES: usize = 64 * 1024;
 /// What one read may bring.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// What the first may bring: many documents are small.
+const FIRST_BUFFER_BYTES: usize = 64 * 1024;
+
 /// How many bytes are looked through at once.
 const BLOCK_BYTES: usize = 32;
 
@@ -117,7 +120,7 @@ impl<R: Read> Document<R> {
     /// A document of which nothing is read yet. Of an element longer than `limit_bytes`, which is 64 KiB or more, only the first 64 KiB
     /// are held. That takes a buffer of twice the limit, or of 256 KiB if that is more, and a byte for each bracket that is open.
     pub fn new(reader: R, limit_bytes: usize) -> Self {
-        let buffer = vec![0; BUFFER_BYTES];
+        let buffer = vec![0; FIRST_BUFFER_BYTES];
         Self { reader, buffer, unread: 0..0, passed: 0, limit_bytes, scan: Scan::default(), around: None }
     }
 
@@ -348,10 +351,11 @@ impl<R: Read> Document<R> {
     /// Reads at least one byte; `false` at the end of the document.
     fn read_more(&mut self) -> io::Result<bool> {
         if self.unread.end == self.buffer.len() {
-            if self.unread.start > 0 {
-                self.buffer.copy_within(self.unread.clone(), 0);
-                self.unread = 0..self.unread.len();
-            } else {
+            self.buffer.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
+            if self.buffer.len() < BUFFER_BYTES {
+                self.buffer.resize(BUFFER_BYTES, 0);
+            } else if self.unread.end == self.buffer.len() {
                 self.buffer.resize(2 * self.buffer.len(), 0);
             }
         }

@@ -483,7 +483,7 @@ mod tests {
         let memory = allocation_counter::measure(|| {
             assert!(read_records(document.as_bytes(), &RecordsAt::default(), |_| true).is_ok());
         });
-        assert!(memory.bytes_max < 300_000, "{memory:?}");
+        assert!(memory.bytes_max < 350_000, "{memory:?}");
     }
 
     /// Interrupted before each read, and broken off after the bytes.

@@ -11,12 +11,17 @@ use shared::{
     object::Sequence,
 };
 
-/// At 100 ms a GET, this many under way are 640 objects a second.
-pub const OBJECTS_AHEAD: usize = 64;
+/// At 100 ms a GET, this many under way are 640 objects a second. They hold 8 MiB at most.
+const UNDER_WAY: usize = 64;
 
-/// A larger object waits in its connection. So what is held in memory stays below 192 times this: a run that is being applied, objects that
-/// have arrived, and those under way.
+/// A larger object waits in its connection.
 const SMALL_BYTES: u64 = 128 * 1024;
+
+/// No more GETs are begun while this many objects wait to be applied.
+pub const OBJECTS_AHEAD: usize = 512;
+
+/// … or while they have this many bytes.
+pub const BYTES_AHEAD: u64 = 4 << 20;
 
 type Got = Result<Option<Object>, ArchiveError>;
 
@@ -44,7 +49,7 @@ impl<'a, A: Archive> Prefetch<'a, A> {
             let sequences = iter::successors(Some(sequence), |sequence| Some(sequence.next()));
             let gets =
                 sequences.take_while(move |sequence| *sequence <= last).map(move |sequence| get(archive, sequence));
-            self.under_way = stream::iter(gets).buffered(OBJECTS_AHEAD).boxed_local();
+            self.under_way = stream::iter(gets).buffered(UNDER_WAY).boxed_local();
             self.arrived.clear();
         }
         self.range = Some((sequence.next(), last));
@@ -75,12 +80,17 @@ impl<'a, A: Archive> Prefetch<'a, A> {
     }
 
     async fn advance(&mut self) -> Infallible {
-        while self.arrived.len() < OBJECTS_AHEAD
+        while self.has_room()
             && let Some(got) = self.under_way.next().await
         {
             self.arrived.push_back(got);
         }
         pending().await
+    }
+
+    fn has_room(&self) -> bool {
+        let bytes = |got: &Got| got.as_ref().ok().and_then(Option::as_ref).map_or(0, |object| object.bytes);
+        self.arrived.len() < OBJECTS_AHEAD && self.arrived.iter().map(bytes).sum::<u64>() < BYTES_AHEAD
     }
 }
 

@@ -13,14 +13,14 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
-    ahead::{OBJECTS_AHEAD, Prefetch, is_small},
+    ahead::{BYTES_AHEAD, OBJECTS_AHEAD, Prefetch, is_small},
     decide::{Absence, FollowError, Hold, Position, Skip, absence, check_next, check_position, next_after},
     events,
     postgres::fault::Fault,
     write::{
         ledger::{Counts, LedgerLine},
         table::Table,
-        transaction::Outcome,
+        transaction::Attempt,
         writer::Care,
     },
 };
@@ -31,9 +31,6 @@ const READS: u32 = 3;
 /// Every tenth look lists the end though it is known: an object that was deleted before it was applied is otherwise noticed only with the next
 /// message.
 const LOOKS_A_LISTING: u32 = 10;
-
-/// A run ends when the bodies of its objects have this many bytes: their rows take several times as much memory.
-const RUN_BYTES: u64 = 1 << 20;
 
 /// A message that points so far beyond the position has missed none before it: a receive brings at most as many.
 const NEAR: u64 = 10;
@@ -200,9 +197,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
             if goal.is_passed(sequence) {
                 break;
             }
-            let (outcome, next) = if skip.contains(sequence) {
-                let Some(outcome) = skip_object(archive, table, position.as_ref(), sequence).await? else { break };
-                (outcome, None)
+            let (attempt, next) = if skip.contains(sequence) {
+                let Some(attempt) = skip_object(archive, table, position.as_ref(), sequence).await? else { break };
+                (attempt, None)
             } else {
                 let asked = Instant::now();
                 let found = next_object(archive, &mut ahead, position.as_ref(), goal, last, &mut looks.end).await?;
@@ -221,9 +218,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 status::note_object(next.sequence);
                 (apply(archive, table, &mut ahead, position.as_ref(), run, runs).await?, Some(next))
             };
-            position = match outcome {
-                Outcome::Busy => return Ok(Followed::Busy),
-                Outcome::Applied(_) => {
+            position = match attempt {
+                Attempt::Busy => return Ok(Followed::Busy),
+                Attempt::Applied(_) => {
                     let position = if next.is_some() { next } else { table.position().await? };
                     if last.is_none() && !goal.is_passed(next_after(position.as_ref())) {
                         let end = archive.end().await?;
@@ -232,7 +229,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     }
                     position
                 }
-                Outcome::Moved | Outcome::Broken { .. } | Outcome::WrongBytes { .. } => table.position().await?,
+                Attempt::Moved | Attempt::Broken { .. } | Attempt::WrongBytes { .. } => table.position().await?,
             };
         }
         Ok(Followed::ToTheGoal)
@@ -253,7 +250,7 @@ fn gather<A: Archive>(
     let mut run = vec![first];
     while !is_alone
         && run.len() < limit
-        && bytes < RUN_BYTES
+        && bytes < BYTES_AHEAD
         && Some(at.sequence) < last
         && !skip.contains(at.sequence.next())
     {
@@ -317,7 +314,7 @@ async fn apply<A: Archive, T: Table>(
     position: Option<&Position>,
     mut run: Vec<(Sequence, Object)>,
     runs: &mut Runs,
-) -> Result<Outcome, FollowError> {
+) -> Result<Attempt, FollowError> {
     if let [_] = run.as_slice() {
         let (sequence, object) = run.remove(0);
         return apply_one(archive, table, ahead, position, (sequence, object), runs).await;
@@ -327,14 +324,14 @@ async fn apply<A: Archive, T: Table>(
     // Until it is a success.
     runs.longest = 0;
     let why = match ahead.meanwhile(table.apply(position, run, Care::None)).await {
-        Ok(Outcome::Applied(counts)) => {
+        Ok(Attempt::Applied(counts)) => {
             runs.longest = objects.len();
             events::loaded(&objects, &counts, started.elapsed());
-            return Ok(Outcome::Applied(counts));
+            return Ok(Attempt::Applied(counts));
         }
-        Ok(outcome @ (Outcome::Busy | Outcome::Moved)) => return Ok(outcome),
-        Ok(Outcome::WrongBytes { .. }) => "the bytes of one are not those that were archived".to_owned(),
-        Ok(Outcome::Broken { reason, .. }) => reason,
+        Ok(attempt @ (Attempt::Busy | Attempt::Moved)) => return Ok(attempt),
+        Ok(Attempt::WrongBytes { .. }) => "the bytes of one are not those that were archived".to_owned(),
+        Ok(Attempt::Broken { reason, .. }) => reason,
         Err(error) if error.fault() == Fault::Dependency && !error.is_too_slow() => return Err(error.into()),
         // Alone it shows whose fault it is.
         Err(error) => error.database_message(),
@@ -342,7 +339,8 @@ async fn apply<A: Archive, T: Table>(
     let (first, last) = (next_after(position), objects.last().map(|(sequence, _)| *sequence));
     events::run_refused(first, objects.len(), &why);
     runs.alone_to = last;
-    Ok(Outcome::Moved)
+    // So that the position is asked for anew.
+    Ok(Attempt::Moved)
 }
 
 /// Applies one object, or quarantines it when the fault is its own.
@@ -353,15 +351,15 @@ async fn apply_one<A: Archive, T: Table>(
     position: Option<&Position>,
     (sequence, object): (Sequence, Object),
     runs: &mut Runs,
-) -> Result<Outcome, FollowError> {
+) -> Result<Attempt, FollowError> {
     let started = Instant::now();
     let metadata = object.metadata.clone();
     let (mut object, mut reads) = (Some(object), 1);
     let (bytes, reason) = loop {
-        let Some(body) = object.take() else { return Ok(Outcome::Moved) };
+        let Some(body) = object.take() else { return Ok(Attempt::Moved) };
         let care = if runs.careful == Some(sequence) { Care::EachRecord } else { Care::None };
         match ahead.meanwhile(table.apply(position, vec![(sequence, body)], care)).await {
-            Ok(Outcome::WrongBytes { bytes }) => {
+            Ok(Attempt::WrongBytes { bytes }) => {
                 warn!(%sequence, observation = %metadata.observation, reads, "the bytes are not those that were archived");
                 if reads == READS {
                     break (
@@ -371,13 +369,13 @@ async fn apply_one<A: Archive, T: Table>(
                 }
                 reads += 1;
             }
-            Ok(Outcome::Broken { bytes, reason }) => break (bytes, reason),
-            Ok(outcome) => {
-                if let Outcome::Applied(counts) = &outcome {
+            Ok(Attempt::Broken { bytes, reason }) => break (bytes, reason),
+            Ok(attempt) => {
+                if let Attempt::Applied(counts) = &attempt {
                     (runs.careful, runs.longest) = (None, runs.longest.max(1));
                     events::loaded(&[(sequence, metadata)], counts, started.elapsed());
                 }
-                return Ok(outcome);
+                return Ok(attempt);
             }
             Err(error) if care == Care::None && (error.fault() == Fault::Record || error.is_too_slow()) => {
                 warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record: each is tried alone");
@@ -397,12 +395,12 @@ async fn apply_one<A: Archive, T: Table>(
         reason: Some(&reason),
         counts: Counts::default(),
     };
-    let outcome = table.pass_over(position, &line).await?;
+    let attempt = table.pass_over(position, &line).await?;
     crash_point!("quarantined");
-    if let Outcome::Applied(_) = outcome {
+    if let Attempt::Applied(_) = attempt {
         events::passed_over(&line);
     }
-    Ok(outcome)
+    Ok(attempt)
 }
 
 /// Moves past an object that a person does without, whether it is there or not. `None` beyond the end of the archive.
@@ -411,7 +409,7 @@ async fn skip_object(
     table: &mut impl Table,
     position: Option<&Position>,
     sequence: Sequence,
-) -> Result<Option<Outcome>, FollowError> {
+) -> Result<Option<Attempt>, FollowError> {
     // Listed before it is looked at: one that is missing then was not just about to be appended.
     let Some(end) = archive.end().await?.filter(|end| *end >= sequence) else { return Ok(None) };
     let (head, absent) = match archive.head(sequence).await {
@@ -450,12 +448,12 @@ async fn skip_object(
         reason: Some(reason),
         counts: Counts::default(),
     };
-    let outcome = table.pass_over(position, &line).await?;
+    let attempt = table.pass_over(position, &line).await?;
     crash_point!("skipped");
-    if let Outcome::Applied(_) = outcome {
+    if let Attempt::Applied(_) = attempt {
         events::passed_over(&line);
     }
-    Ok(Some(outcome))
+    Ok(Some(attempt))
 }
 
 #[cfg(test)]
@@ -482,10 +480,10 @@ mod tests {
         Uuid::from_u128(number.into())
     }
 
-    /// Number 20 does not continue what is before it.
+    /// Number 50 does not continue what is before it.
     fn metadata(sequence: Sequence) -> Metadata {
         let number = sequence.get();
-        let previous = observation(if number == 20 { 99 } else { number - 1 });
+        let previous = observation(if number == 50 { 99 } else { number - 1 });
         Metadata {
             archive_id: Uuid::nil(),
             observation: observation(number),
@@ -546,25 +544,21 @@ mod tests {
         assert_eq!(gathered(&[2; 5], 3, 5, "").await, (numbers(3), Some(4)), "as many as may be");
         assert_eq!(gathered(&[2; 5], 64, 4, "").await, (numbers(4), None), "to the last");
         assert_eq!(gathered(&[2; 5], 64, 5, "3").await, (numbers(2), Some(3)), "not what is skipped");
-        assert_eq!(gathered(&[2; 25], 64, 25, "").await, (numbers(19), Some(20)), "not what does not continue");
+        assert_eq!(gathered(&[2; 60], 64, 60, "").await, (numbers(49), Some(50)), "not what does not continue");
         assert_eq!(gathered(&[200_000, 2], 64, 2, "").await, (numbers(1), Some(2)), "not behind what is large");
         assert_eq!(gathered(&[2, 2, 200_000, 2], 64, 4, "").await, (numbers(2), None), "not what is large");
-        assert_eq!(
-            gathered(&[usize::try_from(RUN_BYTES).unwrap() / 8; 12], 64, 12, "").await,
-            (numbers(8), Some(9)),
-            "not too many bytes"
-        );
+        assert_eq!(gathered(&[128 * 1024; 45], 64, 45, "").await, (numbers(32), Some(33)), "not too many bytes");
     }
 
     #[test]
     fn runs_grow_and_begin_anew_after_a_failure() {
         let mut runs = Runs::default();
-        let limits = [0, 1, 2, 48, 64].map(|longest| {
+        let limits = [0, 1, 2, 300, 512].map(|longest| {
             runs.longest = longest;
             runs.limit(sequence(7))
         });
-        assert_eq!(limits, [1, 2, 4, 64, 64]);
+        assert_eq!(limits, [1, 2, 4, 512, 512]);
         runs.alone_to = Some(sequence(8));
-        assert_eq!([7, 8, 9].map(|number| runs.limit(sequence(number))), [1, 1, 64]);
+        assert_eq!([7, 8, 9].map(|number| runs.limit(sequence(number))), [1, 1, 512]);
     }
 }

@@ -14,11 +14,12 @@ use serde_json::value::RawValue;
 use shared::{json_pointer::JsonPointer, object::StreamName, records::Record};
 
 use crate::read::{
+    batch::TOO_LONG,
     decimal::Decimal,
     jsonb,
     members::Members,
     row::Fields,
-    table_definition::{Columns, Kind, Source, escaped, parse_table, written},
+    table_definition::{ColumnSource, Columns, Kind, escaped, parse_table, written},
     values::{self, KEY_LIMIT_BYTES},
 };
 
@@ -76,6 +77,8 @@ pub struct Sample {
     members: Vec<Member>,
     /// How many records there were that a table can hold.
     pub records: u64,
+    /// How many others there were, and why the first of them can be in no table.
+    pub left_out: Option<(u64, String)>,
     /// After how many records there were too many hashes.
     searched: Option<u64>,
 }
@@ -122,17 +125,24 @@ impl fmt::Display for Proposal {
 
 impl Default for Sample {
     fn default() -> Self {
-        Self { members: vec![Member::new(Vec::new())], records: 0, searched: None }
+        Self { members: vec![Member::new(Vec::new())], records: 0, left_out: None, searched: None }
     }
 }
 
 impl Sample {
     /// Looks at a record. Whether a table can hold it at all: the others count for nothing.
     pub fn add(&mut self, record: Record<'_>) -> bool {
-        let Some(members) = Members::of(record.raw).ok().filter(|_| record.is_whole) else { return false };
-        if jsonb::object(members.clone(), record.raw.len()).is_err() {
-            return false;
-        }
+        let read = || {
+            let members = if record.is_whole { Members::of(record.raw)? } else { return Err(TOO_LONG.to_owned()) };
+            jsonb::object(members.clone(), record.raw.len()).map(|_| members)
+        };
+        let members = match read() {
+            Ok(members) => members,
+            Err(why) => {
+                self.left_out.get_or_insert((0, why)).0 += 1;
+                return false;
+            }
+        };
         let mut found = Vec::new();
         self.find(0, &members, &mut found);
         found.resize(self.members.len(), None);
@@ -234,6 +244,9 @@ impl Sample {
             (key.rank().0 > 0)
                 .then(|| "its name does not say that it is a key: make sure that no record ever changes it".to_owned()),
             (records == 1).then(|| single.to_owned()),
+            self.left_out
+                .as_ref()
+                .map(|(count, why)| format!("{count} records would be quarantined; the first: {why}")),
             self.searched.map(|at| format!("for want of memory keys were compared in the first {at} records alone")),
             list("also different in every record", keys[1..].iter().map(|member| member.shown())),
             list(
@@ -331,7 +344,7 @@ impl Member {
     fn entry(&self, name: &str) -> String {
         let source = match &*self.path {
             [own] if own == name => String::new(),
-            path => format!(" {}", Source::Pointer(pointer(path).expect("only these are watched"))),
+            path => format!(" {}", ColumnSource::Pointer(pointer(path).expect("only these are watched"))),
         };
         format!("{} {}{source}", written(name), self.kind().words())
     }

@@ -1,10 +1,8 @@
-//! The records of the archive's newest snapshot, for `transformer propose`. It reads a snapshot twice: to propose a table, and to try it.
-
-use std::sync::Arc;
+//! The records of the archive's newest snapshot, for `transformer propose`.
 
 use anyhow::{Context, bail};
 use shared::{
-    archive::{Archive, Object},
+    archive::Archive,
     json_scan::DocumentError,
     object::Sequence,
     records::{RecordsAt, RecordsError, read_records},
@@ -13,14 +11,7 @@ use shared::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use crate::{
-    commands::propose::Sample,
-    read::{
-        batch::{self, End, Piece, Unread},
-        record::RecordReader,
-        table_definition::Columns,
-    },
-};
+use crate::commands::propose::Sample;
 
 /// As many snapshots are looked at for one that is finished and has records.
 const SNAPSHOTS_LIMIT: usize = 100;
@@ -40,9 +31,9 @@ pub struct Snapshot {
     pub torn: bool,
 }
 
-/// The newest finished snapshot with a record that a table can hold, or, where there is none, the newest unfinished one; and what was seen
-/// of its records.
-pub async fn newest(archive: &impl Archive, at: &RecordsAt) -> anyhow::Result<(Snapshot, Sample)> {
+/// The newest finished snapshot with a record that a table can hold, or, where there is none, the newest unfinished one; what was seen of its
+/// records; and which objects could not be read.
+pub async fn newest(archive: &impl Archive, at: &RecordsAt) -> anyhow::Result<(Snapshot, Sample, Vec<String>)> {
     let empty =
         "the archive has no object, and a table is proposed for records: `importer once` archives a first snapshot";
     let end = archive.end().await?.context(empty)?.get();
@@ -52,7 +43,7 @@ pub async fn newest(archive: &impl Archive, at: &RecordsAt) -> anyhow::Result<(S
         if snapshot.is_finished {
             let sample = snapshot.sample(archive, at, &mut problems).await?;
             if sample.records > 0 {
-                return Ok((snapshot, sample));
+                return Ok((snapshot, sample, problems));
             }
         } else {
             unfinished = unfinished.or(Some(snapshot));
@@ -62,7 +53,7 @@ pub async fn newest(archive: &impl Archive, at: &RecordsAt) -> anyhow::Result<(S
     if let Some(snapshot) = unfinished {
         let sample = snapshot.sample(archive, at, &mut problems).await?;
         if sample.records > 0 {
-            return Ok((snapshot, sample));
+            return Ok((snapshot, sample, problems));
         }
     }
     bail!(
@@ -95,7 +86,10 @@ impl Snapshot {
     ) -> anyhow::Result<Sample> {
         let mut sample = Sample::default();
         for number in self.first..=self.last {
-            let Some(object) = get(archive, number, problems).await? else { continue };
+            let Some(object) = archive.get(Sequence::try_from(number)?).await? else {
+                problems.push(format!("object {number} is missing from the bucket"));
+                continue;
+            };
             let at = object.metadata.facts.records_at.as_ref().unwrap_or(at).clone();
             let body = SyncIoBridge::new_with_handle(StreamReader::new(object.body), Handle::current());
             let reader = move || {
@@ -106,63 +100,15 @@ impl Snapshot {
             (sample, read) = spawn_blocking(reader).await?;
             match read {
                 Ok(_) => {}
-                Err(RecordsError::Document(DocumentError::Read(error))) => return Err(broke_off(number, error)),
+                Err(RecordsError::Document(DocumentError::Read(error))) => {
+                    let what = format!("the body of object {number} broke off on its way: propose again");
+                    return Err(anyhow::Error::new(error).context(what));
+                }
                 Err(broken) => problems.push(format!("object {number}: {}", chain(&broken))),
             }
         }
         Ok(sample)
     }
-
-    /// How many records there are, and what would be quarantined if the table were this one.
-    pub async fn check(
-        self,
-        archive: &impl Archive,
-        at: &RecordsAt,
-        columns: Columns,
-    ) -> anyhow::Result<(u64, Vec<String>)> {
-        let reader = Arc::new(RecordReader::new(columns));
-        let (mut read, mut wrong, mut problems) = (0, 0_u64, Vec::new());
-        let mut example = None;
-        for number in self.first..=self.last {
-            let Some(object) = get(archive, number, &mut problems).await? else { continue };
-            let metadata = object.metadata;
-            let unread = Unread::new(Sequence::try_from(number)?, &metadata, at, object.body);
-            let mut pieces = batch::read(vec![unread], reader.clone(), false);
-            loop {
-                match pieces.next().await {
-                    Piece::Batch(batch) => {
-                        wrong += batch.wrong.len() as u64;
-                        let first = batch.wrong.into_iter().next();
-                        example = example
-                            .or(first.map(|one| format!("object {number}, record {}: {}", one.index, one.reason)));
-                    }
-                    Piece::End(End { records, broken, sha256, .. }) => {
-                        read += records;
-                        let other = "it holds other bytes than its metadata says, and the transformer would hold there"
-                            .to_owned();
-                        let problem = if sha256 == metadata.sha256 { broken } else { Some(other) };
-                        problems.extend(problem.map(|problem| format!("object {number}: {problem}")));
-                        break;
-                    }
-                    Piece::BrokeOff(error) => return Err(broke_off(number, error)),
-                }
-            }
-        }
-        problems.extend(example.map(|example| format!("{wrong} records would be quarantined; {example}")));
-        Ok((read, problems))
-    }
-}
-
-async fn get(archive: &impl Archive, number: u64, problems: &mut Vec<String>) -> anyhow::Result<Option<Object>> {
-    let object = archive.get(Sequence::try_from(number)?).await?;
-    if object.is_none() {
-        problems.push(format!("object {number} is missing from the bucket"));
-    }
-    Ok(object)
-}
-
-fn broke_off(number: u64, error: std::io::Error) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("the body of object {number} broke off on its way: propose again"))
 }
 
 #[cfg(test)]
@@ -172,7 +118,7 @@ mod tests {
     use bytes::Bytes;
     use sha2::Digest;
     use shared::{
-        archive::{Append, ArchiveError, Head, Upload},
+        archive::{Append, ArchiveError, Head, Object, Upload},
         object::{Metadata, Sha256, SnapshotFacts},
     };
     use uuid::Uuid;
@@ -243,7 +189,7 @@ mod tests {
             (&[(9, true, FULL)], (1, 1, true, 2)),
         ] {
             let archive = InMemory::new(objects);
-            let (Snapshot { first, last, is_finished, .. }, sample) =
+            let (Snapshot { first, last, is_finished, .. }, sample, _) =
                 newest(&archive, &RecordsAt::default()).await.unwrap();
             assert_eq!((first, last, is_finished, sample.records), expected, "{objects:?}");
         }
@@ -268,14 +214,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_that_would_be_quarantined_are_told() {
-        let archive = InMemory::new(&[(1, false, r#"[{"id":1},{"id":"x"}]"#), (1, true, r#"[7,{"id":2},"#)]);
-        let (snapshot, _) = newest(&archive, &RecordsAt::default()).await.unwrap();
-        let columns = "id bigint".parse().unwrap();
-        let (read, problems) = snapshot.check(&archive, &RecordsAt::default(), columns).await.unwrap();
-        assert_eq!(read, 4);
-        let [broken, wrong] = &*problems else { panic!("{problems:?}") };
-        assert!(broken.starts_with("object 2: the document is broken from byte"), "{broken}");
-        assert!(wrong.starts_with("2 records would be quarantined; object 1, record 1: column `id`"), "{wrong}");
+    async fn what_is_no_row_is_told() {
+        let archive = InMemory::new(&[(1, false, r#"[{"id":1},{"id":2,"x":0,"x":0}]"#), (1, true, r#"[7,{"id":2},"#)]);
+        let (_, sample, problems) = newest(&archive, &RecordsAt::default()).await.unwrap();
+        assert_eq!(sample.records, 2);
+        assert!(problems[0].starts_with("object 2: the document is broken from byte"), "{problems:?}");
+        let (count, example) = sample.left_out.unwrap();
+        assert_eq!((count, &*example), (2, "`x` stands there twice"));
     }
 }

@@ -1,6 +1,6 @@
 //! The bodies of a run's objects become batches of rows, on a thread of their own, so that reading and parsing run ahead of the database.
 //!
-//! Bounded: of one object, one batch being filled, one waiting, one in the database's hands; of several, which are small, eight pieces.
+//! Bounded: of one object, one batch being filled, one waiting, one in the database's hands; of several, which are small, sixteen pieces.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use shared::{
     crash_point,
     json_scan::DocumentError,
     object::{Metadata, Sequence, Sha256},
-    records::{RecordsAt, RecordsError, read_records},
+    records::{Record, RecordsAt, RecordsError, read_records},
     telemetry::chain,
 };
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking};
@@ -33,20 +33,23 @@ const BATCH_ROWS: usize = 8_000;
 /// … or their records, or the rows that they become, have this many bytes: three batches of it are in flight.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Why a record is no row that was cut.
+pub const TOO_LONG: &str = "it is longer than 16 MiB";
+
 /// Pieces of several small objects that wait for the database: enough that the two threads seldom wait for each other. Of one object, one.
-const PIECES_WAITING: usize = 8;
+const PIECES_WAITING: usize = 16;
 
 /// What the reader sends, in the order of the objects and of their documents.
 #[derive(Debug)]
 pub struct Pieces(mpsc::Receiver<Piece>);
 
-/// Of each object batches, then one end.
+/// Of each object batches, then one summary.
 #[derive(Debug)]
 pub enum Piece {
     /// Some of the records.
     Batch(Batch),
     /// A body is read.
-    End(End),
+    Summary(Summary),
     /// A body broke off on its way.
     BrokeOff(io::Error),
 }
@@ -57,9 +60,9 @@ pub struct Batch {
     origin: Origin,
     /// The type of a key.
     key: Kind,
-    rows: Vec<Place>,
+    rows: Vec<RowAt>,
     /// Rows whose id comes again, for where Postgres refuses the later one.
-    superseded: Vec<Place>,
+    superseded: Vec<RowAt>,
     /// The fields of all rows, so that they are given from thread to thread, and freed, in one piece.
     fields: Vec<u8>,
     /// The records that are no rows.
@@ -70,7 +73,7 @@ pub struct Batch {
 
 /// Where a row is.
 #[derive(Clone, Debug)]
-struct Place {
+struct RowAt {
     index: u64,
     fields: Range<usize>,
 }
@@ -121,7 +124,7 @@ impl Batch {
         rows.filter(|other| other.key == row.key && other.index < row.index).max_by_key(|other| other.index)
     }
 
-    fn row(&self, Place { index, fields }: &Place) -> Row<'_> {
+    fn row(&self, RowAt { index, fields }: &RowAt) -> Row<'_> {
         Row::new(self.origin, *index, self.key, &self.fields[fields.clone()])
     }
 
@@ -145,7 +148,7 @@ impl Batch {
 
 /// What a body was, of which all bytes were seen.
 #[derive(Debug)]
-pub struct End {
+pub struct Summary {
     /// Their digest.
     pub sha256: Sha256,
     /// Their number.
@@ -175,14 +178,16 @@ impl Unread {
 
 /// Starts to read objects, and keeps the records beside the rows if `keep_records`. Reading ends by itself, and when the receiver is dropped.
 pub fn read(objects: Vec<Unread>, reader: Arc<RecordReader>, keep_records: bool) -> Pieces {
-    let (pieces, receiver) = mpsc::channel(objects.len().clamp(1, PIECES_WAITING));
+    let is_several = objects.len() > 1;
+    let (pieces, receiver) = mpsc::channel(if is_several { PIECES_WAITING } else { 1 });
     let runtime = Handle::current();
+    let mut reading = Reading { reader, keep_records, rows: is_several.then(HashMap::new), bytes: 0 };
     let reader = move || {
         for Unread { origin, at, body } in objects {
             let body = SyncIoBridge::new_with_handle(StreamReader::new(body), runtime.clone());
             // Nobody listens after a fault in the database; then the next read ends this.
             let send = |piece| drop(pieces.blocking_send(piece));
-            read_body(Unread { origin, at, body }, &reader, keep_records, || !pieces.is_closed(), send);
+            read_body(Unread { origin, at, body }, &mut reading, || !pieces.is_closed(), send);
         }
     };
     // A panic in it ends the daemon: whoever waits for the end of the pieces misses it.
@@ -190,26 +195,56 @@ pub fn read(objects: Vec<Unread>, reader: Arc<RecordReader>, keep_records: bool)
     Pieces(receiver)
 }
 
+/// The fields of a row, and whether its record has members that no column takes.
+type KnownRow = (Vec<u8>, bool);
+
+/// How the records of a run are read.
+struct Reading {
+    reader: Arc<RecordReader>,
+    keep_records: bool,
+    /// Of several objects, the rows of records by their bytes. Snapshots of one collection have most records in common.
+    rows: Option<HashMap<Vec<u8>, KnownRow>>,
+    /// How many bytes are in these.
+    bytes: usize,
+}
+
+impl Reading {
+    /// Puts a record's fields, as [`RecordReader::read`] does.
+    fn read(&mut self, record: &Record<'_>, fields: &mut Vec<u8>) -> Result<bool, NoRow> {
+        if !record.is_whole {
+            return Err(NoRow { id: None, reason: TOO_LONG.to_owned() });
+        }
+        if let Some((row, has_extra)) = self.rows.as_ref().and_then(|rows| rows.get(record.raw)) {
+            fields.extend(row);
+            return Ok(*has_extra);
+        }
+        let begin = fields.len();
+        let has_extra = self.reader.read(record.raw, &mut Fields(fields))?;
+        if let Some(rows) = self.rows.as_mut().filter(|_| self.bytes < BATCH_BYTES) {
+            let row = fields[begin..].to_owned();
+            self.bytes += record.raw.len() + row.len();
+            rows.insert(record.raw.to_owned(), (row, has_extra));
+        }
+        Ok(has_extra)
+    }
+}
+
 fn read_body(
     Unread { origin, at, body }: Unread<impl Read>,
-    reader: &RecordReader,
-    keep_records: bool,
+    reading: &mut Reading,
     is_wanted: impl Fn() -> bool,
     mut send: impl FnMut(Piece),
 ) {
     let mut body = Hashing { body, is_wanted, hasher: sha2::Sha256::new(), bytes: 0 };
-    let empty = || Filling { batch: Batch::new(origin, reader.key()), bytes: 0 };
+    let key = reading.reader.key();
+    let empty = || Filling { batch: Batch::new(origin, key), bytes: 0 };
     let mut filling = empty();
     let (mut records, mut with_extra) = (0, 0);
     let document = read_records(&mut body, &at, |record| {
         records += 1;
         let batch = &mut filling.batch;
         let begin = batch.fields.len();
-        let read = if record.is_whole {
-            reader.read(record.raw, &mut Fields(&mut batch.fields))
-        } else {
-            Err(NoRow { id: None, reason: "it is longer than 16 MiB".to_owned() })
-        };
+        let read = reading.read(&record, &mut batch.fields);
         let is_row = read.is_ok();
         match read {
             Ok(has_extra) => {
@@ -218,10 +253,10 @@ fn read_body(
                 // on how it is written, because of equal ids in one batch only the last is seen.
                 // Of a wide table a short record is a long row.
                 filling.bytes += record.raw.len().max(batch.fields.len() - begin);
-                if keep_records {
+                if reading.keep_records {
                     batch.records.insert(record.index, record.raw.to_owned());
                 }
-                batch.rows.push(Place { index: record.index, fields: begin..batch.fields.len() });
+                batch.rows.push(RowAt { index: record.index, fields: begin..batch.fields.len() });
             }
             Err(why) => {
                 batch.fields.truncate(begin);
@@ -250,7 +285,7 @@ fn read_body(
         send(filling.end());
     }
     let Hashing { hasher, bytes, .. } = body;
-    send(Piece::End(End { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
+    send(Piece::Summary(Summary { sha256: Sha256::of(hasher), bytes, records, with_extra, broken }));
 }
 
 /// A batch that is not full yet.
@@ -305,22 +340,22 @@ mod tests {
         read::{row::Key, table_definition::TableDefinition},
     };
 
-    fn pieces(document: impl Read) -> (Vec<Batch>, End) {
+    fn pieces(document: impl Read) -> (Vec<Batch>, Summary) {
         pieces_for(TableDefinition::default(), document)
     }
 
-    fn pieces_for(definition: TableDefinition, document: impl Read) -> (Vec<Batch>, End) {
+    fn pieces_for(definition: TableDefinition, document: impl Read) -> (Vec<Batch>, Summary) {
         let (mut batches, mut end) = (Vec::new(), None);
         let origin = Origin { sequence: Sequence::FIRST, fetched_at: jiff::Timestamp::UNIX_EPOCH };
-        let reader = RecordReader::new(definition.table_columns);
+        let reader = Arc::new(RecordReader::new(definition.table_columns));
+        let mut reading = Reading { reader, keep_records: false, rows: None, bytes: 0 };
         read_body(
             Unread { origin, at: RecordsAt::default(), body: document },
-            &reader,
-            false,
+            &mut reading,
             || true,
             |piece| match piece {
                 Piece::Batch(batch) => batches.push(batch),
-                Piece::End(last) => assert!(end.replace(last).is_none(), "one end"),
+                Piece::Summary(last) => assert!(end.replace(last).is_none(), "one summary"),
                 Piece::BrokeOff(error) => panic!("{error}"),
             },
         );
@@ -340,8 +375,24 @@ mod tests {
         let expected = [("new", 1), ("b", 2), ("c", 3)];
         assert_eq!(rows, expected.map(|(title, id)| (Key::Number(id), Some(Some(title.as_bytes())))));
         assert_eq!(batch.wrong[0].index, 2);
-        let End { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
+        let Summary { bytes, records, with_extra: 0, broken, .. } = end else { panic!("{end:?}") };
         assert_eq!((bytes, records, broken), (document.len() as u64, 5, None));
+    }
+
+    #[test]
+    fn a_record_that_comes_again_in_a_run_is_the_same_row() {
+        let reader = Arc::new(RecordReader::new(TableDefinition::default().table_columns));
+        let mut reading = Reading { reader, keep_records: false, rows: Some(HashMap::new()), bytes: 0 };
+        let (one, other) = (post(1, "t"), post(1, "other").replace('}', r#","x":0}"#));
+        let mut read = |raw: &str| {
+            let mut fields = Vec::new();
+            let record = Record { index: 0, raw: raw.as_bytes(), is_whole: true };
+            (reading.read(&record, &mut fields).unwrap(), fields)
+        };
+        let first = [read(&one), read(&other)];
+        assert_eq!([read(&one), read(&other)], first);
+        assert_ne!(first[0], first[1]);
+        assert_eq!(reading.rows.unwrap().len(), 2);
     }
 
     #[test]
@@ -391,8 +442,8 @@ mod tests {
     fn a_broken_document_is_hashed_to_its_end() {
         let (_, whole) = pieces(&b"[1,2]"[..]);
         let (_, broken) = pieces(&b"[1,2 and more"[..]);
-        let End { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
-        let End { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
+        let Summary { bytes: 5, broken: None, .. } = whole else { panic!("{whole:?}") };
+        let Summary { bytes: 13, broken: Some(reason), .. } = broken else { panic!("{broken:?}") };
         assert_eq!(reason, "the document is broken from byte 3 on: it ends inside the array");
     }
 
@@ -402,7 +453,7 @@ mod tests {
             // Whole, and broken off somewhere.
             for document in [&document[..], &document[..end.index(document.len())]] {
                 let whole = pieces(document);
-                let End { sha256, bytes, .. } = &whole.1;
+                let Summary { sha256, bytes, .. } = &whole.1;
                 prop_assert_eq!((*sha256, *bytes), (Sha256(sha2::Sha256::digest(document).into()), document.len() as u64));
                 let cut = pieces(Chunks::new(document, sizes.clone()));
                 prop_assert_eq!(format!("{cut:?}"), format!("{whole:?}"));

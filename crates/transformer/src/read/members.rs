@@ -18,7 +18,9 @@ pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Members<'a> {
     /// Of a record, or why it is no object.
     pub fn of(record: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(record).map_err(|error| without_place(&error))
+        // Looked at once; serde_json would look at each value by itself.
+        let text = str::from_utf8(record).map_err(|error| error.to_string())?;
+        serde_json::from_str(text).map_err(|error| without_place(&error))
     }
 }
 

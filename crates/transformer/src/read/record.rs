@@ -9,7 +9,7 @@ use super::{
     jsonb,
     members::Members,
     row::{Fields, text_of},
-    table_definition::{Columns, Kind, Source},
+    table_definition::{ColumnSource, Columns, Kind},
     values::{self, KEY_LIMIT_BYTES},
 };
 
@@ -146,12 +146,12 @@ impl RecordReader {
     pub fn new(columns: Columns) -> Self {
         let mut taken = Taken::default();
         for (at, column) in columns.all().iter().enumerate() {
-            if let Source::Pointer(pointer) = &column.source {
+            if let ColumnSource::Pointer(pointer) = &column.source {
                 taken.add(pointer.names(), at);
             }
         }
         let has = |source| columns.all().iter().any(|column| column.source == source);
-        Self { has_record: has(Source::Record), has_rest: has(Source::Rest), taken, columns }
+        Self { has_record: has(ColumnSource::Record), has_rest: has(ColumnSource::Rest), taken, columns }
     }
 
     /// The type of the key.
@@ -179,13 +179,15 @@ impl RecordReader {
                 |why| format!("column `{}` ({} from {}): {why}", column.name, column.kind.words(), column.source);
             let begin = fields.0.len();
             let is_there = match (&column.source, value) {
-                (Source::Record, _) => {
+                (ColumnSource::Record, _) => {
                     fields.put_jsonb(&jsonb::object(members.clone(), 0)?);
                     true
                 }
-                (Source::Rest, _) => put_rest(rest.as_deref(), fields),
-                (Source::Pointer(_), Some(value)) => values::put(column.kind, value, fields).map_err(of_column)?,
-                (Source::Pointer(_), None) => {
+                (ColumnSource::Rest, _) => put_rest(rest.as_deref(), fields),
+                (ColumnSource::Pointer(_), Some(value)) => {
+                    values::put(column.kind, value, fields).map_err(of_column)?
+                }
+                (ColumnSource::Pointer(_), None) => {
                     fields.put_null();
                     false
                 }

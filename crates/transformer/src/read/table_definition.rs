@@ -126,7 +126,7 @@ pub struct Column {
     /// Whether a record without it is no row.
     pub is_required: bool,
     /// Where it comes from.
-    pub source: Source,
+    pub source: ColumnSource,
 }
 
 /// The type of a column, and how a value of it stands in JSON.
@@ -150,7 +150,7 @@ pub enum Kind {
 
 /// Where in a record a value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ColumnSource {
     /// Where this leads, which is not the record itself.
     Pointer(JsonPointer),
     /// It is the whole record.
@@ -267,11 +267,11 @@ fn contradictions(columns: &[Column]) -> Vec<String> {
                 key.kind.sql()
             ));
         }
-        if !matches!(key.source, Source::Pointer(_)) {
+        if !matches!(key.source, ColumnSource::Pointer(_)) {
             problems.push(format!("the first entry is the key, and `{}` is no single value", key.source));
         }
     }
-    if columns.iter().filter(|column| column.source == Source::Rest).count() > 1 {
+    if columns.iter().filter(|column| column.source == ColumnSource::Rest).count() > 1 {
         problems.push("two columns take the rest (`*`)".to_owned());
     }
     if columns.len() > COLUMNS_LIMIT {
@@ -310,12 +310,14 @@ impl Column {
             None => (false, rest),
         };
         let source = match rest.trim() {
-            "" => Source::Pointer(format!("/{}", escaped(&name.written)).parse().map_err(|error| format!("{error}"))?),
-            "." => Source::Record,
-            "*" => Source::Rest,
-            pointer => Source::Pointer(pointer_of(pointer)?),
+            "" => ColumnSource::Pointer(
+                format!("/{}", escaped(&name.written)).parse().map_err(|error| format!("{error}"))?,
+            ),
+            "." => ColumnSource::Record,
+            "*" => ColumnSource::Rest,
+            pointer => ColumnSource::Pointer(pointer_of(pointer)?),
         };
-        if !matches!(source, Source::Pointer(_)) && kind != Kind::Jsonb {
+        if !matches!(source, ColumnSource::Pointer(_)) && kind != Kind::Jsonb {
             return Err(format!("`{source}` is an object, and only a jsonb column takes one"));
         }
         Ok(Self { name: name.folded, kind, is_required, source })
@@ -429,7 +431,7 @@ pub fn written(name: &str) -> String {
     if is_bare && !name.starts_with(|c: char| c.is_ascii_digit()) { name.to_owned() } else { quoted(name) }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ColumnSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Record => f.write_str("."),

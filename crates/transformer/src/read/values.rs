@@ -1,6 +1,6 @@
 //! A value of a record as what a column takes: what a careful person would accept, and nothing else. Pure.
 
-use std::ops::RangeInclusive;
+use std::{borrow::Cow, ops::RangeInclusive};
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde_json::value::RawValue;
@@ -37,6 +37,7 @@ pub fn put(kind: Kind, value: &RawValue, fields: &mut Fields<'_>) -> Result<bool
     }
     let unfit = || format!("{} is no {}", shown(json), kind.words());
     let text = match json.as_bytes() {
+        [b'"', .., b'"'] if !json.contains('\\') => Some(Cow::Borrowed(&json[1..json.len() - 1])),
         [b'"', ..] => {
             let Text(text) =
                 serde_json::from_str(json).map_err(|error| format!("it is no text: {}", without_place(&error)))?;
@@ -45,7 +46,11 @@ pub fn put(kind: Kind, value: &RawValue, fields: &mut Fields<'_>) -> Result<bool
         _ => None,
     };
     // A number, also one that is written as a text.
-    let number = || Some(text.as_deref().unwrap_or(json)).filter(|number| is_number(number)).ok_or_else(unfit);
+    let number = || match &text {
+        Some(text) if begins_a_number(text) && is_json(text) => Ok(&**text),
+        None if begins_a_number(json) => Ok(json),
+        _ => Err(unfit()),
+    };
     match kind {
         Kind::Text => match text {
             Some(text) if text.contains('\0') => return Err("it holds U+0000, which Postgres cannot store".to_owned()),
@@ -78,11 +83,13 @@ pub fn shown(json: &str) -> String {
     }
 }
 
-/// By the grammar of JSON. A zero in front would be lost, as of `"007"`.
-fn is_number(text: &str) -> bool {
+fn begins_a_number(text: &str) -> bool {
     text.starts_with(|c: char| c == '-' || c.is_ascii_digit())
-        && serde_json::from_str::<&RawValue>(text).is_ok()
-        && !text.ends_with(char::is_whitespace)
+}
+
+/// A number by the grammar of JSON has no zero in front, which would be lost, as of `"007"`.
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&RawValue>(text).is_ok() && !text.ends_with(char::is_whitespace)
 }
 
 /// A whole one, however it is written.

@@ -29,7 +29,7 @@ use crate::{
     write::{
         ledger::{Home, LedgerLine, read_position},
         statements::Statements,
-        transaction::{Outcome, Run, apply, pass_over},
+        transaction::{Attempt, Run, apply, pass_over},
         writer::Care,
     },
 };
@@ -51,12 +51,12 @@ pub trait Table {
         position: Option<&Position>,
         run: Vec<(Sequence, Object)>,
         care: Care,
-    ) -> Result<Outcome, TableError>;
+    ) -> Result<Attempt, TableError>;
 
     /// Moves past the object after `position` without its records.
-    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError>;
+    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError>;
 
-    /// Ends the transaction that keeps this stream [`Outcome::Busy`] if its client has been silent for so long. Whether there was one.
+    /// Ends the transaction that keeps this stream [`Attempt::Busy`] if its client has been silent for so long. Whether there was one.
     async fn end_silent_holder(&mut self, silence: Duration) -> Result<bool, TableError>;
 }
 
@@ -146,7 +146,7 @@ impl Table for PostgresTable {
         position: Option<&Position>,
         run: Vec<(Sequence, Object)>,
         care: Care,
-    ) -> Result<Outcome, TableError> {
+    ) -> Result<Attempt, TableError> {
         let (mut objects, mut unread) = (Vec::new(), Vec::new());
         for (sequence, Object { metadata, body, .. }) in run {
             unread.push(Unread::new(sequence, &metadata, &self.records_at, body));
@@ -161,7 +161,7 @@ impl Table for PostgresTable {
         self.do_on_it(act).await
     }
 
-    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Outcome, TableError> {
+    async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError> {
         self.do_on_it(async |connection, home| pass_over(connection, home, position, line).await).await
     }
 

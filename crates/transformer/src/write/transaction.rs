@@ -16,7 +16,7 @@ use crate::{
     decide::Position,
     events,
     postgres::{connect::within, fault::TableError},
-    read::batch::{End, Piece, Pieces},
+    read::batch::{Piece, Pieces, Summary},
     write::{
         ledger::{Counts, Home, LedgerLine, Lock, advance, lock},
         writer::{Care, Writer},
@@ -26,10 +26,10 @@ use crate::{
 /// How often the database hears of a transaction whose body is slow.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
-/// What became of a run.
+/// What became of an attempt to apply a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
-pub enum Outcome {
+pub enum Attempt {
     /// It is applied, and each of its objects has this to show for it.
     Applied(Vec<Counts>),
     /// Another transformer has the stream locked. Nothing was done.
@@ -61,36 +61,36 @@ pub async fn apply(
     home: Home<'_>,
     position: Option<&Position>,
     Run { objects, first, mut pieces, care }: Run,
-) -> Result<Outcome, TableError> {
+) -> Result<Attempt, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
     let is_plain = match lock(&mut transaction, home, position, objects.len() > 1).await? {
         Lock::Taken { is_plain } => is_plain,
-        Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
-        Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
+        Lock::Busy => return roll_back(transaction, Attempt::Busy).await,
+        Lock::Moved => return roll_back(transaction, Attempt::Moved).await,
     };
     crash_point!("locked");
     let mut writer = Writer::new(home.statements, care, is_plain, objects.iter().map(|(sequence, _)| *sequence));
     let (mut lines, mut first) = (Vec::new(), Some(first));
     for (sequence, metadata) in &objects {
-        let End { sha256, bytes, records, with_extra, broken } = loop {
+        let Summary { sha256, bytes, records, with_extra, broken } = loop {
             let piece = match first.take() {
                 Some(piece) => piece,
                 None => next_piece_meanwhile(&mut transaction, &mut pieces).await?,
             };
             match piece {
                 Piece::Batch(batch) => writer.take(&mut transaction, batch).await?,
-                Piece::End(end) => break end,
+                Piece::Summary(summary) => break summary,
                 Piece::BrokeOff(error) => return Err(TableError::BrokeOff(error)),
             }
         };
         // The digest is judged first: bytes that are not the archived ones say nothing about the document.
         if sha256 != metadata.sha256 {
-            return roll_back(transaction, Outcome::WrongBytes { bytes }).await;
+            return roll_back(transaction, Attempt::WrongBytes { bytes }).await;
         }
         if let Some(reason) = broken {
-            return roll_back(transaction, Outcome::Broken { bytes, reason }).await;
+            return roll_back(transaction, Attempt::Broken { bytes, reason }).await;
         }
         let counts = writer.counts(*sequence);
         (counts.records, counts.with_extra) = (records, with_extra);
@@ -115,7 +115,7 @@ pub async fn apply(
     }
     advance(&mut transaction, home, &lines).await?;
     commit(transaction).await?;
-    Ok(Outcome::Applied(lines.iter().map(|line| line.counts).collect()))
+    Ok(Attempt::Applied(lines.iter().map(|line| line.counts).collect()))
 }
 
 /// Moves past an object without its records.
@@ -124,16 +124,16 @@ pub async fn pass_over(
     home: Home<'_>,
     position: Option<&Position>,
     line: &LedgerLine<'_>,
-) -> Result<Outcome, TableError> {
+) -> Result<Attempt, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
     match lock(&mut transaction, home, position, false).await? {
         Lock::Taken { .. } => {}
-        Lock::Busy => return roll_back(transaction, Outcome::Busy).await,
-        Lock::Moved => return roll_back(transaction, Outcome::Moved).await,
+        Lock::Busy => return roll_back(transaction, Attempt::Busy).await,
+        Lock::Moved => return roll_back(transaction, Attempt::Moved).await,
     }
     advance(&mut transaction, home, std::slice::from_ref(line)).await?;
     commit(transaction).await?;
-    Ok(Outcome::Applied(vec![line.counts]))
+    Ok(Attempt::Applied(vec![line.counts]))
 }
 
 async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), TableError> {
@@ -157,8 +157,8 @@ async fn next_piece_meanwhile(
     }
 }
 
-async fn roll_back(transaction: Transaction<'_, Postgres>, outcome: Outcome) -> Result<Outcome, TableError> {
+async fn roll_back(transaction: Transaction<'_, Postgres>, attempt: Attempt) -> Result<Attempt, TableError> {
     within("roll back a transaction of", transaction.rollback()).await?;
     crash_point!("rolled-back");
-    Ok(outcome)
+    Ok(attempt)
 }

@@ -2,10 +2,7 @@
 //! each object. Of a long batch the rows of its ids are read and compared here, which costs less than to send all for comparison; then
 //! changed ones are updated and new ones copied. Nobody writes between, since the stream's row is locked.
 
-use std::{
-    collections::{HashMap, HashSet},
-    iter,
-};
+use std::{collections::HashMap, iter, mem};
 
 use futures_util::TryStreamExt;
 use shared::{crash_point, object::Sequence, records::Record};
@@ -65,20 +62,27 @@ pub struct Writer<'a> {
     counts: Vec<(Sequence, Counts)>,
     /// Batches that are to be written by one statement: no two of them have an id in common.
     waiting: Vec<Batch>,
-    /// The ids in them.
-    ids: HashSet<Vec<u8>>,
+    /// How many records are in them.
+    records: usize,
     /// The last row of each id in the run, where rows of several objects may be written by one statement: the same again changes nothing.
-    known: Option<HashMap<Vec<u8>, Vec<u8>>>,
+    known: Option<HashMap<Vec<u8>, Known>>,
     /// Whether all rows of the last batch were changed ones, so that the next is not compared first.
     expects_changes: bool,
+}
+
+/// A row of the run.
+#[derive(Debug)]
+struct Known {
+    fields: Vec<u8>,
+    is_waiting: bool,
 }
 
 impl<'a> Writer<'a> {
     /// For the objects of a run. If the table `is_plain`, rows of several of them may be written by one statement.
     pub fn new(statements: &'a Statements, care: Care, is_plain: bool, run: impl Iterator<Item = Sequence>) -> Self {
         let counts = run.map(|sequence| (sequence, Counts::default())).collect();
-        let (waiting, ids, known) = (Vec::new(), HashSet::new(), is_plain.then(HashMap::new));
-        Self { statements, care, counts, waiting, ids, known, expects_changes: false }
+        let known = is_plain.then(HashMap::new);
+        Self { statements, care, counts, waiting: Vec::new(), records: 0, known, expects_changes: false }
     }
 
     /// What the object has done so far.
@@ -91,27 +95,40 @@ impl<'a> Writer<'a> {
     /// statement, so that each row goes through all that it would go through if its object were applied alone.
     pub async fn take(&mut self, connection: &mut PgConnection, mut batch: Batch) -> Result<(), TableError> {
         let is_last = self.counts.last().is_some_and(|(last, _)| *last == batch.sequence());
+        if let Some(known) = &self.known {
+            let mut comes_again = false;
+            batch.retain(|row| {
+                let before = known.get(row.id());
+                let is_kept = before.is_none_or(|before| before.fields != row.fields);
+                comes_again |= is_kept && before.is_some_and(|before| before.is_waiting);
+                is_kept
+            });
+            if comes_again || self.records + batch.records() > MOST_WAITING {
+                self.write(connection).await?;
+            }
+        }
+        if let Some(known) = &mut self.known {
+            let row = |row: &Row<'_>| (row.id().to_owned(), Known { fields: row.fields.to_owned(), is_waiting: true });
+            known.extend(batch.rows().iter().map(row));
+        }
+        self.records += batch.records();
+        self.waiting.push(batch);
+        if is_last || self.known.is_none() { self.write(connection).await } else { Ok(()) }
+    }
+
+    /// Writes what waits.
+    pub async fn write(&mut self, connection: &mut PgConnection) -> Result<(), TableError> {
+        self.records = 0;
         if let Some(known) = &mut self.known {
             if known.len() > MOST_WAITING {
                 // What is not known is only asked of Postgres again.
                 known.clear();
             }
-            batch.retain(|row| known.get(row.id()).is_none_or(|fields| fields != row.fields));
-            known.extend(batch.rows().iter().map(|row| (row.id().to_owned(), row.fields.to_owned())));
-            if batch.rows().iter().any(|row| self.ids.contains(row.id())) {
-                self.write(connection).await?;
+            for row in known.values_mut() {
+                row.is_waiting = false;
             }
-            self.ids.extend(batch.rows().iter().map(|row| row.id().to_owned()));
         }
-        self.waiting.push(batch);
-        let waiting: usize = self.waiting.iter().map(Batch::records).sum();
-        if is_last || self.known.is_none() || waiting > MOST_WAITING { self.write(connection).await } else { Ok(()) }
-    }
-
-    /// Writes what waits.
-    pub async fn write(&mut self, connection: &mut PgConnection) -> Result<(), TableError> {
-        self.ids.clear();
-        let mut batches = std::mem::take(&mut self.waiting);
+        let mut batches = mem::take(&mut self.waiting);
         match batches.as_mut_slice() {
             [] => return Ok(()),
             [batch] if self.care == Care::EachRecord => self.write_carefully(connection, batch).await?,
