@@ -215,7 +215,7 @@ fn no_crash_point_is_left_out() -> Result<()> {
 #[test]
 fn the_usual_daemons_have_no_crash_points() -> Result<()> {
     let Programs { importer, transformer } = with_crash_points()?;
-    for (name, armed, point) in [("importer", importer, IMPORTER[0]), ("transformer", transformer, TRANSFORMER[7])] {
+    for (name, armed, point) in [("importer", importer, IMPORTER[0]), ("transformer", transformer, TRANSFORMER[10])] {
         for (program, is_armed) in [(armed, true), (path_of(name)?, false)] {
             let bytes = fs::read(program)?;
             for word in ["FAILPOINTS", point] {
