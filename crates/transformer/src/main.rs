@@ -5,9 +5,6 @@ use std::process::ExitCode;
 use shared::{aws::drop_empty_variables, settings::parse_or_exit, shutdown::block_on};
 use transformer::commands::cli::{contradictions, execute};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     drop_empty_variables();
     block_on(execute(parse_or_exit(contradictions)))
