@@ -41,6 +41,7 @@ mod skip;
 mod soak;
 mod stand_by;
 mod settings_teach;
+mod since;
 mod traceable;
 mod transformer_commands;
 mod whose_fault;

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::object::{Metadata, MetadataError, Sequence, Sha256, SnapshotFacts, StreamName, VERSION};
+use crate::object::{
+    AsOf, Metadata, MetadataError, Sequence, Sha256, SnapshotFacts, SnapshotKind, StreamName, VERSION,
+};
 
 /// What S3 stores, what a validator may take of it, and from which length on a URL goes without its query.
 const METADATA_LIMIT_BYTES: usize = 2048;
@@ -106,16 +108,17 @@ impl<'a> Bytes<'a> {
 
     /// Metadata.
     pub fn metadata(&mut self) -> Metadata {
-        let [flags] = self.take();
-        let has = |flag: u8| flags & flag != 0;
+        let [flags, more] = self.take();
+        let (has, more) = (|flag: u8| flags & flag != 0, |flag: u8| more & flag != 0);
         let second = i64::try_from(self.number() % Timestamp::MAX.as_second().unsigned_abs()).expect("less");
         let nanosecond = i32::try_from(self.number() % 1_000_000_000).expect("less");
+        let fetched_at = Timestamp::new(second, nanosecond).expect("it is in range");
         Metadata {
             archive_id: Uuid::from_bytes(self.take()),
             observation: Uuid::from_bytes(self.take()),
             previous: has(1).then(|| Uuid::from_bytes(self.take())),
             sha256: Sha256(self.take()),
-            fetched_at: Timestamp::new(second, nanosecond).expect("it is in range"),
+            fetched_at,
             snapshot: self.sequence(),
             page: u32::from_le_bytes(self.take()),
             last_page: has(2),
@@ -126,6 +129,10 @@ impl<'a> Bytes<'a> {
                 // Not each text is a place.
                 records_at: has(64).then(|| format!("/{}", self.text()).parse().unwrap_or_default()),
                 torn: has(128),
+                kind: more(1).then_some(if more(2) { SnapshotKind::Whole } else { SnapshotKind::Increment }),
+                single: more(4),
+                as_of: more(8).then_some(AsOf { api: Timestamp::UNIX_EPOCH, ours: fetched_at }),
+                whole_at: more(16).then_some(fetched_at),
             },
             source_url: self.text(),
             etag: has(4).then(|| self.text()),

@@ -25,7 +25,9 @@ pub async fn accidents(world: Shared) {
                 }
                 world.api.posts_before = before;
                 world.api.version += 1;
-                world.api.is_broken = world.dice.u8(..10) == 0;
+                // What was broken says nothing of having changed when it is mended: the next whole collection brings it.
+                let is_soon_whole = world.api.refresh.is_none_or(|refresh| refresh < crate::CALM);
+                world.api.is_broken = world.dice.u8(..10) == 0 && is_soon_whole;
             }
             24..28 => {
                 // A backup of no long ago, and the sessions end.

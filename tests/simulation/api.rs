@@ -9,6 +9,7 @@ use importer::{
     refusal,
     request::{Place, Request},
     retry::Tries,
+    since::{Change, Since, SinceSettings},
     snapshot::{Observation, Snapshot, Validators, validators},
     source::{PollError, Source},
 };
@@ -21,7 +22,7 @@ use serde_json::json;
 use sha2::Digest;
 use shared::{
     archive::Upload,
-    object::{Metadata, Sha256, SnapshotFacts},
+    object::{AsOf, Metadata, Sha256, SnapshotFacts, SnapshotKind},
     records::RecordsAt,
 };
 use tokio::time::sleep;
@@ -29,14 +30,18 @@ use url::Url;
 
 use crate::{
     doors::{Door, NO_FILE},
-    world::{Posts, World, latency},
+    world::{Api, Posts, World, latency},
 };
 
 static ADDRESS: LazyLock<Url> = LazyLock::new(|| "https://api.example.org/posts".parse().expect("an address"));
+static SINCE: LazyLock<Since> = LazyLock::new(|| "since=%s".parse().expect("a form"));
 static DATA: LazyLock<RecordsAt> = LazyLock::new(|| "/data".parse().expect("a place"));
 const REQUEST: u16 = 1;
 
 const PAGE_POSTS: usize = 2;
+
+/// A post may say that it changed so many seconds before it could be seen.
+const LAG: i64 = 30;
 
 /// As often as the importer walks through a collection that does not hold still.
 const WALKS: [bool; 3] = [false, false, true];
@@ -108,14 +113,18 @@ impl Door {
             let world = self.world.borrow();
             (world.api.manner, world.api.version)
         };
+        let (change, as_of) = self.world.borrow().asked_since(last);
         let next_page: NextPage = manner.next_page.parse().unwrap_or_default();
         let is_counted = next_page.is_counted();
         let mut url = ADDRESS.clone();
         url.set_query(Some(manner.query).filter(|query| !query.is_empty()));
         let mut request = Request { url, body: None };
-        let mut walk = Walk::new(next_page, Totals::Check, DATA.clone(), is_last_try);
+        if let Some(change) = change {
+            request = SINCE.asked(&request, change.since);
+        }
+        let mut walk = Walk::new(next_page, Totals::Check, DATA.clone(), is_last_try).of_changes(change.is_some());
         let (mut pages, mut posts, mut bodies) = (Vec::new(), Posts::new(), String::new());
-        let mut of_one_page = Validators::default();
+        let (mut of_one_page, mut is_single) = (Validators::default(), false);
         let mut was_wrong = false;
         let mut tries = Tries::new(false);
         let turn = loop {
@@ -155,7 +164,8 @@ impl Door {
                 Answer::Status(status) => walk.status(&request, status)?.ok_or_else(|| refusal_of(status, None))?,
                 Answer::Page { page, posts: on_it, body } => {
                     let (is_kept, turn) = walk.turn(&page)?;
-                    if turn == Turn::End && pages.is_empty() && !is_paged(&page.headers) {
+                    is_single = turn == Turn::End && pages.is_empty();
+                    if is_single && change.is_none() && !is_paged(&page.headers) {
                         of_one_page.etag = Some(body.clone());
                     }
                     if is_kept {
@@ -176,7 +186,12 @@ impl Door {
             return Ok(ControlFlow::Continue(()));
         }
         let mut world = self.world.borrow_mut();
-        if !walk.is_torn() && world.api.version == version && !world.api.is_broken && posts != world.api.posts {
+        if !walk.is_torn()
+            && change.is_none()
+            && world.api.version == version
+            && !world.api.is_broken
+            && posts != world.api.posts
+        {
             world.wrong = Some(format!("{posts:?} was taken for the whole of {:?} ({manner:?})", world.api.posts));
         }
         let facts = SnapshotFacts {
@@ -184,8 +199,14 @@ impl Door {
             request: Some(REQUEST),
             records_at: Some(DATA.clone()),
             torn: walk.is_torn() || world.fails(5),
+            kind: Some(if change.is_some() { SnapshotKind::Increment } else { SnapshotKind::Whole }),
+            single: is_single,
+            as_of: Some(as_of),
+            whole_at: change.is_none().then_some(as_of.ours),
         };
-        let snapshot = Snapshot { pages, validators: of_one_page, records: posts.len() as u64, facts };
+        let hashes = posts.iter().map(|post| short(&format!("{post:?}"))).collect();
+        let snapshot =
+            Snapshot { pages, validators: of_one_page, records: posts.len() as u64, hashes: Some(hashes), facts };
         Ok(ControlFlow::Break(Some(snapshot)))
     }
 }
@@ -208,10 +229,26 @@ fn refusal_of(status: StatusCode, wait: Option<u32>) -> HttpError {
 }
 
 impl World {
+    /// From when on changes are asked for, and when that is.
+    fn asked_since(&self, last: Option<&Metadata>) -> (Option<Change>, AsOf) {
+        let [api, ours] = [self.api.ahead, 0].map(|ahead| second(self.clock(ahead)));
+        let settings = |full_refresh_interval| SinceSettings {
+            since: Some(SINCE.clone()),
+            since_overlap: Duration::from_secs(LAG.unsigned_abs()),
+            full_refresh_interval,
+        };
+        let change = self.api.refresh.and_then(|refresh| settings(refresh).change(last, REQUEST, ours));
+        (change, AsOf { api, ours })
+    }
+
     /// What the API says now. Where it `is_wrong`, it is busy and says that there is nothing.
     fn answer(&mut self, manner: Manner, request: &Request, last: Option<&Metadata>, is_wrong: bool) -> Answer {
-        let all: Vec<_> = self.api.posts.iter().map(|(id, title)| (*id, title.clone())).collect();
+        self.stamp();
         let number = |name: &str| request.number(&Place::Parameter(name.to_owned()));
+        let since = number("since").map(u64::cast_signed);
+        let is_changed = |id: &i64| since.is_none_or(|since| self.api.stamps[id].1 >= since);
+        let changed = self.api.posts.iter().filter(|(id, _)| is_changed(id));
+        let all: Vec<_> = changed.map(|(id, title)| (*id, title.clone())).collect();
         let behind = |id: u64| all.iter().take_while(|(known, _)| *known <= id.cast_signed()).count();
         let place = number("scroll").and_then(|scroll| self.api.places.get(&scroll).copied());
         let passed = number("page").map(|page| (page - 1) * PAGE_POSTS as u64).or(number("offset")).or(place);
@@ -233,7 +270,10 @@ impl World {
         // One that is broken is archived as it is: records are judged by the transformer.
         let body =
             if self.api.is_broken { "broken".to_owned() } else { serde_json::to_string(&posts).expect("it is JSON") };
-        if end == all.len() && validators(last, REQUEST, ADDRESS.as_str()).etag.is_some_and(|known| known == body) {
+        if since.is_none()
+            && end == all.len()
+            && validators(last, REQUEST, ADDRESS.as_str()).etag.is_some_and(|known| known == body)
+        {
             return Answer::Unmodified;
         }
         let last_id = posts.keys().next_back();
@@ -243,9 +283,10 @@ impl World {
         if manner.has_total && !is_wrong {
             around["total"] = all.len().into();
         }
+        let and_since = since.map_or_else(String::new, |since| format!("&since={since}"));
         match (manner.next_page, next) {
-            ("", Some(id)) => headers.push(("link".to_owned(), format!("<?after={id}>; rel=next"))),
-            ("/next", Some(id)) => around["next"] = format!("?after={id}").into(),
+            ("", Some(id)) => headers.push(("link".to_owned(), format!("<?after={id}{and_since}>; rel=next"))),
+            ("/next", Some(id)) => around["next"] = format!("?after={id}{and_since}").into(),
             ("after=/cursor", Some(id)) => around["cursor"] = (*id).into(),
             ("scroll=/scroll", _) => {
                 let scroll = number("scroll").unwrap_or_else(|| self.number());
@@ -261,11 +302,23 @@ impl World {
             url: request.url.clone(),
             headers,
             records: posts.len() as u64,
-            digest: u64::from_be_bytes(digest(&format!("{posts:?}")).0[..8].try_into().expect("eight bytes")),
+            digest: short(&format!("{posts:?}")),
             around: around.to_string(),
             last_record: last_id.map(|id| json!({ "id": id }).to_string()),
         };
         Answer::Page { page: Box::new(page), posts, body }
+    }
+
+    /// A post that is another one than when it was asked for last says so, and may name a second that has passed.
+    fn stamp(&mut self) {
+        let now = self.clock(self.api.ahead);
+        let Api { posts, stamps, .. } = &mut self.api;
+        stamps.retain(|id, _| posts.contains_key(id));
+        for (id, title) in posts {
+            if stamps.get(id).is_none_or(|(known, _)| known != title) {
+                stamps.insert(*id, (title.clone(), now - self.dice.i64(..LAG)));
+            }
+        }
     }
 
     fn observation(&mut self, body: String) -> Observation {
@@ -281,6 +334,14 @@ impl World {
             sha256,
         }
     }
+}
+
+fn second(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("of these years")
+}
+
+fn short(text: &str) -> u64 {
+    u64::from_be_bytes(digest(text).0[..8].try_into().expect("eight bytes"))
 }
 
 fn digest(text: &str) -> Sha256 {

@@ -27,7 +27,11 @@ use std::{
 
 use importer::run::{Importer, PaceSettings as ImporterPace};
 use jiff::Timestamp;
-use shared::{object::StreamName, shutdown::Shutdown, status::Status};
+use shared::{
+    object::{SnapshotKind, StreamName},
+    shutdown::Shutdown,
+    status::Status,
+};
 use tokio::{
     runtime::Builder,
     select,
@@ -232,7 +236,7 @@ fn check(world: &Shared) -> Result<(), String> {
         if outcome != Some(if page.is_some() { &"loaded" } else { &"quarantined" }) {
             return Err(format!("object {number} is {outcome:?} in the ledger"));
         }
-        if metadata.page == 1 {
+        if metadata.page == 1 && metadata.facts.kind != Some(SnapshotKind::Increment) {
             whole.clear();
         }
         for (id, title) in page.unwrap_or_default() {
@@ -241,6 +245,10 @@ fn check(world: &Shared) -> Result<(), String> {
                 posts.insert(id, (title, *number));
             }
         }
+    }
+    if world.api.refresh.is_some_and(|refresh| refresh > CALM) {
+        // Nothing tells of a deleted post but the whole collection, which was not asked for.
+        whole.retain(|id, _| world.api.posts.contains_key(id));
     }
     if whole != world.api.posts || world.archive.values().next_back().is_some_and(|end| !end.metadata.last_page) {
         let (posts, manner) = (&world.api.posts, world.api.manner);

@@ -29,6 +29,8 @@ pub type Posts = BTreeMap<i64, String>;
 #[derive(Default)]
 pub struct World {
     pub dice: fastrand::Rng,
+    /// When it began; `None` for never.
+    pub began: Option<Instant>,
     /// While it is true nothing fails any more, so that what should come to rest does.
     pub is_calm: bool,
     /// Kills the daemon of a host: two importers, two transformers.
@@ -67,6 +69,12 @@ pub struct Api {
     pub version: i64,
     pub posts: Posts,
     pub posts_before: Posts,
+    /// How often the whole collection is asked for besides what has changed; `None` where that alone is asked for.
+    pub refresh: Option<Duration>,
+    /// How far its clock is ahead of ours.
+    pub ahead: i64,
+    /// Each post as it was asked for last, and the second in which it says that it changed.
+    pub stamps: BTreeMap<i64, (String, i64)>,
     /// How many posts those have passed who ask a server that keeps their place.
     pub places: HashMap<u64, u64>,
     /// The body is no document.
@@ -141,8 +149,11 @@ impl AddAssign for Figures {
 impl World {
     pub fn new(seed: u64) -> Shared {
         let mut dice = fastrand::Rng::with_seed(seed);
-        let api = Api { manner: Manner::any(&mut dice), ..Api::default() };
-        Rc::new(RefCell::new(Self { dice, api, backups: [Rows::default()].into(), ..Self::default() }))
+        let manner = Manner::any(&mut dice);
+        let refresh = [None, None, Some(100), Some(1_000_000)][dice.usize(..4)].map(Duration::from_secs);
+        let ahead = [0, 40, 86_400, -86_400][dice.usize(..4)];
+        let (api, began) = (Api { manner, refresh, ahead, ..Api::default() }, Some(Instant::now()));
+        Rc::new(RefCell::new(Self { dice, api, began, backups: [Rows::default()].into(), ..Self::default() }))
     }
 
     /// Whether this goes wrong, in so many of a hundred cases.
@@ -154,6 +165,12 @@ impl World {
 
     pub fn millis(&mut self, range: Range<u64>) -> Duration {
         Duration::from_millis(self.dice.u64(range))
+    }
+
+    /// What a clock shows that is so far ahead.
+    pub fn clock(&self, ahead: i64) -> i64 {
+        let passed = self.began.map_or(0, |began| began.elapsed().as_secs());
+        1_000_000 + passed.cast_signed() + ahead
     }
 
     pub fn uuid(&mut self) -> Uuid {

@@ -78,6 +78,8 @@ pub struct Records {
     pub digest: u64,
     /// The last of them, if it is wanted.
     pub last: Option<Vec<u8>>,
+    /// A hash of each record, if they are wanted and all of them are held.
+    pub hashes: Option<Vec<u64>>,
     /// Whether each is a line, so that nothing in the body shows its end.
     pub are_lines: bool,
     /// The body with `null` in their place, and a mark for texts and arrays longer than 64 KiB; the body itself if it is the record.
@@ -108,6 +110,8 @@ pub struct Wanted {
     pub keeps_last: bool,
     /// Whether further pages follow in a way that headers do not show.
     pub is_paged: bool,
+    /// Whether each record is hashed by itself, to be found again.
+    pub hashes_each: bool,
 }
 
 /// What the headers of an answer show of its body.
@@ -280,6 +284,23 @@ impl Write for Hashes {
     }
 }
 
+/// By which a record is found again: 64 bits of its SHA-256.
+pub fn record_hash(raw: &[u8]) -> u64 {
+    let Sha256(digest) = Sha256::of(sha2::Sha256::new_with_prefix(raw));
+    u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+/// A hash of each record; `None` where that cannot be said.
+pub fn record_hashes(body: &[u8], at: &RecordsAt) -> Option<Vec<u64>> {
+    let (mut hashes, mut is_all) = (Vec::new(), true);
+    let read = shared::records::read_records(body, at, |record| {
+        is_all &= record.is_whole;
+        hashes.push(record_hash(record.raw));
+        true
+    });
+    read.is_ok_and(|_| is_all).then_some(hashes)
+}
+
 /// Counts the records, and hashes them, while they pass.
 fn read_records(
     body: impl Read,
@@ -291,6 +312,7 @@ fn read_records(
     let hashes = Hashes { of_all: before, of_page: crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme) };
     let mut hashes = BufWriter::with_capacity(HASHED_BYTES, hashes);
     let (mut count, mut last, mut lacks_some) = (0, None, !is_hashed);
+    let mut each = wanted.hashes_each.then(Vec::new);
     let (mut is_first_an_array, mut is_last_an_array) = (false, false);
     let is_array = wanted.records_at != RecordsAt::Document;
     let read = read_page(body, &wanted.records_at, |record| {
@@ -304,6 +326,10 @@ fn read_records(
         is_first_an_array |= count == 0 && is_last_an_array;
         count += 1;
         lacks_some |= !record.is_whole;
+        each = each.take().filter(|_| record.is_whole);
+        if let Some(each) = &mut each {
+            each.push(record_hash(record.raw));
+        }
         if wanted.keeps_last || headers.is_lines || !is_array {
             let last: &mut Vec<u8> = last.get_or_insert_default();
             last.clear();
@@ -331,7 +357,7 @@ fn read_records(
     };
     let Hashes { of_all, of_page } = hashes.into_inner().map_err(io::Error::from)?;
     let are_lines = found == Found::Lines || is_line;
-    Ok(Records { count, digest: of_page.finalize(), last, are_lines, around, hasher: of_all, lacks_some })
+    Ok(Records { count, digest: of_page.finalize(), hashes: each, last, are_lines, around, hasher: of_all, lacks_some })
 }
 
 /// Whether an object does not say of itself that something failed.
@@ -386,7 +412,7 @@ mod tests {
     }
 
     fn wanted(records_at: &str) -> Wanted {
-        Wanted { records_at: records_at.parse().unwrap(), keeps_last: true, is_paged: true }
+        Wanted { records_at: records_at.parse().unwrap(), keeps_last: true, is_paged: true, hashes_each: true }
     }
 
     #[tokio::test]
@@ -433,7 +459,7 @@ mod tests {
     async fn an_only_page_that_is_nothing_but_records_is_told_by_its_body() {
         let dir = tempfile::tempdir().unwrap();
         let digests = async |is_paged, has_next, at: &str, text| {
-            let wanted = Wanted { records_at: at.parse().unwrap(), keeps_last: false, is_paged };
+            let wanted = Wanted { records_at: at.parse().unwrap(), keeps_last: false, is_paged, hashes_each: false };
             let mut spool = Spool::new(dir.path(), 1000, wanted).unwrap();
             let kept = spool.keep(body(&[Ok(text)]), Shown { has_next, is_lines: false }).await.unwrap();
             spool.add_page(&kept.records);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use shared::{
     metrics::{counter, counters, gauge, stages},
-    object::{Metadata, Sequence, StreamName},
+    object::{Metadata, Sequence, SnapshotKind, StreamName},
     pointer::Pointer,
     status::{Dependency, note_end, note_retry},
     telemetry::chain,
@@ -92,6 +92,13 @@ pub fn torn(walk: u32, walks: u32) {
     info!(walk, walks, "the collection changed while it was paged");
 }
 
+/// The API's clock is behind what it said before.
+pub fn clock_behind() {
+    warn!(
+        "the API's clock was set back: the whole collection is asked for, since changes may bear earlier times than were asked for"
+    );
+}
+
 /// It changed in each of these walks, and what the last one brought is archived.
 pub fn taken_torn(walks: u32) {
     warn!(
@@ -133,8 +140,9 @@ pub fn appended(
     ends_with(sequence, metadata);
     NUMBERS.stages.with_label_values(&["append"]).observe(append.as_secs_f64());
     let (observation, page, last_page) = (metadata.observation, metadata.page, metadata.last_page);
+    let kind = metadata.facts.kind.map(SnapshotKind::word);
     info!(
-        %sequence, %observation, key = sequence.key(stream), bytes, page, last_page, fetch_ms = millis(fetch), append_ms = millis(append),
+        %sequence, %observation, key = sequence.key(stream), bytes, kind, page, last_page, fetch_ms = millis(fetch), append_ms = millis(append),
         "appended"
     );
 }

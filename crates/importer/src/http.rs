@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Client, Response, StatusCode, Version,
     header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
+        ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
         HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, TRANSFER_ENCODING,
     },
     redirect,
@@ -38,6 +38,7 @@ use crate::{
     paging::is_paged,
     refusal::{self, Refusal, moment},
     request::Request,
+    since::AnswerTime,
     snapshot::Validators,
 };
 
@@ -128,8 +129,8 @@ pub enum HttpError {
 /// A page as it came.
 #[derive(Debug)]
 pub struct Answer {
-    /// When the fetch began.
-    pub fetched_at: Timestamp,
+    /// When the fetch began and the answer came, and what it says of that.
+    pub time: AnswerTime,
     /// The address that answered, behind its redirects.
     pub url: Url,
     /// The header lines, names in lower case; bytes outside ASCII are percent-encoded.
@@ -167,8 +168,9 @@ impl Http {
         validators: &Validators,
         spool: &mut Spool,
     ) -> Result<Option<Answer>, HttpError> {
-        let fetched_at = Timestamp::now();
+        let asked = Timestamp::now();
         let response = self.ask(request, validators).await?;
+        let arrived = Timestamp::now();
         let headers = lines(response.headers());
         if response.status() == StatusCode::NOT_MODIFIED {
             if is_paged(&headers) || is_another(validators, response.headers()) {
@@ -178,11 +180,13 @@ impl Http {
             }
             return Ok(None);
         }
-        let date = text(response.headers(), &DATE).and_then(|date| moment(&date)).unwrap_or(fetched_at);
+        let date = text(response.headers(), &DATE).and_then(|date| moment(&date));
+        let age = text(response.headers(), &AGE).and_then(|age| age.trim().parse::<u32>().ok()).unwrap_or(0);
+        let time = AnswerTime { date, age: SignedDuration::from_secs(age.into()), asked, arrived };
         let validators = Validators {
             // The star stands for any version.
             etag: text(response.headers(), &ETAG).filter(|etag| etag != "*"),
-            last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date)),
+            last_modified: text(response.headers(), &LAST_MODIFIED).filter(|at| is_settled(at, date.unwrap_or(asked))),
         };
         let url = response.url().clone();
         let shown = Shown {
@@ -190,7 +194,7 @@ impl Http {
             is_lines: text(response.headers(), &CONTENT_TYPE).is_some_and(|of| is_lines(&of)),
         };
         let body = self.keep(response, request, spool, shown).await?;
-        Ok(Some(Answer { fetched_at, url, headers, validators, body }))
+        Ok(Some(Answer { time, url, headers, validators, body }))
     }
 
     /// Sends the request; what comes back has a body, or is a 304 that was asked for.

@@ -8,6 +8,7 @@
 //!   source    a snapshot of the collection, page by page
 //!     http      a request and its answer
 //!     body      a body, to disk, with hash, length and records
+//!     since     all of the collection, or what has changed
 //!     request   what is asked
 //!     next_page how pages follow, as the settings say it
 //!     paging    what comes after a page, and where the collection ends
@@ -27,6 +28,7 @@ pub mod run;
 pub mod source;
 pub mod http;
 pub mod body;
+pub mod since;
 pub mod request;
 pub mod next_page;
 pub mod paging;

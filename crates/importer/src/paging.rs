@@ -28,7 +28,7 @@ const LINK_LIMIT_BYTES: usize = 4_000;
 
 /// The longest path of an address, which goes into an object's metadata. If only the append refused a longer one, each poll would append the pages
 /// before it anew.
-const PATH_LIMIT_BYTES: usize = 700;
+const PATH_LIMIT_BYTES: usize = 560;
 
 /// The longest body of a request; it may hold a cursor.
 const BODY_LIMIT_BYTES: usize = 256 * 1024;
@@ -116,6 +116,8 @@ pub struct Walk {
     records_at: RecordsAt,
     /// Whether a collection that changes is walked to its end all the same.
     is_last_try: bool,
+    /// Whether what has changed is asked for, and not the whole collection.
+    is_increment: bool,
     /// The pages of the snapshot, the records in them, and whether two pages differ, which shows that the API reads the parameter.
     pages: usize,
     records: u64,
@@ -165,6 +167,13 @@ impl Walk {
     /// Before the first page. On the last try a collection that does not hold still is walked to its end.
     pub fn new(next_page: NextPage, totals: Totals, records_at: RecordsAt, is_last_try: bool) -> Self {
         Self { next_page, totals, records_at, is_last_try, ..Self::default() }
+    }
+
+    /// Of what has changed. Often that is one page, and a page once more is then the end.
+    #[must_use]
+    pub fn of_changes(mut self, is_increment: bool) -> Self {
+        self.is_increment = is_increment;
+        self
     }
 
     /// Whether the collection did not hold still on its last try.
@@ -444,7 +453,7 @@ impl Walk {
     fn behind_a_page_once_more(&self, page: &Page, signs: &Signs) -> Result<Turn, PageError> {
         // A count may be that of the page.
         let mut totals = signs.totals.iter().filter(|(at, _)| at.to_ascii_lowercase().contains("total"));
-        if self.are_different || totals.any(|(_, total)| *total == self.records) {
+        if self.is_increment || self.are_different || totals.any(|(_, total)| *total == self.records) {
             self.natural_end(&page.request, &self.more(signs))
         } else {
             Err(PageError::Same { from: page.request.to_string() })
@@ -764,7 +773,7 @@ mod tests {
             ("<https://api/posts?_page=2>; rel=next", "on another origin"),
             ("<http://[>; rel=next", "is no address"),
             ("<javascript:alert(1)>; rel=next", "on another origin"),
-            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has a path of 701 bytes"),
+            (&format!("</{}>; rel=next", "a".repeat(PATH_LIMIT_BYTES - 10)), "has a path of 561 bytes"),
             (&format!("<?{}>; rel=next", "a".repeat(LINK_LIMIT_BYTES - 16)), "has an address of 4001 bytes"),
         ] {
             refused(

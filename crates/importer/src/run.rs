@@ -3,7 +3,7 @@
 //! The order is the protocol: the end of the archive is known *before* the fetch begins, so the archive's order is the
 //! order of observation, without clocks or leases; whoever loses a number throws its answer away and asks again.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, iter, time::Duration};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -17,16 +17,20 @@ use shared::{
     status::{self, Dependency, State, Status},
     telemetry::chain,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
+    body::record_hashes,
     events::{self, Took},
     fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
     retry::{LONGEST_PAUSE, jittered, limit_wait},
-    snapshot::{End, Validators, next_objects},
+    snapshot::{End, Snapshot, Times, Validators, is_new, next_objects, times},
     source::{PollError, Source},
 };
 
@@ -45,6 +49,9 @@ const BELIEVED_FOR: Duration = Duration::from_hours(24);
 
 /// Up to this many objects of other importers are adopted one by one. When there are more, listing is quicker.
 const MOST_ADOPTED: u32 = 100;
+
+/// As many bytes of a snapshot that another process has appended are read to tell what an increment adds to it.
+const KNOWN_BYTES: u64 = 64 << 20;
 
 /// This many polls in a row that bring other records are no coincidence.
 const STREAK_POLLS: u32 = 10;
@@ -70,13 +77,38 @@ pub struct Importer<S, A, Q> {
     /// How many polls ago the answer was asked for whole.
     believed: u32,
     /// When this process last got a whole answer.
-    whole_at: Option<Timestamp>,
+    answered_at: Option<Timestamp>,
     /// What the API said of itself when a whole answer last was what the archive ends with: newer than what the end says.
-    confirmed: Option<(Uuid, Validators)>,
+    confirmed: Option<Confirmed>,
+    /// The hashes of the records of the snapshot that ends with this observation, in order.
+    known: Option<(Uuid, Vec<u64>)>,
     /// The newest object that the queue was told of by this process.
     announced: Option<Sequence>,
     /// What the queue should be told next.
     news: Vec<Pointer>,
+}
+
+/// What the API has said of itself since the archive ends with this observation, which was nothing new.
+#[derive(Debug)]
+struct Confirmed {
+    observation: Uuid,
+    validators: Validators,
+    times: Times,
+}
+
+impl Confirmed {
+    fn by(end: &Metadata, snapshot: &Snapshot) -> Self {
+        let times = times(Some(end), &snapshot.facts, false);
+        Self { observation: end.observation, validators: snapshot.validators.clone(), times }
+    }
+
+    /// The whole collection was asked for, and a 304 came: it is what it was.
+    fn by_304(end: &Metadata, asked_at: Timestamp) -> Self {
+        let Metadata { observation, etag, last_modified, facts, .. } = end;
+        let validators = Validators { etag: etag.clone(), last_modified: last_modified.clone() };
+        let times = Times { as_of: facts.as_of, whole_at: Some(asked_at) };
+        Self { observation: *observation, validators, times }
+    }
 }
 
 impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
@@ -90,8 +122,9 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             status,
             end: None,
             believed: 0,
-            whole_at: None,
+            answered_at: None,
             confirmed: None,
+            known: None,
             announced: None,
             news: Vec::new(),
         }
@@ -171,36 +204,43 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         self.find_end().await?;
         self.status.worked(&[Dependency::Archive]);
         crash_point!("end-found");
-        let whole_at = self.whole_at.or(self.end.as_ref().map(|end| end.metadata.fetched_at));
-        let is_old = whole_at.is_some_and(|at| is_old(at, Timestamp::now()));
-        let is_whole = again || is_old || self.believed >= BELIEVED_POLLS;
-        if is_whole {
+        let answered_at = self.answered_at.or(self.end.as_ref().map(|end| end.metadata.fetched_at));
+        let is_old = answered_at.is_some_and(|at| is_old(at, Timestamp::now()));
+        let is_unconditional = again || is_old || self.believed >= BELIEVED_POLLS;
+        if is_unconditional {
             self.check_end().await?;
         }
-        let started = Instant::now();
-        let last = self.end.as_ref().filter(|_| !is_whole).map(|end| self.believed_of(end));
+        let (started, asked_at) = (Instant::now(), Timestamp::now());
+        let end = self.end.as_ref().map(|end| self.believed_of(end));
+        let mut last = end.as_ref().filter(|_| !again).map(|end| end.metadata.clone());
+        if let Some(last) = last.as_mut().filter(|_| is_unconditional) {
+            (last.etag, last.last_modified) = (None, None);
+        }
         // Nothing is in hand: a fetch that is dropped leaves no trace.
         let Some(snapshot) = shutdown.race(self.source.poll(last.as_ref())).await.transpose()? else {
             return Ok(Outcome::Drained);
         };
         crash_point!("fetched");
         self.status.worked(&[Dependency::Api]);
-        if snapshot.is_some() {
-            self.status.worked(&[Dependency::Disk]);
-            self.whole_at = Some(Timestamp::now());
-        }
-        self.believed = if is_whole { 0 } else { self.believed + 1 };
-        let objects = snapshot.as_ref().and_then(|snapshot| next_objects(self.end.as_deref(), snapshot, again));
-        let (snapshot, objects) = match (snapshot, objects) {
-            (Some(snapshot), Some(objects)) => (snapshot, objects),
-            (same, _) => {
-                if let (Some(same), Some(end)) = (same, &self.end) {
-                    self.confirmed = Some((end.metadata.observation, same.validators));
-                }
+        self.believed = if is_unconditional { 0 } else { self.believed + 1 };
+        let Some(snapshot) = snapshot else {
+            if let Some(confirmed) = end.map(|End { metadata, .. }| Confirmed::by_304(&metadata, asked_at)) {
+                self.confirmed = Some(confirmed);
+            }
+            events::unchanged(started.elapsed());
+            return Ok(Outcome::Unchanged);
+        };
+        self.status.worked(&[Dependency::Disk]);
+        self.answered_at = Some(Timestamp::now());
+        if let Some(End { metadata, .. }) = end.as_ref().filter(|_| !again) {
+            let known = if snapshot.is_increment_with_records() { self.known().await? } else { None };
+            if !is_new(metadata, &snapshot, known) {
+                self.confirmed = Some(Confirmed::by(metadata, &snapshot));
                 events::unchanged(started.elapsed());
                 return Ok(Outcome::Unchanged);
             }
-        };
+        }
+        let objects = next_objects(end.as_ref(), &snapshot);
         let (fetch, mut bytes) = (started.elapsed(), 0);
         events::fetched(fetch);
         self.check_end().await?;
@@ -215,18 +255,51 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
             self.news.push(Pointer::new(&self.stream, *sequence, metadata));
             crash_point!("between-pages");
         }
+        self.known = objects.last().zip(snapshot.hashes).map(|((_, metadata), mut hashes)| {
+            hashes.sort_unstable();
+            (metadata.observation, hashes)
+        });
         Ok(Outcome::Appended { bytes })
     }
 
-    /// What the archive's end says, with the newest validators that the API sent with it.
-    fn believed_of(&self, end: &End) -> Metadata {
-        let mut metadata = end.metadata.clone();
-        if let Some((observation, Validators { etag, last_modified })) = &self.confirmed
+    /// The archive's end, with what the API has said of itself since.
+    fn believed_of(&self, end: &End) -> End {
+        let End { sequence, mut metadata } = end.clone();
+        if let Some(Confirmed { observation, validators: Validators { etag, last_modified }, times }) = &self.confirmed
             && *observation == metadata.observation
         {
             (metadata.etag, metadata.last_modified) = (etag.clone(), last_modified.clone());
+            metadata.facts = times.onto(metadata.facts);
         }
-        metadata
+        End { sequence, metadata }
+    }
+
+    /// The hashes of the records that the archive ends with, in order: of what this process has appended it knows them. `None` where that would
+    /// be too much to read; then an increment may be appended once more.
+    async fn known(&mut self) -> Result<Option<&[u64]>, ImportError> {
+        let Some(End { sequence, metadata }) = self.end.as_deref() else { return Ok(None) };
+        if self.known.as_ref().is_none_or(|(of, _)| *of != metadata.observation) {
+            let (mut hashes, mut bytes) = (Vec::new(), 0);
+            let pages = iter::successors(Some(metadata.snapshot), |page| Some(page.next()));
+            for page in pages.take_while(|page| page <= sequence) {
+                status::beat();
+                let Some(object) = self.archive.get(page).await? else { return Ok(None) };
+                bytes += object.bytes;
+                if bytes > KNOWN_BYTES {
+                    return Ok(None);
+                }
+                let at = object.metadata.facts.records_at.clone().unwrap_or_default();
+                let body = object.into_bytes().await?;
+                let read = move || record_hashes(&body, &at);
+                let Some(of_page) = spawn_blocking(read).await.expect("reading does not panic") else {
+                    return Ok(None);
+                };
+                hashes.extend(of_page);
+            }
+            hashes.sort_unstable();
+            self.known = Some((metadata.observation, hashes));
+        }
+        Ok(self.known.as_ref().map(|(_, hashes)| hashes.as_slice()))
     }
 
     /// Brings `self.end` up to the archive. One HEAD when nothing happened since the last poll; four listings at the start.

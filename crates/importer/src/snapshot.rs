@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reqwest::header::HeaderValue;
 use shared::{
     archive::Upload,
-    object::{Metadata, Sequence, Sha256, SnapshotFacts},
+    object::{AsOf, Metadata, Sequence, Sha256, SnapshotFacts, SnapshotKind},
 };
 use uuid::Uuid;
 
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub validators: Validators,
     /// How many records they hold.
     pub records: u64,
+    /// A hash of each, if changes are asked for and all are held.
+    pub hashes: Option<Vec<u64>>,
     /// What its metadata say of it.
     pub facts: SnapshotFacts,
 }
@@ -54,17 +56,14 @@ pub struct End {
     pub metadata: Metadata,
 }
 
-/// The objects that the snapshot becomes, or `None` when the archive ends with the same records and `again` does not ask for them anew.
-pub fn next_objects(end: Option<&End>, snapshot: &Snapshot, again: bool) -> Option<Vec<(Sequence, Metadata)>> {
+/// The objects that the snapshot becomes: none if it has no page.
+pub fn next_objects(end: Option<&End>, snapshot: &Snapshot) -> Vec<(Sequence, Metadata)> {
     let pages = &snapshot.pages;
-    let digests: Vec<Sha256> = pages.iter().map(|page| page.sha256).collect();
-    let snapshot_sha256 = Sha256::of_pages(&digests);
-    if !again && end.is_some_and(|end| is_unchanged(&end.metadata, snapshot, snapshot_sha256)) {
-        return None;
-    }
+    let snapshot_sha256 = snapshot.sha256();
     let first = end.map_or(Sequence::FIRST, |end| end.sequence.next());
     // The first observation gives the archive its name: it is as new and as unique as anything.
-    let archive_id = end.map(|end| end.metadata.archive_id).or(pages.first().map(|page| page.id))?;
+    let archive_id = end.map(|end| end.metadata.archive_id).or(pages.first().map(|page| page.id)).unwrap_or_default();
+    let facts = times(end.map(|end| &end.metadata), &snapshot.facts, true).onto(snapshot.facts.clone());
     let mut previous = end.map(|end| end.metadata.observation);
     let mut sequence = first;
     let mut objects = Vec::new();
@@ -82,23 +81,84 @@ pub fn next_objects(end: Option<&End>, snapshot: &Snapshot, again: bool) -> Opti
             page: number,
             last_page: number as usize == pages.len(),
             snapshot_sha256,
-            facts: snapshot.facts.clone(),
+            facts: facts.clone(),
         };
         objects.push((sequence, metadata));
         sequence = sequence.next();
     }
-    Some(objects)
+    objects
 }
 
-/// Whether the archive ends with these records. Like is compared with like: a settled snapshot behind a torn one is always new. An end of an
+/// Since when changes are to be asked for, and when the whole collection was asked for last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// When the API was asked.
+    pub as_of: Option<AsOf>,
+    /// When the first page of the last whole snapshot was.
+    pub whole_at: Option<Timestamp>,
+}
+
+impl Times {
+    /// The facts with these times.
+    pub fn onto(self, facts: SnapshotFacts) -> SnapshotFacts {
+        SnapshotFacts { as_of: self.as_of, whole_at: self.whole_at, ..facts }
+    }
+}
+
+/// The times behind a snapshot, whether its records are new or not. A torn one moves none, so that the same is asked for again, and neither does
+/// an increment that is new and of several requests: between these records may have moved from page to page. An end that was cut, or of
+/// something else that was asked, has none.
+pub fn times(end: Option<&Metadata>, facts: &SnapshotFacts, is_new: bool) -> Times {
+    let end = end.filter(|end| end.last_page && end.facts.request == facts.request);
+    let before =
+        end.map_or_else(Times::default, |Metadata { facts: SnapshotFacts { as_of, whole_at, .. }, .. }| Times {
+            as_of: *as_of,
+            whole_at: *whole_at,
+        });
+    match facts.kind {
+        _ if facts.torn => before,
+        Some(SnapshotKind::Increment) if is_new && !facts.single => before,
+        Some(SnapshotKind::Increment) => Times { as_of: facts.as_of, ..before },
+        _ => Times { as_of: facts.as_of, whole_at: facts.whole_at },
+    }
+}
+
+impl Snapshot {
+    fn sha256(&self) -> Sha256 {
+        let digests: Vec<Sha256> = self.pages.iter().map(|page| page.sha256).collect();
+        Sha256::of_pages(&digests)
+    }
+
+    /// Whether it is an increment with records, which are new unless the archive ends with them.
+    pub fn is_increment_with_records(&self) -> bool {
+        self.facts.kind == Some(SnapshotKind::Increment) && self.records > 0
+    }
+}
+
+/// Whether the archive does not end with these records already. Of increments `known` are the hashes of the records that it ends with, in
+/// order, if they are known.
+pub fn is_new(end: &Metadata, snapshot: &Snapshot, known: Option<&[u64]>) -> bool {
+    let is_settled_at_last = end.facts.torn && !snapshot.facts.torn;
+    if snapshot.facts.kind != Some(SnapshotKind::Increment) {
+        return !is_unchanged(end, snapshot);
+    }
+    let is_known = match (known, &snapshot.hashes) {
+        (Some(known), Some(hashes)) => hashes.iter().all(|hash| known.binary_search(hash).is_ok()),
+        _ => false,
+    };
+    snapshot.records > 0 && (is_settled_at_last || !is_known)
+}
+
+/// Like is compared with like: a settled snapshot behind a torn one is always new, and so is a whole one behind an increment. An end of an
 /// older release is compared by the bytes of its pages.
-fn is_unchanged(end: &Metadata, snapshot: &Snapshot, snapshot_sha256: Sha256) -> bool {
+fn is_unchanged(end: &Metadata, snapshot: &Snapshot) -> bool {
     let (known, facts) = (&end.facts, &snapshot.facts);
     let is_same = match known.records_sha256 {
         Some(_) => known.request == facts.request && known.records_sha256 == facts.records_sha256,
-        None => end.snapshot_sha256 == snapshot_sha256,
+        None => end.snapshot_sha256 == snapshot.sha256(),
     };
-    end.last_page && is_same && (facts.torn || !known.torn)
+    let is_alike = known.kind != Some(SnapshotKind::Increment) && (facts.torn || !known.torn);
+    end.last_page && is_same && is_alike
 }
 
 /// What to send with the next GET of the same request from `source_url`. A snapshot of several pages has no validator of its own, one that was
@@ -110,6 +170,7 @@ pub fn validators(last: Option<&Metadata>, request: u16, source_url: &str) -> Va
                 && last.page == 1
                 && last.source_url == source_url
                 && last.facts.request == Some(request)
+                && last.facts.kind != Some(SnapshotKind::Increment)
                 && !last.facts.torn =>
         {
             // Whoever may append may have written something there that no header can hold.
@@ -144,24 +205,39 @@ mod tests {
         Snapshot {
             pages,
             records: 0,
+            hashes: None,
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
             facts: SnapshotFacts {
                 records_sha256: Some(Sha256::of_pages(&digests)),
                 request: Some(7),
                 records_at: Some(RecordsAt::default()),
-                torn: false,
+                ..SnapshotFacts::default()
             },
         }
     }
 
     /// The end of an archive whose only snapshot is this one.
     fn end_of(snapshot: &Snapshot) -> End {
-        let (sequence, metadata) = next_objects(None, snapshot, false).unwrap().pop().unwrap();
+        let (sequence, metadata) = next_objects(None, snapshot).pop().unwrap();
         End { sequence, metadata }
     }
 
     fn is_new(end: &End, snapshot: &Snapshot) -> bool {
-        next_objects(Some(end), snapshot, false).is_some()
+        super::is_new(&end.metadata, snapshot, None)
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// An increment with records of these hashes, asked for at this second.
+    fn increment(hashes: &[u64], second: i64) -> Snapshot {
+        let mut increment = snapshot(vec![page(second.unsigned_abs().into(), 7)]);
+        (increment.records, increment.hashes) = (hashes.len() as u64, Some(hashes.to_vec()));
+        let facts = &mut increment.facts;
+        (facts.kind, facts.single, facts.whole_at) = (Some(SnapshotKind::Increment), true, None);
+        facts.as_of = Some(AsOf { api: at(second), ours: at(second) });
+        increment
     }
 
     #[test]
@@ -175,7 +251,7 @@ mod tests {
     #[test]
     fn the_pages_of_a_snapshot_continue_the_chain() {
         let end = end_of(&snapshot(vec![page(1, 1)]));
-        let objects = next_objects(Some(&end), &snapshot(vec![page(2, 2), page(3, 3)]), false).unwrap();
+        let objects = next_objects(Some(&end), &snapshot(vec![page(2, 2), page(3, 3)]));
         let told: Vec<_> = objects
             .iter()
             .map(|(sequence, metadata)| {
@@ -197,7 +273,6 @@ mod tests {
             end
         };
         assert!(!is_new(&end, &one()));
-        assert!(next_objects(Some(&end), &one(), true).is_some(), "it was asked for anew");
         assert!(is_new(&with(|end| end.last_page = false), &one()), "the end is a cut snapshot");
         assert!(is_new(&with(|end| end.facts.request = Some(8)), &one()), "something else was asked");
         let two = || snapshot(vec![page(1, 1), page(2, 2)]);
@@ -221,6 +296,58 @@ mod tests {
         assert!(end.metadata.facts.torn);
         assert!(is_new(&end, &settled()) && !is_new(&end, &torn(1)) && !is_new(&end_of(&settled()), &torn(1)));
         assert!(is_new(&end, &torn(2)));
+    }
+
+    #[test]
+    fn an_increment_is_new_by_records_that_the_archive_does_not_end_with() {
+        let whole = end_of(&snapshot(vec![page(1, 1)])).metadata;
+        let is_new = |hashes: &[u64], known| super::is_new(&whole, &increment(hashes, 9), known);
+        assert!(
+            !is_new(&[], None) && is_new(&[5], None),
+            "without records, and behind an end that is too much to read"
+        );
+        assert!(!is_new(&[5, 2], Some(&[2, 3, 5])) && is_new(&[5, 4], Some(&[2, 3, 5])));
+        let behind = end_of(&increment(&[5], 9));
+        let same = Snapshot {
+            facts: SnapshotFacts { kind: Some(SnapshotKind::Whole), ..behind.metadata.facts.clone() },
+            ..snapshot(vec![page(2, 7)])
+        };
+        assert!(self::is_new(&behind, &same), "like is compared with like");
+        assert_eq!(validators(Some(&behind.metadata), 7, "https://example.org/posts"), Validators::default());
+        let mut torn = whole.clone();
+        torn.facts.torn = true;
+        assert!(super::is_new(&torn, &increment(&[5], 9), Some(&[5])), "settled behind a torn one");
+    }
+
+    #[test]
+    fn times_move_on_with_what_is_sure() {
+        let facts = |kind, torn, single, second| SnapshotFacts {
+            kind: Some(kind),
+            torn,
+            single,
+            as_of: Some(AsOf { api: at(second), ours: at(second) }),
+            whole_at: (kind == SnapshotKind::Whole).then(|| at(second)),
+            request: Some(7),
+            ..SnapshotFacts::default()
+        };
+        let (whole, increment) = (SnapshotKind::Whole, SnapshotKind::Increment);
+        let end = end_of(&Snapshot { facts: facts(whole, false, false, 1), ..snapshot(vec![page(1, 1)]) }).metadata;
+        let cut = Metadata { last_page: false, ..end.clone() };
+        for (end, facts, is_new, expected) in [
+            (None, facts(whole, false, false, 5), true, (Some(5), Some(5))),
+            (Some(&end), facts(whole, false, false, 5), false, (Some(5), Some(5))),
+            (Some(&end), facts(whole, true, false, 5), true, (Some(1), Some(1))),
+            (Some(&end), facts(increment, false, true, 5), true, (Some(5), Some(1))),
+            (Some(&end), facts(increment, false, false, 5), true, (Some(1), Some(1))),
+            (Some(&end), facts(increment, false, false, 5), false, (Some(5), Some(1))),
+            (Some(&end), facts(increment, true, true, 5), true, (Some(1), Some(1))),
+            (Some(&cut), facts(whole, true, false, 5), true, (None, None)),
+            (Some(&end), SnapshotFacts { request: Some(8), ..facts(whole, true, false, 5) }, true, (None, None)),
+        ] {
+            let times = times(end, &facts, is_new);
+            let seconds = (times.as_of.map(|as_of| as_of.api.as_second()), times.whole_at.map(Timestamp::as_second));
+            assert_eq!(seconds, expected, "{facts:?} {is_new}");
+        }
     }
 
     #[test]

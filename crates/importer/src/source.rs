@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::Digest;
 use shared::{
     crash_point,
-    object::{Metadata, Sha256, SnapshotFacts},
+    object::{AsOf, Metadata, Sha256, SnapshotFacts, SnapshotKind},
     records::RecordsAt,
     settings::{RecordsSettings, SecretUrl, public_url, without_secrets},
     status::{Dependency, State, Status, beat_after},
@@ -32,6 +32,7 @@ use crate::{
     request::Request,
     retry::{FIRST_PAUSE, Tries, refusal},
     signs::in_last_record,
+    since::{Change, SinceSettings},
     snapshot::{Observation, Snapshot, Validators, validators},
 };
 
@@ -62,6 +63,9 @@ pub struct SourceSettings {
     /// counts something else
     #[arg(long, env = "TOTALS", value_name = "HOW", value_enum, default_value_t)]
     pub totals: Totals,
+    /// How changes are asked for.
+    #[command(flatten)]
+    pub since: SinceSettings,
     /// What is sent with each request.
     #[command(flatten)]
     pub http: HttpSettings,
@@ -122,11 +126,23 @@ pub enum PollError {
 
 /// What a walk through the pages came to.
 enum Walked {
-    Whole(Snapshot),
+    ToTheEnd(Box<Snapshot>),
     /// 304: what the validators stand for is still so.
     Unmodified,
     /// The collection changed under way.
     Torn,
+    /// Changes were asked for, and the API's clock is behind what it was: some may bear earlier times.
+    ClockBehind,
+}
+
+/// What is asked for.
+struct Asked {
+    first: Request,
+    /// Of the first request, whatever changes are asked for.
+    digest: u16,
+    validators: Validators,
+    /// `None` for the whole collection.
+    change: Option<Change>,
 }
 
 /// A collection behind HTTP.
@@ -150,7 +166,7 @@ impl Api {
         };
         let http = Http::new(settings.http.clone(), settings.spool.max_body)?;
         let is_paged = settings.next_page.as_ref().is_some_and(|next| !matches!(next, NextPage::None | NextPage::Link));
-        let wanted = Wanted { records_at, keeps_last, is_paged };
+        let wanted = Wanted { records_at, keeps_last, is_paged, hashes_each: settings.since.since.is_some() };
         let (has_warned_of_total, has_warned_of_torn) = Default::default();
         Ok(Self { http, settings, wanted, status, has_warned_of_total, has_warned_of_torn })
     }
@@ -185,32 +201,60 @@ impl Api {
         }
     }
 
+    /// What to ask for, where the archive ends with this.
+    fn asked(&self, last: Option<&Metadata>) -> Result<Asked, PollError> {
+        let mut first = self.first()?;
+        let digest = self.digest(&first);
+        let change = self.settings.since.change(last, digest, Timestamp::now());
+        let last = last.filter(|_| first.body.is_none() && change.is_none());
+        let validators = validators(last, digest, &public_url(&first.url));
+        if let (Some(since), Some(change)) = (&self.settings.since.since, change) {
+            first = since.asked(&first, change.since);
+        }
+        Ok(Asked { first, digest, validators, change })
+    }
+
     /// How its pages follow.
     pub fn next_page(&self) -> NextPage {
         self.settings.next_page.clone().unwrap_or_default()
     }
 
     /// Walks through the pages once.
-    async fn walk(&self, first: &Request, validators: &Validators, is_last_try: bool) -> Result<Walked, PollError> {
+    async fn walk(&self, asked: &Asked, is_last_try: bool) -> Result<Walked, PollError> {
         let mut spool = self.spool()?;
         let records_at = self.wanted.records_at.clone();
-        let mut walk = Walk::new(self.next_page(), self.settings.totals, records_at.clone(), is_last_try);
-        let (mut request, mut pages, mut records) = (first.clone(), Vec::new(), 0);
+        let mut walk = Walk::new(self.next_page(), self.settings.totals, records_at.clone(), is_last_try)
+            .of_changes(asked.change.is_some());
+        let (mut request, mut pages, mut records) = (asked.first.clone(), Vec::new(), 0);
         let (none, mut of_one_page) = (Validators::default(), Validators::default());
+        let mut hashes = Some(Vec::new());
+        let (mut as_of, mut is_single): (Option<AsOf>, _) = (None, false);
         let turn = loop {
-            let sent = if pages.is_empty() { validators } else { &none };
+            let sent = if pages.is_empty() { &asked.validators } else { &none };
             let turn = match self.ask(&request, sent, &mut spool, &mut walk, !pages.is_empty()).await {
                 Ok(None) => return Ok(Walked::Unmodified),
                 Ok(Some(answer)) => {
                     let (is_kept, turn) = walk.turn(&page_of(&request, &answer))?;
-                    let Answer { fetched_at, headers, validators, body, .. } = answer;
-                    // Where one answer has shown the end by itself, an unchanged one shows it again.
-                    if turn == Turn::End && pages.is_empty() && !is_paged(&headers) {
+                    let Answer { time, headers, validators, body, .. } = answer;
+                    if asked.change.is_some_and(|change| time.is_behind(&change)) {
+                        return Ok(Walked::ClockBehind);
+                    }
+                    // Whatever changes while a page is asked for may be on none.
+                    as_of = [as_of, Some(time.as_of())].into_iter().flatten().min_by_key(|as_of| as_of.api);
+                    is_single = turn == Turn::End && pages.is_empty();
+                    // Where one answer has shown the end by itself, an unchanged one shows it again. What validates changes does not validate
+                    // the whole.
+                    if is_single && asked.change.is_none() && !is_paged(&headers) {
                         of_one_page = validators;
                     }
                     if is_kept {
                         spool.add_page(&body.records);
                         records += body.records.count;
+                        match (&mut hashes, body.records.hashes) {
+                            (Some(hashes), Some(more)) => hashes.extend(more),
+                            _ => hashes = None,
+                        }
+                        let fetched_at = time.asked;
                         let (upload, sha256, source_url) = (body.upload, body.sha256, public_url(&request.url));
                         pages.push(Observation { id: Uuid::now_v7(), fetched_at, source_url, upload, sha256 });
                         crash_point!("page-spooled");
@@ -240,11 +284,15 @@ impl Api {
         self.warn(&walk, records);
         let facts = SnapshotFacts {
             records_sha256: Some(spool.records_sha256()),
-            request: Some(self.digest(first)),
+            request: Some(asked.digest),
             records_at: Some(records_at),
             torn: walk.is_torn(),
+            kind: Some(if asked.change.is_some() { SnapshotKind::Increment } else { SnapshotKind::Whole }),
+            single: is_single,
+            as_of,
+            whole_at: pages.first().map(|page| page.fetched_at).filter(|_| asked.change.is_none()),
         };
-        Ok(Walked::Whole(Snapshot { pages, validators: of_one_page, records, facts }))
+        Ok(Walked::ToTheEnd(Snapshot { pages, validators: of_one_page, records, hashes, facts }.into()))
     }
 
     /// One page, tried again while that may help. `None` for a 304.
@@ -334,17 +382,21 @@ fn page_of(request: &Request, Answer { url, headers, body, .. }: &Answer) -> Pag
 
 impl Source for Api {
     async fn poll(&self, last: Option<&Metadata>) -> Result<Option<Snapshot>, PollError> {
-        let first = self.first()?;
-        let last = last.filter(|_| first.body.is_none());
-        let validators = validators(last, self.digest(&first), &public_url(&first.url));
+        let mut asked = self.asked(last)?;
         let mut walk = 1;
         loop {
-            match self.walk(&first, &validators, walk >= WALKS).await? {
-                Walked::Whole(snapshot) => return Ok(Some(snapshot)),
+            match self.walk(&asked, walk >= WALKS).await? {
+                Walked::ToTheEnd(snapshot) => return Ok(Some(*snapshot)),
                 Walked::Unmodified => return Ok(None),
-                Walked::Torn => events::torn(walk, WALKS),
+                Walked::Torn => {
+                    events::torn(walk, WALKS);
+                    walk += 1;
+                }
+                Walked::ClockBehind => {
+                    events::clock_behind();
+                    asked = self.asked(None)?;
+                }
             }
-            walk += 1;
         }
     }
 }

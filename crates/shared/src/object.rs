@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fmt, str::FromStr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize, de};
 use sha2::Digest;
@@ -246,6 +246,59 @@ pub struct SnapshotFacts {
     pub records_at: Option<RecordsAt>,
     /// Whether the collection did not hold still: records may be missing or doubled.
     pub torn: bool,
+    /// How much of the collection was asked for.
+    pub kind: Option<SnapshotKind>,
+    /// Whether the first answer showed by itself that it is all.
+    pub single: bool,
+    /// When the API was asked. Changes since then are asked for next.
+    pub as_of: Option<AsOf>,
+    /// The `fetched_at` of the first page of the last whole snapshot, which may be this one.
+    pub whole_at: Option<Timestamp>,
+}
+
+/// How much of the collection a snapshot has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotKind {
+    /// All of it.
+    Whole,
+    /// What has changed.
+    Increment,
+}
+
+impl SnapshotKind {
+    const ALL: [Self; 2] = [Self::Whole, Self::Increment];
+
+    /// As it stands in metadata.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Increment => "increment",
+        }
+    }
+}
+
+impl FromStr for SnapshotKind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|kind| kind.word() == text).ok_or(())
+    }
+}
+
+/// A moment by two clocks, which may differ by any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// By the API's.
+    pub api: Timestamp,
+    /// By the importer's.
+    pub ours: Timestamp,
+}
+
+impl AsOf {
+    /// How far the API's clock is ahead of ours.
+    pub fn ahead(self) -> SignedDuration {
+        self.api.duration_since(self.ours)
+    }
 }
 
 /// Why metadata cannot be used.
@@ -292,7 +345,7 @@ impl Metadata {
         put("page", self.page.to_string());
         put("last-page", self.last_page.to_string());
         put("snapshot-sha256", self.snapshot_sha256.to_string());
-        let SnapshotFacts { records_sha256, request, records_at, torn } = &self.facts;
+        let SnapshotFacts { records_sha256, request, records_at, torn, kind, single, as_of, whole_at } = &self.facts;
         if let Some(records_sha256) = records_sha256 {
             put("records-sha256", records_sha256.to_string());
         }
@@ -302,8 +355,22 @@ impl Metadata {
         if let Some(at) = records_at.as_ref().map(ToString::to_string) {
             put("records-at", if at.is_empty() { ROOT.to_owned() } else { encode_foreign(&at) });
         }
-        if *torn {
-            put("torn", torn.to_string());
+        for (field, is_so) in [("torn", torn), ("single", single)] {
+            if *is_so {
+                put(field, is_so.to_string());
+            }
+        }
+        if let Some(kind) = kind {
+            put("kind", kind.word().to_owned());
+        }
+        for (field, time) in [
+            ("as-of", as_of.map(|as_of| as_of.api)),
+            ("as-of-fetched-at", as_of.map(|as_of| as_of.ours)),
+            ("whole-at", *whole_at),
+        ] {
+            if let Some(time) = time {
+                put(field, time.to_string());
+            }
         }
 
         let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum();
@@ -339,6 +406,13 @@ impl Metadata {
                 request: fields.request()?,
                 records_at: fields.records_at()?,
                 torn: fields.optional("torn")?.unwrap_or(false),
+                kind: fields.optional("kind")?,
+                single: fields.optional("single")?.unwrap_or(false),
+                as_of: match (fields.optional("as-of")?, fields.optional("as-of-fetched-at")?) {
+                    (Some(api), Some(ours)) => Some(AsOf { api, ours }),
+                    _ => None,
+                },
+                whole_at: fields.optional("whole-at")?,
             },
         })
     }
@@ -411,6 +485,13 @@ mod tests {
                 request: Some(0x00ff),
                 records_at: Some(RecordsAt::default()),
                 torn: true,
+                kind: Some(SnapshotKind::Increment),
+                single: true,
+                as_of: Some(AsOf {
+                    api: "2026-01-02T03:04:05Z".parse().unwrap(),
+                    ours: "2026-01-02T03:04:05.678901234Z".parse().unwrap(),
+                }),
+                whole_at: Some("2026-01-01T03:04:05.678901234Z".parse().unwrap()),
             },
         }
     }
@@ -491,7 +572,7 @@ mod tests {
         let mut longest = Metadata {
             fetched_at: "2026-01-02T03:04:05.678901234Z".parse().unwrap(),
             // The longest that a walk follows.
-            source_url: text(700),
+            source_url: text(560),
             etag: Some(text(VALIDATOR_LIMIT_BYTES)),
             last_modified: Some(text(VALIDATOR_LIMIT_BYTES)),
             snapshot: Sequence::LAST,
@@ -501,7 +582,7 @@ mod tests {
         };
         longest.facts.records_at = Some(format!("/{}", text(199)).parse().unwrap());
         // One of several pages has no validators, and an address that takes more room the way it is written.
-        let of_several = Metadata { source_url: "%00".repeat(233), etag: None, last_modified: None, ..longest.clone() };
+        let of_several = Metadata { source_url: "%00".repeat(186), etag: None, last_modified: None, ..longest.clone() };
         for metadata in [longest, of_several] {
             let fields = metadata.encode().unwrap();
             let bytes = fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();

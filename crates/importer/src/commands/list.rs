@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use shared::{
     archive::{Archive, ArchiveError, Head, S3Archive},
-    object::{Sequence, StreamName},
+    object::{Sequence, SnapshotKind, StreamName},
     settings::parse_sequence,
     telemetry::chain,
 };
@@ -98,6 +98,7 @@ fn as_json(sequence: Sequence, stream: &StreamName, head: Result<Head, String>) 
             "page": metadata.page,
             "last_page": metadata.last_page,
             "snapshot": metadata.snapshot,
+            "kind": metadata.facts.kind.map(SnapshotKind::word),
             "torn": metadata.facts.torn,
             "etag": metadata.etag,
             "sha256": metadata.sha256,

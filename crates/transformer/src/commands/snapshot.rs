@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use shared::{
     archive::Archive,
     json_scan::DocumentError,
-    object::Sequence,
+    object::{Sequence, SnapshotKind},
     records::{RecordsAt, RecordsError, read_records},
     telemetry::chain,
 };
@@ -73,7 +73,8 @@ impl Snapshot {
             first: head.metadata.snapshot.get().min(last),
             last,
             end,
-            is_finished: head.metadata.last_page,
+            // An increment is no picture of the collection.
+            is_finished: head.metadata.last_page && head.metadata.facts.kind != Some(SnapshotKind::Increment),
             torn: head.metadata.facts.torn,
         }))
     }
