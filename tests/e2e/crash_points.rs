@@ -29,10 +29,11 @@ use shared::{
 };
 use support::{
     SOON,
+    absence::{Observed, Records},
     author::Author,
     execute,
     faulty_api::{Answer, FaultyApi, Request},
-    importer,
+    importer, metadata,
     programs::{path_of, with_crash_points},
     proxy::Proxy,
     select, start, world,
@@ -60,13 +61,14 @@ const IMPORTER: [&str; 14] = [
 ];
 
 /// In the order in which a message passes them, and then what is off the straight way.
-const TRANSFORMER: [&str; 16] = [
+const TRANSFORMER: [&str; 18] = [
     "received",
     "object-found",
     "reading",
     "locked",
     "rows-written",
     "batch-written",
+    "absence-judged",
     "position-advanced",
     "committed",
     "not-deleted",
@@ -74,6 +76,7 @@ const TRANSFORMER: [&str; 16] = [
     "between-objects",
     "rolled-back",
     "part-refused",
+    "ids-seen-again",
     "quarantined",
     "skipped",
     SILENT,
@@ -215,7 +218,7 @@ fn no_crash_point_is_left_out() -> Result<()> {
 #[test]
 fn the_usual_daemons_have_no_crash_points() -> Result<()> {
     let Programs { importer, transformer } = with_crash_points()?;
-    for (name, armed, point) in [("importer", importer, IMPORTER[0]), ("transformer", transformer, TRANSFORMER[10])] {
+    for (name, armed, point) in [("importer", importer, IMPORTER[0]), ("transformer", transformer, TRANSFORMER[11])] {
         for (program, is_armed) in [(armed, true), (path_of(name)?, false)] {
             let bytes = fs::read(program)?;
             for word in ["FAILPOINTS", point] {
@@ -251,7 +254,12 @@ async fn run_all(crashes: Vec<Crash>) -> Result<()> {
 async fn run(crash: Crash, programs: &Programs) -> Result<()> {
     let source = Source::start(&crash).await?;
     let skip = if crash.is_at("skipped") { format!("{}-{}", SKIPPED.start(), SKIPPED.end()) } else { String::new() };
-    let settings = vec![("SOURCE_URL", &*source.api.url().leak()), ("POLL_INTERVAL", "50ms"), ("SKIP", &*skip.leak())];
+    let settings = vec![
+        ("SOURCE_URL", &*source.api.url().leak()),
+        ("POLL_INTERVAL", "50ms"),
+        ("SKIP", &*skip.leak()),
+        ("ABSENT", "mark"),
+    ];
     let setup = Setup { posts: 0, settings, importer: false, transformer: false, ..Setup::default() };
     let sandbox = start(setup).await?;
     execute(&sandbox, &format!("ALTER TABLE posts ADD CHECK (title <> '{REFUSED}')")).await?;
@@ -285,7 +293,10 @@ async fn run(crash: Crash, programs: &Programs) -> Result<()> {
     let last = source.state.last_page();
     let caught_up = sandbox.wait_until("the daemons have caught up", SOON, async || {
         let end = sandbox.end().await?;
-        Ok(end > 0 && sandbox.body(end).await? == last.as_bytes() && sandbox.position().await? == end)
+        let is_last = end > 0 && sandbox.body(end).await? == last.as_bytes() && sandbox.position().await? == end;
+        // Nothing is appended behind these.
+        let is_judged = |Metadata { facts, .. }: Metadata| facts.single || facts.repeat;
+        Ok(is_last && is_judged(metadata(&sandbox, end).await?))
     });
     caught_up.await?;
     sandbox.stop().await?;
@@ -407,7 +418,12 @@ impl Source {
         // What is out of the ordinary is applied alone.
         let is_plain = crash.transformer.is_some_and(|point| point == "between-objects");
         let state = Arc::new(State {
-            pages: if is_at_any(&["page-spooled", "between-pages", "announcing"]) || is_plain { MOST_PAGES } else { 1 },
+            pages: match () {
+                () if is_at_any(&["page-spooled", "between-pages", "announcing"]) || is_plain => MOST_PAGES,
+                // The last page is refused, and applied with care: then the first one is to be seen again.
+                () if is_at_any(&["ids-seen-again"]) => 2,
+                () => 1,
+            },
             is_plain,
             // More than one read or write takes.
             padding: if is_at_any(&["spooling", "uploading", "reading"]) { 600_000 } else { 0 },
@@ -468,14 +484,17 @@ impl State {
         self.version.load(SeqCst)
     }
 
-    /// Posts of which half change with each version, a record that is none, and in turn: a document that is broken, nothing more, a post
-    /// that the table refuses.
+    /// Posts of which half change with each version and one is missing from the first page for a while, a record that is none, and in turn: a
+    /// document that is broken, nothing more, a post that the table refuses.
     fn document(&self, version: u64, page: u64) -> String {
         let first = 10 * page;
         let post = |id: u64, title: &str| json!({ "id": id, "userId": page, "title": title, "body": "b" }).to_string();
         let changing = format!("version {version}");
-        let mut records: Vec<_> =
-            (first..first + 8).map(|id| post(id, if id % 2 == 0 { &changing } else { "as ever" })).collect();
+        let is_there = |id: &u64| page > 1 || *id != first + version / 4 % 8;
+        let mut records: Vec<_> = (first..first + 8)
+            .filter(is_there)
+            .map(|id| post(id, if id % 2 == 0 { &changing } else { "as ever" }))
+            .collect();
         if self.is_plain {
             return format!("[{}]", records.join(","));
         }
@@ -510,10 +529,12 @@ struct Table {
     posts: BTreeMap<i64, Post>,
     ledger: Vec<(i64, Option<Uuid>, String)>,
     quarantine: Vec<(i64, i64)>,
+    /// The rows that are absent, and since when.
+    absent: BTreeMap<i64, i64>,
 }
 
 impl Table {
-    fn apply(&mut self, sequence: i64, metadata: &Metadata, body: &[u8], is_skipped: bool) {
+    fn apply(&mut self, sequence: i64, metadata: &Metadata, body: &[u8], is_skipped: bool, observed: &mut Observed) {
         let records = serde_json::from_slice::<Vec<Value>>(body);
         let outcome = match &records {
             _ if is_skipped => "skipped",
@@ -521,14 +542,19 @@ impl Table {
             Err(_) => "quarantined",
         };
         self.ledger.push((sequence, Some(metadata.observation), outcome.to_owned()));
+        let present = self.posts.keys().filter(|id| !self.absent.contains_key(id)).copied().collect();
         if outcome != "loaded" {
+            observed.next(metadata, Records::None, &present);
             return;
         }
+        let ids = records.iter().flatten().filter_map(|record| record["id"].as_i64()).collect();
+        let gone = observed.next(metadata, Records::Ids(ids), &present);
         for (record, index) in records.unwrap_or_default().iter().zip(0..) {
             if self.observe(record, sequence, metadata.fetched_at.as_microsecond()).is_none() {
                 self.quarantine.push((sequence, index));
             }
         }
+        self.absent.extend(gone.into_iter().map(|id| (id, metadata.fetched_at.as_microsecond())));
     }
 
     /// `None` for what is no post of this table.
@@ -537,7 +563,8 @@ impl Table {
         let (id, user, title, body) =
             (record["id"].as_i64()?, record["userId"].as_i64()?, text("title")?, text("body")?);
         let old = self.posts.get(&id);
-        if old.is_none_or(|old| (old.0, &old.1, &old.2) != (user, &title, &body)) {
+        let was_absent = self.absent.remove(&id).is_some();
+        if was_absent || old.is_none_or(|old| (old.0, &old.1, &old.2) != (user, &title, &body)) {
             let first_seen = old.map_or(at, |old| old.3);
             self.posts.insert(id, (user, title, body, first_seen, at, sequence));
         }
@@ -555,7 +582,11 @@ impl Table {
             .map(|(id, user, title, body, first, updated, by)| (id, (user, title, body, first, updated, by)));
         let ledger = sqlx::query_as("SELECT sequence, observation, outcome FROM objects ORDER BY sequence");
         let quarantine = sqlx::query_as("SELECT sequence, index FROM quarantined_records ORDER BY sequence, index");
+        let absent =
+            "SELECT id, (extract(epoch FROM absent_since) * 1000000)::bigint FROM posts WHERE absent_since IS NOT NULL";
+        let absent: Vec<(i64, i64)> = sqlx::query_as(absent).fetch_all(&mut connection).await?;
         Ok(Self {
+            absent: absent.into_iter().collect(),
             posts: posts.collect(),
             ledger: ledger.fetch_all(&mut connection).await?,
             quarantine: quarantine.fetch_all(&mut connection).await?,
@@ -566,7 +597,7 @@ impl Table {
 /// The archive is dense, one chain, and in order of observation; the table is what the archive makes of it.
 async fn assert_folded(sandbox: &Sandbox, is_skipped: impl Fn(u64) -> bool) -> Result<()> {
     let (archive, end) = (sandbox.archive(), sandbox.end().await?);
-    let (mut expected, mut before) = (Table::default(), None);
+    let (mut expected, mut before, mut observed) = (Table::default(), None, Observed::default());
     for number in 1..=end {
         let sequence = Sequence::try_from(number)?;
         let object = archive.get(sequence).await?.with_context(|| format!("the archive has no object {number}"))?;
@@ -574,7 +605,7 @@ async fn assert_folded(sandbox: &Sandbox, is_skipped: impl Fn(u64) -> bool) -> R
         ensure!(metadata.sha256 == Sha256(sha2::Sha256::digest(&body).into()), "object {number} is not what it says");
         let version = version_of(&body)?;
         check_chain(before.as_ref(), sequence, &metadata, version).with_context(|| format!("object {number}"))?;
-        expected.apply(number.try_into()?, &metadata, &body, is_skipped(number));
+        expected.apply(number.try_into()?, &metadata, &body, is_skipped(number), &mut observed);
         before = Some((metadata, version));
     }
     let found = Table::read(sandbox).await?;
@@ -595,7 +626,8 @@ fn check_chain(before: Option<&(Metadata, u64)>, sequence: Sequence, metadata: &
     let is_next_page = !before.last_page
         && (metadata.snapshot, metadata.page, version) == (before.snapshot, before.page + 1, *version_before);
     // A snapshot that was cut may be observed once more as it was.
-    let is_later = version > *version_before || (version == *version_before && !before.last_page);
+    let is_again = !before.last_page || metadata.facts.repeat;
+    let is_later = version > *version_before || (version == *version_before && is_again);
     ensure!(is_next_page || (is_first_page && is_later), "{before:?} and then {metadata:?}");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The promises, kept by real processes: one module a promise.
 
+mod absent;
 mod archive_is_truth;
 mod audit;
 mod aws;

@@ -13,6 +13,7 @@ use shared::{
 };
 use sqlx::AssertSqlSafe;
 use transformer::{
+    absence::BrakeSettings,
     commands::migrate::{Wanted, migrate},
     decide::Position,
     postgres::{
@@ -92,7 +93,7 @@ async fn table(sandbox: &Sandbox, schema: &str, change: &str) -> Result<Postgres
     let wanted = Wanted { stream: stream.clone(), definition, grant_to: None, is_shown: false };
     migrate(&settings, &wanted).await?;
     support::execute(sandbox, &format!("SET search_path = {schema}; {change}")).await?;
-    Ok(PostgresTable::new(settings, stream, TableSettings::default()))
+    Ok(PostgresTable::new(settings, stream, TableSettings::default(), BrakeSettings::default()))
 }
 
 /// Applies them in runs of `length` objects each; what is refused, one by one. How many transactions that took.

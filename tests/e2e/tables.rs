@@ -1,6 +1,7 @@
 //! Records of any kind in a table of any columns: TABLE and TABLE_COLUMNS, under the same promises as posts.
 
 use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
 use jiff::{Timestamp, ToSpan, civil};
 use sandbox::{Sandbox, Setup};
 use serde_json::{Value, json};
@@ -418,12 +419,15 @@ async fn the_statements_of_a_table_run_as_they_are() -> Result<()> {
         ("key_alone", "keys", "id uuid"),
         ("widest", "posts", &widest),
     ] {
-        let definition = TableDefinition { table: table.to_owned(), table_columns: columns.parse()? };
+        let definition =
+            TableDefinition { table: table.to_owned(), table_columns: columns.parse()?, ..TableDefinition::default() };
         let added = definition.table_columns.all().last().expect("there is a key").clone();
         let statements = Statements::new(definition);
-        let Statements { create, copy, upsert, update, select, select_between, .. } = &statements;
-        let prepared = [Some(upsert), Some(update), Some(select), select_between.as_ref()];
-        let prepared: Vec<_> = prepared.into_iter().flatten().map(Statement::text).collect();
+        let Statements { create, copy, upsert, update, select, select_between, count, keys, mark, delete, .. } =
+            &statements;
+        let upserts = [Some(upsert), Some(update), Some(select), select_between.as_ref()];
+        let prepared = upserts.into_iter().chain([count, mark, delete].map(Some));
+        let prepared: Vec<_> = prepared.flatten().map(Statement::text).collect();
         run(&mut connection, &format!("CREATE SCHEMA of_{name}; SET search_path = of_{name}")).await?;
         run(&mut connection, create.text()).await?;
         for (at, statement) in prepared.iter().enumerate() {
@@ -431,9 +435,14 @@ async fn the_statements_of_a_table_run_as_they_are() -> Result<()> {
             run(&mut connection, &format!("PREPARE {name} AS {statement}")).await?;
             let count = "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1";
             let count: i32 = sqlx::query_scalar(count).bind(&name).fetch_one(&mut connection).await?;
-            let nothing = vec!["NULL"; usize::try_from(count)?].join(", ");
-            run(&mut connection, &format!("EXECUTE {name} ({nothing})")).await?;
+            let nothing = match vec!["NULL"; usize::try_from(count)?].join(", ") {
+                nothing if nothing.is_empty() => nothing,
+                nothing => format!("({nothing})"),
+            };
+            run(&mut connection, &format!("EXECUTE {name} {nothing}")).await?;
         }
+        let copied: Vec<_> = connection.copy_out_raw(keys).await?.try_collect().await?;
+        assert_eq!(copied.concat(), [HEADER, TRAILER].concat());
         let mut empty = connection.copy_in_raw(copy).await?;
         empty.send([HEADER, TRAILER].concat().as_slice()).await?;
         assert_eq!(empty.finish().await?, 0);
@@ -443,7 +452,7 @@ async fn the_statements_of_a_table_run_as_they_are() -> Result<()> {
         run(&mut connection, &format!("ALTER TABLE {} DROP COLUMN \"{}\"", statements.table, added.name)).await?;
         let add = statements.add(&added);
         run(&mut connection, add.text()).await?;
-        let all = [&[create.text(), copy], &prepared[..], &[add.text()]].concat();
+        let all = [&[create.text(), copy], &prepared[..], &[keys, add.text()]].concat();
         insta::assert_snapshot!(format!("statements_{name}"), format!("{};\n", all.join(";\n\n")));
     }
     Ok(())
@@ -501,7 +510,7 @@ async fn a_value_of_each_type_is_the_bytes_that_postgres_sends_back() -> Result<
     for (at, (kind, value)) in values.chain([("numeric", &*longest)]).enumerate() {
         let (json, text) = value.split_once(" => ").unwrap_or((value, value.trim_matches('"')));
         let definition =
-            TableDefinition { table: "posts".to_owned(), table_columns: format!("id bigint, v {kind}").parse()? };
+            TableDefinition { table_columns: format!("id bigint, v {kind}").parse()?, ..TableDefinition::default() };
         let reader = RecordReader::new(definition.table_columns.clone());
         let statements = Statements::new(definition);
         run(&mut connection, &format!("CREATE SCHEMA of_{at}; SET search_path = of_{at}")).await?;

@@ -133,6 +133,7 @@ impl<'a> Bytes<'a> {
                 single: more(4),
                 as_of: more(8).then_some(AsOf { api: Timestamp::UNIX_EPOCH, ours: fetched_at }),
                 whole_at: more(16).then_some(fetched_at),
+                repeat: more(32),
             },
             source_url: self.text(),
             etag: has(4).then(|| self.text()),

@@ -219,10 +219,11 @@ fn judge(record: &[u8]) {
             assert_ne!(expected, Some(false), "{raw}");
             assert_says(&post, raw, &fields.expect("a post is an object"));
         }
-        Err(NoRow { id, reason }) => {
+        Err(NoRow { key, reason }) => {
             assert_ne!(expected, Some(true), "{raw}: {reason}");
             let last = fields.and_then(|fields| fields.into_iter().rfind(|(name, _)| name == "id"));
-            assert_eq!(id, last.and_then(|(_, value)| Some(bigint(value.get())?.to_string())), "{raw}");
+            let expected = last.and_then(|(_, value)| Some(bigint(value.get())?.to_be_bytes().to_vec()));
+            assert_eq!(key, expected, "{raw}");
             assert!(!reason.is_empty() && !reason.contains('\0'));
         }
     }

@@ -24,6 +24,7 @@ use shared::{
     archive::Upload,
     object::{AsOf, Metadata, Sha256, SnapshotFacts, SnapshotKind},
     records::RecordsAt,
+    settings::Absent,
 };
 use tokio::time::sleep;
 use url::Url;
@@ -203,10 +204,12 @@ impl Door {
             single: is_single,
             as_of: Some(as_of),
             whole_at: change.is_none().then_some(as_of.ours),
+            repeat: false,
         };
+        let judges_absence = change.is_none() && world.absent != Absent::Keep;
         let hashes = posts.iter().map(|post| short(&format!("{post:?}"))).collect();
-        let snapshot =
-            Snapshot { pages, validators: of_one_page, records: posts.len() as u64, hashes: Some(hashes), facts };
+        let (records, hashes) = (posts.len() as u64, Some(hashes));
+        let snapshot = Snapshot { pages, validators: of_one_page, records, hashes, judges_absence, facts };
         Ok(ControlFlow::Break(Some(snapshot)))
     }
 }

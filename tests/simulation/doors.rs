@@ -1,9 +1,11 @@
 //! The doubles of the three doors to the world, each as exact as the thing itself, and as unreliable as the dice say.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
     fs::File,
     io,
+    mem::take,
     rc::Rc,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -16,15 +18,18 @@ use shared::{
     archive::{Append, Archive, ArchiveError, Head, Object, Upload},
     object::{Metadata, Sequence, Sha256},
     pointer::Pointer,
+    settings::Absent,
 };
 use tokio::{
     task::spawn_local,
     time::{Instant, sleep, timeout_at},
 };
 use transformer::{
+    absence::{BrakeSettings, Ids, Seen, is_judged},
     decide::Position,
     postgres::fault::TableError,
     queue,
+    read::row::Key,
     write::{
         ledger::{Counts, LedgerLine},
         table::Table,
@@ -52,11 +57,13 @@ pub struct Door {
     pub world: Shared,
     /// Which archive the bucket held when this daemon looked last.
     looked: Rc<Cell<u64>>,
+    /// The pages of a whole snapshot that this daemon has applied last.
+    seen: Rc<RefCell<Option<Seen>>>,
 }
 
 impl Door {
     pub fn new(world: Shared) -> Self {
-        Self { world, looked: Rc::default() }
+        Self { world, looked: Rc::default(), seen: Rc::default() }
     }
 
     pub fn fails(&self, percent: u8) -> bool {
@@ -272,7 +279,7 @@ impl Door {
     }
 
     /// COMMIT: applied or not, answered or not.
-    async fn commit(&self, held: Held, changes: Vec<(LedgerLine<'_>, Posts)>) -> Result<(), TableError> {
+    async fn commit(&self, held: Held, changes: Vec<Change<'_>>) -> Result<(), TableError> {
         latency(&self.world).await;
         held.is_heard()?;
         if self.fails(4) {
@@ -286,9 +293,9 @@ impl Door {
 
 impl World {
     /// Rows, ledger and position in one.
-    fn change(&mut self, changes: Vec<(LedgerLine<'_>, Posts)>) {
-        for (line, posts) in changes {
-            self.change_by_one(&line, posts);
+    fn change(&mut self, changes: Vec<Change<'_>>) {
+        for change in changes {
+            self.change_by_one(change);
         }
         self.backups.push_back(self.table.clone());
         if self.backups.len() > BACKUPS {
@@ -297,15 +304,27 @@ impl World {
         self.lock = None;
     }
 
-    fn change_by_one(&mut self, line: &LedgerLine<'_>, posts: Posts) {
+    fn change_by_one(&mut self, Change { line, posts, absence }: Change<'_>) {
         let (number, metadata) = (line.sequence.get(), line.metadata.expect("nothing is skipped here"));
         if self.true_object(number).is_none_or(|stored| stored.metadata != *metadata) {
             self.wrong = Some(format!("object {number} was applied, and is not the archive's"));
         }
-        let Rows { position, ledger, posts: rows } = &mut self.table;
+        let Rows { position, ledger, posts: rows, absent, missing } = &mut self.table;
         for (id, title) in posts {
-            if rows.get(&id).is_none_or(|(known, _)| *known != title) {
+            missing.remove(&id);
+            let was_absent = absent.remove(&id).is_some();
+            if was_absent || rows.get(&id).is_none_or(|(known, _)| *known != title) {
                 rows.insert(id, (title, number));
+            }
+        }
+        if let Some(Absence { gone, lacking }) = absence {
+            *missing = lacking;
+            for id in gone {
+                if self.absent == Absent::Delete {
+                    rows.remove(&id);
+                } else {
+                    absent.insert(id, number);
+                }
             }
         }
         // The ledger has a primary key.
@@ -313,6 +332,51 @@ impl World {
             self.wrong = Some(format!("object {number} was applied twice"));
         }
         *position = Some(Position::after(line.sequence, metadata));
+    }
+}
+
+/// What an object changes.
+struct Change<'a> {
+    line: LedgerLine<'a>,
+    posts: Posts,
+    absence: Option<Absence>,
+}
+
+/// What the last page of a whole snapshot shows.
+struct Absence {
+    /// The rows that become absent.
+    gone: Vec<i64>,
+    /// The other rows that the snapshot lacks.
+    lacking: BTreeSet<i64>,
+}
+
+impl World {
+    /// Which rows the snapshot lacks that ends with this object, and how many are there.
+    fn judge(&self, metadata: &Metadata, ids: &Ids) -> (Absence, u64) {
+        let Rows { posts, absent, missing, .. } = &self.table;
+        let present: Vec<i64> = posts.keys().filter(|id| !absent.contains_key(id)).copied().collect();
+        let lacks = present.iter().filter(|id| !ids.contains(Key::Number(**id))).copied();
+        let (gone, lacking): (Vec<i64>, Vec<i64>) = lacks.partition(|id| metadata.facts.single || missing.contains(id));
+        (Absence { gone, lacking: lacking.into_iter().collect() }, present.len() as u64)
+    }
+
+    /// A person looks at what made a transformer hold, and lets it through.
+    fn allow(world: &Shared, number: u64) {
+        let (world, wait) = (world.clone(), world.borrow_mut().millis(1..20_000));
+        spawn_local(async move {
+            sleep(wait).await;
+            let mut world = world.borrow_mut();
+            world.allowed.insert(number);
+            for host in 2..4 {
+                world.ends[host].notify_waiters();
+            }
+        });
+    }
+
+    fn brake(&self) -> BrakeSettings {
+        let allowed: Vec<String> = self.allowed.iter().map(u64::to_string).collect();
+        let allow_absent = allowed.join(",").parse().expect("sequences");
+        BrakeSettings { absent_limit: 10, allow_absent }
     }
 }
 
@@ -332,6 +396,16 @@ impl Table for Door {
             Ok(held) => held,
             Err(outcome) => return Ok(outcome),
         };
+        let mut seen = self.seen.take();
+        let judged = run.last().filter(|(_, object)| self.judges(&object.metadata));
+        if let Some((sequence, Object { metadata, .. })) = judged {
+            let pages = metadata.snapshot.get()..sequence.get();
+            let is_seen = pages.is_empty() || seen.as_ref().is_some_and(|seen| seen.precedes(*sequence, metadata));
+            let is_loaded = |page| self.world.borrow().table.ledger.get(&page) == Some(&"loaded");
+            if !is_seen && pages.clone().all(is_loaded) {
+                return Ok(Attempt::Unseen { first: metadata.snapshot });
+            }
+        }
         let mut read = Vec::new();
         for (sequence, Object { metadata, body: mut chunks, .. }) in run {
             let mut body = Vec::new();
@@ -344,29 +418,63 @@ impl Table for Door {
             if Sha256(sha2::Sha256::digest(&body).into()) != metadata.sha256 {
                 return Ok(Attempt::WrongBytes { bytes });
             }
-            let Ok(posts) = serde_json::from_slice(&body) else {
+            let Ok(posts) = serde_json::from_slice::<Posts>(&body) else {
                 return Ok(Attempt::Broken { bytes, reason: "it is broken".to_owned() });
             };
-            read.push((sequence, metadata, bytes, posts));
+            seen = Seen::turn(seen, sequence, &metadata);
+            see(&mut seen, &posts);
+            let mut absence = None;
+            if self.judges(&metadata)
+                && let Some((ids, _)) = seen.take().and_then(Seen::into_ids)
+            {
+                let world = self.world.borrow();
+                let (judged, present) = world.judge(&metadata, &ids);
+                let gone = judged.gone.len() as u64;
+                if world.brake().holds(sequence, gone, present) {
+                    drop(world);
+                    World::allow(&self.world, sequence.get());
+                    return Ok(Attempt::Braked { gone, present, ids: Vec::new() });
+                }
+                absence = Some(judged);
+            }
+            read.push((sequence, metadata, bytes, posts, absence));
         }
         if self.fails(4) {
             return Err(lost("copy posts into"));
         }
         let counts = vec![Counts::default(); read.len()];
-        let changes = read.iter().map(|(sequence, metadata, bytes, posts): &(_, _, _, Posts)| {
+        let changes = read.iter_mut().map(|(sequence, metadata, bytes, posts, absence)| {
+            let metadata = &*metadata;
             let (archive_id, metadata, bytes) = (metadata.archive_id, Some(metadata), Some(*bytes));
             let (outcome, reason, counts) = ("loaded", None, Counts::default());
             let line = LedgerLine { sequence: *sequence, metadata, archive_id, bytes, outcome, reason, counts };
-            (line, posts.clone())
+            Change { line, posts: take(posts), absence: absence.take() }
         });
         self.commit(held, changes.collect()).await?;
+        *self.seen.borrow_mut() = seen;
         Ok(Attempt::Applied(counts))
+    }
+
+    fn judges(&self, metadata: &Metadata) -> bool {
+        is_judged(self.world.borrow().absent, metadata)
+    }
+
+    async fn see(&mut self, sequence: Sequence, object: Object) -> Result<bool, TableError> {
+        let Object { metadata, body: mut chunks, .. } = object;
+        let mut body = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            body.extend_from_slice(&chunk.map_err(TableError::BrokeOff)?);
+        }
+        let mut seen = Seen::turn(self.seen.take(), sequence, &metadata);
+        see(&mut seen, &serde_json::from_slice(&body).unwrap_or_default());
+        *self.seen.borrow_mut() = seen;
+        Ok(Sha256(sha2::Sha256::digest(&body).into()) == metadata.sha256)
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError> {
         match self.lock(position) {
             Ok(held) => {
-                self.commit(held, vec![(*line, Posts::new())]).await?;
+                self.commit(held, vec![Change { line: *line, posts: Posts::new(), absence: None }]).await?;
                 Ok(Attempt::Applied(vec![Counts::default()]))
             }
             Err(outcome) => Ok(outcome),
@@ -381,5 +489,11 @@ impl Table for Door {
             world.lock = None;
         }
         Ok(is_silent)
+    }
+}
+
+fn see(seen: &mut Option<Seen>, posts: &Posts) {
+    if let Some(seen) = seen {
+        seen.add(posts.keys().map(|id| Some(Key::Number(*id))), true).expect("there are few");
     }
 }

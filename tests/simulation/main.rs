@@ -11,10 +11,10 @@
 mod accidents;
 mod api;
 mod doors;
+mod oracle;
 mod world;
 
 use std::{
-    collections::BTreeMap,
     env,
     future::{Future, poll_fn},
     io::{self, Write},
@@ -29,6 +29,7 @@ use importer::run::{Importer, PaceSettings as ImporterPace};
 use jiff::Timestamp;
 use shared::{
     object::{SnapshotKind, StreamName},
+    settings::Absent,
     shutdown::Shutdown,
     status::Status,
 };
@@ -40,7 +41,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use transformer::{
-    decide::Skip,
+    decide::Sequences,
     follow::Follower,
     run::{PaceSettings as TransformerPace, Transformer},
 };
@@ -201,7 +202,7 @@ async fn run_importer(world: Shared, shutdown: Shutdown) {
 
 async fn run_transformer(world: Shared, shutdown: Shutdown) {
     let door = Door::new(world);
-    let follower = Follower::new(door.clone(), door.clone(), Skip::default());
+    let follower = Follower::new(door.clone(), door.clone(), Sequences::default());
     let transformer = Transformer::new(follower, door, stream(), Status::default());
     transformer.run(TransformerPace { catch_up_interval: Duration::from_secs(30) }, shutdown).await;
 }
@@ -221,7 +222,7 @@ fn check(world: &Shared) -> Result<(), String> {
         return Err(format!("the table stands at object {stands_at} of {end}"));
     }
     let (mut previous, mut fetched_at) = (None, Timestamp::UNIX_EPOCH);
-    let (mut posts, mut whole) = (BTreeMap::new(), Posts::new());
+    let mut whole = Posts::new();
     for ((number, stored), expected) in world.archive.iter().zip(1..) {
         let metadata = &stored.metadata;
         if *number != expected || metadata.previous != previous {
@@ -239,12 +240,7 @@ fn check(world: &Shared) -> Result<(), String> {
         if metadata.page == 1 && metadata.facts.kind != Some(SnapshotKind::Increment) {
             whole.clear();
         }
-        for (id, title) in page.unwrap_or_default() {
-            whole.insert(id, title.clone());
-            if posts.get(&id).is_none_or(|(known, _)| *known != title) {
-                posts.insert(id, (title, *number));
-            }
-        }
+        whole.extend(page.unwrap_or_default());
     }
     if world.api.refresh.is_some_and(|refresh| refresh > CALM) {
         // Nothing tells of a deleted post but the whole collection, which was not asked for.
@@ -254,8 +250,19 @@ fn check(world: &Shared) -> Result<(), String> {
         let (posts, manner) = (&world.api.posts, world.api.manner);
         return Err(format!("the archive ends with {whole:?}, and the API says {posts:?} ({manner:?})"));
     }
-    if world.table.ledger.len() != world.archive.len() || world.table.posts != posts {
-        return Err("the table is not what the archive makes".to_owned());
+    let made = oracle::fold(&world)?;
+    if world.table.ledger.len() != world.archive.len()
+        || (&world.table.posts, &world.table.absent) != (&made.0, &made.1)
+    {
+        return Err(format!("the table is {:?}, and the archive makes {made:?}", world.table));
+    }
+    let is_soon_whole = world.api.refresh.is_none_or(|refresh| refresh < CALM);
+    let is_present = |id: &i64| !world.table.absent.contains_key(id);
+    if world.absent != Absent::Keep
+        && is_soon_whole
+        && !world.table.posts.keys().filter(|id| is_present(id)).eq(world.api.posts.keys())
+    {
+        return Err(format!("the table is {:?}, and the API has {:?}", world.table, world.api.posts));
     }
     Ok(())
 }

@@ -2,14 +2,14 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::{AddAssign, Range},
     rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use shared::object::Metadata;
+use shared::{object::Metadata, settings::Absent};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -52,6 +52,10 @@ pub struct World {
     /// When a deduplication id was seen first.
     pub sent: HashMap<String, Instant>,
     pub table: Rows,
+    /// What becomes of a row that the API has no more.
+    pub absent: Absent,
+    /// The objects that may make any number of rows absent, as a person has decided.
+    pub allowed: BTreeSet<u64>,
     /// The table after each of the last commits, for whoever restores a backup.
     pub backups: VecDeque<Rows>,
     pub lock: Option<Lock>,
@@ -104,6 +108,10 @@ pub struct Rows {
     pub ledger: BTreeMap<u64, &'static str>,
     /// Title, and the object that wrote it last.
     pub posts: BTreeMap<i64, (String, u64)>,
+    /// The rows that are absent, with the object that showed it.
+    pub absent: BTreeMap<i64, u64>,
+    /// The rows that the last whole snapshot lacked.
+    pub missing: BTreeSet<i64>,
 }
 
 impl Rows {
@@ -152,8 +160,10 @@ impl World {
         let manner = Manner::any(&mut dice);
         let refresh = [None, None, Some(100), Some(1_000_000)][dice.usize(..4)].map(Duration::from_secs);
         let ahead = [0, 40, 86_400, -86_400][dice.usize(..4)];
+        let absent = [Absent::Keep, Absent::Mark, Absent::Delete][dice.usize(..3)];
         let (api, began) = (Api { manner, refresh, ahead, ..Api::default() }, Some(Instant::now()));
-        Rc::new(RefCell::new(Self { dice, api, began, backups: [Rows::default()].into(), ..Self::default() }))
+        let backups = [Rows::default()].into();
+        Rc::new(RefCell::new(Self { dice, began, api, absent, backups, ..Self::default() }))
     }
 
     /// Whether this goes wrong, in so many of a hundred cases.

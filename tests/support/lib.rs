@@ -1,5 +1,6 @@
 //! What several tests need: the one world that they share, and hands to do in it what people and accidents do.
 
+pub mod absence;
 pub mod author;
 pub mod certificates;
 pub mod cluster;

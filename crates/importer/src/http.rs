@@ -16,8 +16,9 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{
     Client, Response, StatusCode, Version,
     header::{
-        ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName,
-        HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, TRANSFER_ENCODING,
+        ACCEPT, ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, DATE, ETAG,
+        HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
+        TRANSFER_ENCODING,
     },
     redirect,
 };
@@ -206,6 +207,8 @@ impl Http {
             }
         };
         asked = asked.header(ACCEPT, "application/json, */*;q=0.5").header(ACCEPT_ENCODING, ENCODINGS);
+        // A cache on the way would answer with what was.
+        asked = asked.header(CACHE_CONTROL, "no-cache");
         // These replace ours.
         asked = asked.headers(self.headers().await?);
         for (name, value) in [(IF_NONE_MATCH, &validators.etag), (IF_MODIFIED_SINCE, &validators.last_modified)] {

@@ -66,11 +66,15 @@ impl Request {
     }
 }
 
-/// Puts a value into a document, with all objects on the way to it.
+/// Puts a value into a document, with all objects on the way to it. Elements of arrays that are there are gone into.
 fn set(document: &mut Value, at: &[String], value: &Value) {
     match at.split_first() {
         None => *document = value.clone(),
         Some((first, rest)) => {
+            let index = first.parse::<usize>().ok();
+            if let Some(element) = document.as_array_mut().zip(index).and_then(|(array, index)| array.get_mut(index)) {
+                return set(element, rest, value);
+            }
             if !document.is_object() {
                 *document = Value::Object(serde_json::Map::new());
             }

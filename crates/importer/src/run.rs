@@ -30,7 +30,7 @@ use crate::{
     fault::{ImportError, Outcome, Pace, next_poll, result, state_after},
     queue::Queue,
     retry::{LONGEST_PAUSE, jittered, limit_wait},
-    snapshot::{End, Snapshot, Times, Validators, is_new, next_objects, times},
+    snapshot::{End, Snapshot, Times, Validators, is_new, is_wanted_again, next_objects, times},
     source::{PollError, Source},
 };
 
@@ -223,7 +223,7 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         crash_point!("fetched");
         self.status.worked(&[Dependency::Api]);
         self.believed = if is_unconditional { 0 } else { self.believed + 1 };
-        let Some(snapshot) = snapshot else {
+        let Some(mut snapshot) = snapshot else {
             if let Some(confirmed) = end.map(|End { metadata, .. }| Confirmed::by_304(&metadata, asked_at)) {
                 self.confirmed = Some(confirmed);
             }
@@ -234,7 +234,9 @@ impl<S: Source, A: Archive, Q: Queue> Importer<S, A, Q> {
         self.answered_at = Some(Timestamp::now());
         if let Some(End { metadata, .. }) = end.as_ref().filter(|_| !again) {
             let known = if snapshot.is_increment_with_records() { self.known().await? } else { None };
-            if !is_new(metadata, &snapshot, known) {
+            let is_new = is_new(metadata, &snapshot, known);
+            snapshot.facts.repeat = !is_new && is_wanted_again(metadata, &snapshot);
+            if !is_new && !snapshot.facts.repeat {
                 self.confirmed = Some(Confirmed::by(metadata, &snapshot));
                 events::unchanged(started.elapsed());
                 return Ok(Outcome::Unchanged);

@@ -15,15 +15,16 @@ use crate::request::{Place, Request};
 /// How changes are asked for.
 #[derive(Args, Clone, Debug)]
 pub struct SinceSettings {
-    /// Asks for what has changed since the last poll instead of the whole collection: the parameter that takes the time, and how the API writes
-    /// it (strftime, in UTC; %s is seconds since 1970), as in modified_after=%Y-%m-%dT%H:%M:%SZ. A place in SOURCE_BODY_FILE begins with a
-    /// slash, as in /filter/after=%s
+    /// Asks only for records that changed since the last poll. PARAMETER=PATTERN: the parameter that filters by the time of change, and how
+    /// the API writes a time (strftime, in UTC; %s is seconds since 1970), as in modified_after=%Y-%m-%dT%H:%M:%SZ. A place in
+    /// SOURCE_BODY_FILE begins with a slash, as in /filter/after=%s. A filter on the time of creation misses edits [default: the whole collection
+    /// at each poll]
     #[arg(long, env = "SINCE", value_name = "FORM")]
     pub since: Option<Since>,
-    /// How much earlier than the last poll SINCE asks: records may appear later than their time says
+    /// With SINCE: how far before the last poll to ask again, for records that become visible after the time that they bear
     #[arg(long, env = "SINCE_OVERLAP", value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
     pub since_overlap: Duration,
-    /// How often the whole collection is asked for besides, where SINCE is set: deleted records show in nothing else
+    /// With SINCE: how often to ask for the whole collection all the same. Only that shows deletions
     #[arg(long, env = "FULL_REFRESH_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub full_refresh_interval: Duration,
 }
@@ -44,19 +45,24 @@ impl FromStr for Since {
             return Err(forms.to_owned());
         };
         let since = Self { place: place.parse().map_err(|error| format!("{error}"))?, pattern: pattern.to_owned() };
-        // Apart by something of everything.
+        // Two moments that differ in every field.
         let times = [946_684_800, 1_111_111_111].map(|second| Timestamp::constant(second, 0));
         match times.map(|time| since.written(time)) {
             [Ok(one), Ok(other)] if one != other => Ok(since),
             [Ok(_), Ok(_)] => {
-                Err(format!("`{pattern}` is the same at any time: write %Y, %m, %d and so on where the time stands"))
+                Err(format!("`{pattern}` holds no time: write %Y, %m, %d and so on where the time stands"))
             }
-            [Err(error), _] | [_, Err(error)] => Err(format!("`{pattern}` is no pattern for a time: {error}")),
+            [Err(error), _] | [_, Err(error)] => Err(format!("`{pattern}` is not a valid pattern for a time: {error}")),
         }
     }
 }
 
 impl Since {
+    /// Whether the time stands in the body of the request.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.place, Place::Body(_))
+    }
+
     fn written(&self, time: Timestamp) -> Result<String, jiff::Error> {
         strtime::format(&self.pattern, time)
     }
@@ -97,7 +103,9 @@ impl SinceSettings {
             return None;
         }
         let overlap = SignedDuration::try_from(self.since_overlap).ok()?;
-        Some(Change { since: as_of.api.checked_sub(overlap).ok()?, ahead: as_of.ahead(), tolerance: overlap / 3 })
+        // A `Date` has whole seconds.
+        let tolerance = (overlap / 3).max(SignedDuration::from_secs(1));
+        Some(Change { since: as_of.api.checked_sub(overlap).ok()?, ahead: as_of.ahead(), tolerance })
     }
 }
 
@@ -153,13 +161,14 @@ mod tests {
                 "http://api/posts?a=1&q=SELECT+Id+FROM+Lead+WHERE+LastModifiedDate+%3E%3D+2026-11-30T15%3A04%3A05Z",
                 None,
             ),
-            ("/filter/after=%s", "http://api/posts?a=1", Some(r#"{"filter":{"after":1796051045}}"#)),
-            ("/since=%d.%m.%Y", "http://api/posts?a=1", Some(r#"{"filter":{},"since":"30.11.2026"}"#)),
+            ("/filter/after=%s", "http://api/posts?a=1", Some(r#"{"all":[{}],"filter":{"after":1796051045}}"#)),
+            ("/since=%d.%m.%Y", "http://api/posts?a=1", Some(r#"{"all":[{}],"filter":{},"since":"30.11.2026"}"#)),
+            ("/all/0/value=%s", "http://api/posts?a=1", Some(r#"{"all":[{"value":1796051045}],"filter":{}}"#)),
         ] {
             let since: Since = form.parse().unwrap();
             let request = Request {
                 url: "http://api/posts?a=1".parse().unwrap(),
-                body: body.map(|_| serde_json::json!({ "filter": {} })),
+                body: body.map(|_| serde_json::json!({ "filter": {}, "all": [{}] })),
             };
             let asked = since.asked(&request, time);
             assert_eq!((asked.url.as_str(), asked.body.map(|body| body.to_string()).as_deref()), (url, body), "{form}");

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub records: u64,
     /// A hash of each, if changes are asked for and all are held.
     pub hashes: Option<Vec<u64>>,
+    /// Whether rows that it lacks count as absent, at once or after the next snapshot confirms it.
+    pub judges_absence: bool,
     /// What its metadata say of it.
     pub facts: SnapshotFacts,
 }
@@ -158,7 +160,15 @@ fn is_unchanged(end: &Metadata, snapshot: &Snapshot) -> bool {
         None => end.snapshot_sha256 == snapshot.sha256(),
     };
     let is_alike = known.kind != Some(SnapshotKind::Increment) && (facts.torn || !known.torn);
-    end.last_page && is_same && is_alike
+    // By an end without a kind, which an older release appended, absence is not judged.
+    let is_judged = !snapshot.judges_absence || known.kind.is_some();
+    end.last_page && is_same && is_alike && is_judged
+}
+
+/// Whether a snapshot that is not new is appended all the same: absence is judged by two in a row, unless one answer showed all.
+pub fn is_wanted_again(end: &Metadata, snapshot: &Snapshot) -> bool {
+    let SnapshotFacts { single, repeat, torn, .. } = end.facts;
+    snapshot.judges_absence && !(snapshot.facts.torn || single || repeat || torn)
 }
 
 /// What to send with the next GET of the same request from `source_url`. A snapshot of several pages has no validator of its own, one that was
@@ -206,6 +216,7 @@ mod tests {
             pages,
             records: 0,
             hashes: None,
+            judges_absence: false,
             validators: Validators { etag: Some("\"a\"".into()), last_modified: None },
             facts: SnapshotFacts {
                 records_sha256: Some(Sha256::of_pages(&digests)),
@@ -317,6 +328,30 @@ mod tests {
         let mut torn = whole.clone();
         torn.facts.torn = true;
         assert!(super::is_new(&torn, &increment(&[5], 9), Some(&[5])), "settled behind a torn one");
+    }
+
+    #[test]
+    fn what_judges_absence_is_appended_twice_unless_one_answer_shows_all() {
+        let of = |repeat, single, torn| {
+            let mut snapshot = Snapshot { judges_absence: true, ..snapshot(vec![page(1, 1)]) };
+            let facts = &mut snapshot.facts;
+            (facts.kind, facts.repeat, facts.single, facts.torn) = (Some(SnapshotKind::Whole), repeat, single, torn);
+            snapshot
+        };
+        let (one, repeat) = (of(false, false, false), of(true, false, false));
+        for (end, snapshot, expected) in [
+            (&one, &one, true),
+            (&repeat, &one, false),
+            (&of(false, true, false), &one, false),
+            (&one, &of(false, false, true), false),
+            (&one, &Snapshot { judges_absence: false, ..of(false, false, false) }, false),
+        ] {
+            let end = end_of(end);
+            assert!(!is_new(&end, snapshot));
+            assert_eq!(is_wanted_again(&end.metadata, snapshot), expected, "{end:?} {snapshot:?}");
+        }
+        let older = end_of(&snapshot(vec![page(1, 1)]));
+        assert!(is_new(&older, &one), "by an end without a kind absence is not judged");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shared::{
     crash_point,
     object::{AsOf, Metadata, Sha256, SnapshotFacts, SnapshotKind},
     records::RecordsAt,
-    settings::{RecordsSettings, SecretUrl, public_url, without_secrets},
+    settings::{Absent, AbsentSettings, RecordsSettings, SecretUrl, public_url, without_secrets},
     status::{Dependency, State, Status, beat_after},
 };
 use thiserror::Error;
@@ -38,6 +38,9 @@ use crate::{
 
 /// How often a collection that changes while it is paged is walked from its first page. The last walk is taken, as torn.
 const WALKS: u32 = 3;
+
+/// Hashes of records that are kept in memory, of eight bytes each. Without them an increment may be appended once more.
+const HASHES_LIMIT: usize = 2_000_000;
 
 /// Which collection, and how it is asked for.
 #[derive(Args, Clone, Debug)]
@@ -66,6 +69,9 @@ pub struct SourceSettings {
     /// How changes are asked for.
     #[command(flatten)]
     pub since: SinceSettings,
+    /// What becomes of records that are gone.
+    #[command(flatten)]
+    pub absent: AbsentSettings,
     /// What is sent with each request.
     #[command(flatten)]
     pub http: HttpSettings,
@@ -143,6 +149,8 @@ struct Asked {
     validators: Validators,
     /// `None` for the whole collection.
     change: Option<Change>,
+    /// The moment, by the API's clock, of what the archive ends with.
+    known_at: Option<Timestamp>,
 }
 
 /// A collection behind HTTP.
@@ -206,12 +214,13 @@ impl Api {
         let mut first = self.first()?;
         let digest = self.digest(&first);
         let change = self.settings.since.change(last, digest, Timestamp::now());
+        let known_at = last.and_then(|last| last.facts.as_of).map(|as_of| as_of.api);
         let last = last.filter(|_| first.body.is_none() && change.is_none());
         let validators = validators(last, digest, &public_url(&first.url));
         if let (Some(since), Some(change)) = (&self.settings.since.since, change) {
             first = since.asked(&first, change.since);
         }
-        Ok(Asked { first, digest, validators, change })
+        Ok(Asked { first, digest, validators, change, known_at })
     }
 
     /// How its pages follow.
@@ -229,6 +238,7 @@ impl Api {
         let (none, mut of_one_page) = (Validators::default(), Validators::default());
         let mut hashes = Some(Vec::new());
         let (mut as_of, mut is_single): (Option<AsOf>, _) = (None, false);
+        let mut is_stale = false;
         let turn = loop {
             let sent = if pages.is_empty() { &asked.validators } else { &none };
             let turn = match self.ask(&request, sent, &mut spool, &mut walk, !pages.is_empty()).await {
@@ -239,6 +249,8 @@ impl Api {
                     if asked.change.is_some_and(|change| time.is_behind(&change)) {
                         return Ok(Walked::ClockBehind);
                     }
+                    // A cache on the way answers with what was before what the archive ends with: that shows no absence.
+                    is_stale |= !time.age.is_zero() && Some(time.as_of().api) < asked.known_at;
                     // Whatever changes while a page is asked for may be on none.
                     as_of = [as_of, Some(time.as_of())].into_iter().flatten().min_by_key(|as_of| as_of.api);
                     is_single = turn == Turn::End && pages.is_empty();
@@ -251,7 +263,9 @@ impl Api {
                         spool.add_page(&body.records);
                         records += body.records.count;
                         match (&mut hashes, body.records.hashes) {
-                            (Some(hashes), Some(more)) => hashes.extend(more),
+                            (Some(hashes), Some(more)) if hashes.len() + more.len() <= HASHES_LIMIT => {
+                                hashes.extend(more);
+                            }
                             _ => hashes = None,
                         }
                         let fetched_at = time.asked;
@@ -286,13 +300,16 @@ impl Api {
             records_sha256: Some(spool.records_sha256()),
             request: Some(asked.digest),
             records_at: Some(records_at),
-            torn: walk.is_torn(),
+            torn: walk.is_torn() || is_stale,
             kind: Some(if asked.change.is_some() { SnapshotKind::Increment } else { SnapshotKind::Whole }),
             single: is_single,
             as_of,
             whole_at: pages.first().map(|page| page.fetched_at).filter(|_| asked.change.is_none()),
+            repeat: false,
         };
-        Ok(Walked::ToTheEnd(Snapshot { pages, validators: of_one_page, records, hashes, facts }.into()))
+        let judges_absence = asked.change.is_none() && self.settings.absent.absent != Absent::Keep;
+        let snapshot = Snapshot { pages, validators: of_one_page, records, hashes, judges_absence, facts };
+        Ok(Walked::ToTheEnd(snapshot.into()))
     }
 
     /// One page, tried again while that may help. `None` for a 304.

@@ -254,6 +254,8 @@ pub struct SnapshotFacts {
     pub as_of: Option<AsOf>,
     /// The `fetched_at` of the first page of the last whole snapshot, which may be this one.
     pub whole_at: Option<Timestamp>,
+    /// Whether the records are those of the snapshot before: it is appended so that absence can be judged by two walks.
+    pub repeat: bool,
 }
 
 /// How much of the collection a snapshot has.
@@ -345,7 +347,8 @@ impl Metadata {
         put("page", self.page.to_string());
         put("last-page", self.last_page.to_string());
         put("snapshot-sha256", self.snapshot_sha256.to_string());
-        let SnapshotFacts { records_sha256, request, records_at, torn, kind, single, as_of, whole_at } = &self.facts;
+        let SnapshotFacts { records_sha256, request, records_at, torn, kind, single, as_of, whole_at, repeat } =
+            &self.facts;
         if let Some(records_sha256) = records_sha256 {
             put("records-sha256", records_sha256.to_string());
         }
@@ -355,7 +358,7 @@ impl Metadata {
         if let Some(at) = records_at.as_ref().map(ToString::to_string) {
             put("records-at", if at.is_empty() { ROOT.to_owned() } else { encode_foreign(&at) });
         }
-        for (field, is_so) in [("torn", torn), ("single", single)] {
+        for (field, is_so) in [("torn", torn), ("single", single), ("repeat", repeat)] {
             if *is_so {
                 put(field, is_so.to_string());
             }
@@ -413,6 +416,7 @@ impl Metadata {
                     _ => None,
                 },
                 whole_at: fields.optional("whole-at")?,
+                repeat: fields.optional("repeat")?.unwrap_or(false),
             },
         })
     }
@@ -492,6 +496,7 @@ mod tests {
                     ours: "2026-01-02T03:04:05.678901234Z".parse().unwrap(),
                 }),
                 whole_at: Some("2026-01-01T03:04:05.678901234Z".parse().unwrap()),
+                repeat: true,
             },
         }
     }

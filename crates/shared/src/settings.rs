@@ -14,7 +14,8 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgMatches, Args, Command, Parser, builder::NonEmptyStringValueParser, parser::ValueSource, value_parser,
+    Arg, ArgMatches, Args, Command, Parser, ValueEnum, builder::NonEmptyStringValueParser, parser::ValueSource,
+    value_parser,
 };
 use jiff::SignedDuration;
 use url::{Url, form_urlencoded};
@@ -45,6 +46,38 @@ pub struct RecordsSettings {
     /// without such a note [default: the answer itself is the array]
     #[arg(long, env = "RECORDS_AT", value_name = "POINTER", default_value = "", hide_default_value = true)]
     pub records_at: RecordsAt,
+}
+
+/// What both daemons must know of records that the API has no more.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AbsentSettings {
+    /// What becomes of a row whose record the API no longer has. `keep`: nothing. `mark` (soft delete): the column absent_since says since when.
+    /// `delete` (hard delete): the row goes. Only whole snapshots count, and one that took several requests must be confirmed by the next. Give
+    /// it to both daemons: the importer then archives such a snapshot a second time
+    #[arg(long, env = "ABSENT", value_name = "WORD", default_value_t, value_enum)]
+    pub absent: Absent,
+}
+
+/// What becomes of a row that the API has no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Absent {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It stays, and says since when.
+    Mark,
+    /// It goes.
+    Delete,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::Mark => "mark",
+            Self::Delete => "delete",
+        })
+    }
 }
 
 /// Everything that is wrong with the command line and the environment.

@@ -140,6 +140,7 @@ pub enum Reason {
     EndBelowPosition,
     ObjectMissing,
     ObjectForeign,
+    RowsAbsent,
     BucketMissing,
     BucketUnfit,
     AccessRefused,
@@ -147,13 +148,14 @@ pub enum Reason {
 }
 
 impl Reason {
-    const LABELS: [&str; 10] = [
+    const LABELS: [&str; 11] = [
         "another_archive",
         "object_rewritten",
         "archive_forked",
         "end_below_position",
         "object_missing",
         "object_foreign",
+        "rows_absent",
         "bucket_missing",
         "bucket_unfit",
         "access_refused",

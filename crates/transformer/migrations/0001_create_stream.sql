@@ -8,6 +8,8 @@ CREATE TABLE stream (
     -- What the table of the rows was made from; NULL before it is.
     table_name text,
     table_columns text,
+    -- What becomes of rows that the API has no more.
+    absent text NOT NULL DEFAULT 'keep',
     -- The identity of the archive that the position counts in; unknown until the first object is applied.
     archive_id uuid,
     position bigint NOT NULL DEFAULT 0 CHECK (position >= 0),
@@ -38,6 +40,8 @@ CREATE TABLE objects (
     with_extra bigint NOT NULL DEFAULT 0,
     -- Records with a key that came again within what was applied together: of these only the last is a row.
     repeated bigint NOT NULL DEFAULT 0,
+    -- Rows that are absent from this object on.
+    absent bigint NOT NULL DEFAULT 0,
     CHECK (outcome = 'skipped' OR (sha256, observation, bytes, fetched_at) IS NOT NULL)
 );
 
@@ -52,4 +56,12 @@ CREATE TABLE quarantined_records (
     -- Its bytes, at most 64 KiB of them.
     raw bytea NOT NULL,
     PRIMARY KEY (sequence, index)
+);
+
+-- Rows that the last whole snapshot of several requests lacked, by their key as it is stored. Absent if the next one lacks them, too, and no
+-- object between brings them.
+CREATE TABLE missing_rows (
+    id bytea PRIMARY KEY,
+    -- The last page of that snapshot.
+    sequence bigint NOT NULL
 );

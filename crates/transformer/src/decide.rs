@@ -43,7 +43,7 @@ pub fn next_after(position: Option<&Position>) -> Sequence {
 }
 
 /// What only a person can settle. The daemon touches nothing, and looks again every minute.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the message says what each field is")]
 pub enum Hold {
     /// The archive begins elsewhere than the one that was followed.
@@ -78,6 +78,28 @@ pub enum Hold {
          under a delete marker), or do without it with SKIP={missing}"
     )]
     ObjectMissing { missing: Sequence, end: Sequence },
+    /// What absence is judged by is gone.
+    #[error(
+        "the object at sequence {missing} is missing or was written anew, and without it nobody can tell which rows the snapshot lacks that \
+         ends at sequence {sequence}: bring it back (a versioned bucket has it under a delete marker), or do without the snapshot's last \
+         page with SKIP={sequence}"
+    )]
+    PageMissing { missing: Sequence, sequence: Sequence },
+    /// More ids than are kept.
+    #[error(
+        "the snapshot that the object at sequence {sequence} belongs to has {ids} ids or more, and the transformer cannot hold more in memory to \
+         tell which rows are absent: set ABSENT=keep for both daemons and run `transformer migrate`, or do without the object with \
+         SKIP={sequence}"
+    )]
+    TooManyIds { sequence: Sequence, ids: u64 },
+    /// The brake.
+    #[error(
+        "the snapshot that ends with the object at sequence {sequence} lacks {gone} of {present} rows (ids {}{}), which ABSENT_LIMIT does \
+         not allow, so its last page is not applied. If the API was wrong, set SKIP={sequence}, and once it is right again run `importer \
+         once --again`; if those records are really gone, set ALLOW_ABSENT={sequence}",
+        ids.join(", "), if *gone > ids.len() as u64 { ", …" } else { "" }
+    )]
+    RowsAbsent { sequence: Sequence, gone: u64, present: u64, ids: Vec<String> },
 }
 
 impl Hold {
@@ -87,7 +109,8 @@ impl Hold {
             Self::Rewritten { .. } => Reason::ObjectRewritten,
             Self::Forked { .. } => Reason::ArchiveForked,
             Self::EndBelowPosition { .. } => Reason::EndBelowPosition,
-            Self::ObjectMissing { .. } => Reason::ObjectMissing,
+            Self::ObjectMissing { .. } | Self::PageMissing { .. } => Reason::ObjectMissing,
+            Self::RowsAbsent { .. } | Self::TooManyIds { .. } => Reason::RowsAbsent,
         }
     }
 }
@@ -121,20 +144,20 @@ pub fn check_next(position: Option<&Position>, there: &Metadata) -> Result<(), H
 /// Why the next object is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
-pub enum Absence {
+pub enum Missing {
     /// Everything is applied.
     AtTheEnd,
     /// Later objects are listed, up to `end`: a hole, unless this one was appended after the look.
     Hole { end: Sequence },
 }
 
-/// Reads the absence of the next object with the archive's listed end.
-pub fn absence(position: Option<&Position>, end: Option<Sequence>) -> Result<Absence, Hold> {
+/// Why the next object is not there, by the archive's listed end.
+pub fn why_missing(position: Option<&Position>, end: Option<Sequence>) -> Result<Missing, Hold> {
     let position = position.map(|position| position.sequence);
     match (position, end) {
         (Some(position), end) if end.is_none_or(|end| end < position) => Err(Hold::EndBelowPosition { end, position }),
-        (position, Some(end)) if Some(end) > position => Ok(Absence::Hole { end }),
-        _ => Ok(Absence::AtTheEnd),
+        (position, Some(end)) if Some(end) > position => Ok(Missing::Hole { end }),
+        _ => Ok(Missing::AtTheEnd),
     }
 }
 
@@ -175,18 +198,18 @@ pub fn state_after(fault: &FollowError) -> State {
     }
 }
 
-/// SKIP: the objects that a person decided to do without, as numbers and ranges of them: `17,40-52`.
+/// Objects that a person names, as numbers and ranges of them: `17,40-52`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Skip(Vec<RangeInclusive<Sequence>>);
+pub struct Sequences(Vec<RangeInclusive<Sequence>>);
 
-impl Skip {
-    /// Whether the object is to be skipped.
+impl Sequences {
+    /// Whether the object is one of them.
     pub fn contains(&self, sequence: Sequence) -> bool {
         self.0.iter().any(|range| range.contains(&sequence))
     }
 }
 
-impl FromStr for Skip {
+impl FromStr for Sequences {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -273,28 +296,28 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_object_is_the_end_or_a_hole_or_a_person_is_needed() {
+    fn a_missing_object_is_the_end_or_a_hole_or_a_person_is_needed() {
         let at = position();
         for (position, end, expected) in [
-            (None, None, Ok(Absence::AtTheEnd)),
-            (None, Some(1), Ok(Absence::Hole { end: sequence(1) })),
-            (Some(&at), Some(42), Ok(Absence::AtTheEnd)),
-            (Some(&at), Some(44), Ok(Absence::Hole { end: sequence(44) })),
+            (None, None, Ok(Missing::AtTheEnd)),
+            (None, Some(1), Ok(Missing::Hole { end: sequence(1) })),
+            (Some(&at), Some(42), Ok(Missing::AtTheEnd)),
+            (Some(&at), Some(44), Ok(Missing::Hole { end: sequence(44) })),
             (Some(&at), Some(41), Err(Hold::EndBelowPosition { end: Some(sequence(41)), position: sequence(42) })),
             (Some(&at), None, Err(Hold::EndBelowPosition { end: None, position: sequence(42) })),
         ] {
-            assert_eq!(absence(position, end.map(sequence)), expected, "{position:?} {end:?}");
+            assert_eq!(why_missing(position, end.map(sequence)), expected, "{position:?} {end:?}");
         }
     }
 
     #[test]
     fn numbers_and_ranges_are_skipped_and_nothing_else() {
-        let skip: Skip = "17, 40-52,".parse().unwrap();
+        let skip: Sequences = "17, 40-52,".parse().unwrap();
         let skipped: Vec<u64> = (1..100).filter(|number| skip.contains(Sequence::try_from(*number).unwrap())).collect();
         assert_eq!(skipped, [vec![17], (40..=52).collect()].concat());
-        assert_eq!("".parse(), Ok(Skip::default()));
+        assert_eq!("".parse(), Ok(Sequences::default()));
         for wrong in ["x", "0", "5-3", "1-2-3", "-5", "1-"] {
-            assert!(wrong.parse::<Skip>().is_err(), "{wrong}");
+            assert!(wrong.parse::<Sequences>().is_err(), "{wrong}");
         }
     }
 }

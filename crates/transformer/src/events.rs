@@ -43,9 +43,9 @@ static NUMBERS: LazyLock<Numbers> = LazyLock::new(|| Numbers {
     records: counters("transformer_records_total", "Records of loaded objects", "outcome", &["loaded", "quarantined"]),
     rows: counters(
         "transformer_rows_total",
-        "What loaded records did to the rows",
+        "What loaded objects did to the rows",
         "change",
-        &["inserted", "updated", "unchanged"],
+        &["inserted", "updated", "unchanged", "absent"],
     ),
     messages: counters(
         "transformer_messages_total",
@@ -139,13 +139,14 @@ pub fn loaded(objects: &[(Sequence, Metadata)], counts: &[Counts], elapsed: Dura
 }
 
 fn loaded_one(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: Duration) {
-    let Counts { records, inserted, updated, quarantined, with_extra, repeated } = counts;
+    let Counts { records, inserted, updated, quarantined, with_extra, repeated, absent } = counts;
     let unchanged = records.saturating_sub(inserted + updated + quarantined);
     NUMBERS.objects.with_label_values(&["loaded"]).inc();
     for (outcome, number) in [("loaded", records - quarantined.min(records)), ("quarantined", quarantined)] {
         NUMBERS.records.with_label_values(&[outcome]).inc_by(number);
     }
-    for (change, number) in [("inserted", inserted), ("updated", updated), ("unchanged", unchanged)] {
+    for (change, number) in [("inserted", inserted), ("updated", updated), ("unchanged", unchanged), ("absent", absent)]
+    {
         NUMBERS.rows.with_label_values(&[change]).inc_by(number);
     }
     if quarantined > 0 {
@@ -162,8 +163,13 @@ fn loaded_one(sequence: Sequence, metadata: &Metadata, counts: Counts, elapsed: 
     }
     info!(
         %sequence, observation = %metadata.observation, outcome = "loaded", records, inserted, updated, unchanged, quarantined,
-        with_extra, repeated, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
+        with_extra, repeated, absent, elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "applied"
     );
+}
+
+/// Which rows are absent cannot be told by this snapshot.
+pub fn absence_is_not_judged(sequence: Sequence, why: &'static str) {
+    warn!(%sequence, why, "no row was marked or deleted by this snapshot");
 }
 
 /// A run of objects cannot be applied in one transaction, and nothing was done.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::{
     archive::{Archive, ArchiveError, Head, Object},
     crash_point,
-    object::Sequence,
+    object::{Metadata, Sequence},
     shutdown::Shutdown,
     status,
 };
@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
+    absence::TooManyIds,
     ahead::{BYTES_AHEAD, OBJECTS_AHEAD, Prefetch, is_small},
-    decide::{Absence, FollowError, Hold, Position, Skip, absence, check_next, check_position, next_after},
+    decide::{FollowError, Hold, Missing, Position, Sequences, check_next, check_position, next_after, why_missing},
     events,
-    postgres::fault::Fault,
+    postgres::fault::{Fault, TableError},
     write::{
         ledger::{Counts, LedgerLine},
         table::Table,
@@ -80,7 +81,7 @@ pub enum Followed {
 pub struct Follower<A, T> {
     archive: A,
     table: T,
-    skip: Skip,
+    skip: Sequences,
     looks: Looks,
     runs: Runs,
 }
@@ -110,6 +111,9 @@ struct Runs {
     alone_to: Option<Sequence>,
     /// An object of which Postgres refuses a record: kept while the stream is locked, perhaps by a backend of our own that still rolls back.
     careful: Option<Sequence>,
+    /// Where a person has to look because the next object would make too many rows absent, or has too many ids: it is not tried again, as it
+    /// would be rolled back again. What lets it through is a setting.
+    braked: Option<(Option<Position>, Hold)>,
 }
 
 impl Runs {
@@ -121,7 +125,7 @@ impl Runs {
 
 impl<A: Archive, T: Table> Follower<A, T> {
     /// A follower that knows nothing yet.
-    pub fn new(archive: A, table: T, skip: Skip) -> Self {
+    pub fn new(archive: A, table: T, skip: Sequences) -> Self {
         let looks = Looks { count: 0, end: None, seen: None, patience: PATIENCE };
         Self { archive, table, skip, looks, runs: Runs::default() }
     }
@@ -155,7 +159,7 @@ impl<A: Archive, T: Table> Follower<A, T> {
                 Ok(None) => {
                     let end = self.archive.end().await?;
                     status::note_end(end);
-                    absence(Some(position), end)?;
+                    why_missing(Some(position), end)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -192,6 +196,9 @@ impl<A: Archive, T: Table> Follower<A, T> {
         let mut last =
             if let Goal::Named(named) = goal { Some(named).filter(|named| named.get() < near) } else { None };
         while !shutdown.is_draining() {
+            if let Some((_, hold)) = runs.braked.as_ref().filter(|(at, _)| *at == position) {
+                return Err(hold.clone().into());
+            }
             status::note_position(position.as_ref().map(|position| position.sequence));
             let sequence = next_after(position.as_ref());
             if goal.is_passed(sequence) {
@@ -212,11 +219,20 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     info!(%sequence, observation = %object.metadata.observation, bytes = object.bytes, "begins with");
                     runs.has_begun = true;
                 }
-                let run = gather(&mut ahead, (sequence, object), last, skip, runs.limit(sequence));
+                let limit = if table.judges(&object.metadata) { 1 } else { runs.limit(sequence) };
+                let run = gather(&mut ahead, (sequence, object), limit, |sequence, metadata| {
+                    Some(sequence) <= last && !skip.contains(sequence) && !table.judges(metadata)
+                });
                 let newest = run.last().expect("a run has an object");
                 let next = Position::after(newest.0, &newest.1.metadata);
                 status::note_object(next.sequence);
-                (apply(archive, table, &mut ahead, position.as_ref(), run, runs).await?, Some(next))
+                let applied = apply(archive, table, &mut ahead, position.as_ref(), run, runs).await;
+                if let Err(FollowError::Table(TableError::TooManyIds(TooManyIds { ids }))) = applied {
+                    let hold = Hold::TooManyIds { sequence, ids };
+                    runs.braked = Some((position, hold.clone()));
+                    return Err(hold.into());
+                }
+                (applied?, Some(next))
             };
             position = match attempt {
                 Attempt::Busy => return Ok(Followed::Busy),
@@ -229,32 +245,37 @@ impl<A: Archive, T: Table> Follower<A, T> {
                     }
                     position
                 }
-                Attempt::Moved | Attempt::Broken { .. } | Attempt::WrongBytes { .. } => table.position().await?,
+                Attempt::Braked { gone, present, ids } => {
+                    let hold = Hold::RowsAbsent { sequence, gone, present, ids };
+                    runs.braked = Some((position, hold.clone()));
+                    return Err(hold.into());
+                }
+                Attempt::Moved | Attempt::Broken { .. } | Attempt::WrongBytes { .. } | Attempt::Unseen { .. } => {
+                    table.position().await?
+                }
             };
         }
         Ok(Followed::ToTheGoal)
     }
 }
 
-/// The object and those behind it that have arrived, are small, continue the archive and are not to be skipped, at most `limit` of them.
+/// The object and those behind it that have arrived, are small, continue the archive and may be applied with others, at most `limit` of them.
 fn gather<A: Archive>(
     ahead: &mut Prefetch<'_, A>,
     first: (Sequence, Object),
-    last: Option<Sequence>,
-    skip: &Skip,
     limit: usize,
+    may_be_together: impl Fn(Sequence, &Metadata) -> bool,
 ) -> Vec<(Sequence, Object)> {
     let mut at = Position::after(first.0, &first.1.metadata);
     let mut bytes = first.1.bytes;
     let is_alone = !is_small(&first.1);
     let mut run = vec![first];
-    while !is_alone
-        && run.len() < limit
-        && bytes < BYTES_AHEAD
-        && Some(at.sequence) < last
-        && !skip.contains(at.sequence.next())
-    {
-        let Some(object) = ahead.take_if(|object| check_next(Some(&at), &object.metadata).is_ok()) else { break };
+    while !is_alone && run.len() < limit && bytes < BYTES_AHEAD {
+        let next = at.sequence.next();
+        let is_wanted = |Object { metadata, .. }: &Object| {
+            check_next(Some(&at), metadata).is_ok() && may_be_together(next, metadata)
+        };
+        let Some(object) = ahead.take_if(is_wanted) else { break };
         at = Position::after(at.sequence.next(), &object.metadata);
         bytes += object.bytes;
         run.push((at.sequence, object));
@@ -280,30 +301,34 @@ async fn next_object<A: Archive>(
         if goal == Goal::End && at.is_some() && at == *known_end {
             return Ok(None);
         }
-        match read_absence(archive, position, goal).await? {
-            Absence::AtTheEnd => {
+        match read_why_missing(archive, position, goal).await? {
+            Missing::AtTheEnd => {
                 *known_end = at;
                 return Ok(None);
             }
-            Absence::Hole { end } if was_absent => {
+            Missing::Hole { end } if was_absent => {
                 *known_end = None;
                 return Err(Hold::ObjectMissing { missing: sequence, end }.into());
             }
             // It may have been appended after the look.
-            Absence::Hole { .. } => was_absent = true,
+            Missing::Hole { .. } => was_absent = true,
         }
     }
 }
 
 /// What it means that the next object is not there.
-async fn read_absence(archive: &impl Archive, position: Option<&Position>, goal: Goal) -> Result<Absence, FollowError> {
+async fn read_why_missing(
+    archive: &impl Archive,
+    position: Option<&Position>,
+    goal: Goal,
+) -> Result<Missing, FollowError> {
     let end = archive.end().await?;
     status::note_end(end);
-    let absence = absence(position, end)?;
-    if let (Goal::Named(named), Absence::AtTheEnd) = (goal, absence) {
+    let why = why_missing(position, end)?;
+    if let (Goal::Named(named), Missing::AtTheEnd) = (goal, why) {
         events::pointer_beyond_the_end(named);
     }
-    Ok(absence)
+    Ok(why)
 }
 
 /// Applies a run. One that is refused is applied object by object, and an object whose own fault that is, is quarantined.
@@ -329,7 +354,9 @@ async fn apply<A: Archive, T: Table>(
             events::loaded(&objects, &counts, started.elapsed());
             return Ok(Attempt::Applied(counts));
         }
-        Ok(attempt @ (Attempt::Busy | Attempt::Moved)) => return Ok(attempt),
+        Ok(attempt @ (Attempt::Busy | Attempt::Moved | Attempt::Unseen { .. } | Attempt::Braked { .. })) => {
+            return Ok(attempt);
+        }
         Ok(Attempt::WrongBytes { .. }) => "the bytes of one are not those that were archived".to_owned(),
         Ok(Attempt::Broken { reason, .. }) => reason,
         Err(error) if error.fault() == Fault::Dependency && !error.is_too_slow() => return Err(error.into()),
@@ -354,7 +381,7 @@ async fn apply_one<A: Archive, T: Table>(
 ) -> Result<Attempt, FollowError> {
     let started = Instant::now();
     let metadata = object.metadata.clone();
-    let (mut object, mut reads) = (Some(object), 1);
+    let (mut object, mut reads, mut is_seen_again) = (Some(object), 1, false);
     let (bytes, reason) = loop {
         let Some(body) = object.take() else { return Ok(Attempt::Moved) };
         let care = if runs.careful == Some(sequence) { Care::EachRecord } else { Care::None };
@@ -367,9 +394,17 @@ async fn apply_one<A: Archive, T: Table>(
                         format!("its bytes are not those that were archived, {READS} times: their SHA-256 is another"),
                     );
                 }
-                reads += 1;
+                (reads, is_seen_again) = (reads + 1, false);
             }
             Ok(Attempt::Broken { bytes, reason }) => break (bytes, reason),
+            // Twice: what is there now belongs to other snapshots than what was applied.
+            Ok(Attempt::Unseen { first }) if is_seen_again => {
+                return Err(Hold::PageMissing { missing: first, sequence }.into());
+            }
+            Ok(Attempt::Unseen { first }) => {
+                see_again(archive, table, first, sequence).await?;
+                is_seen_again = true;
+            }
             Ok(attempt) => {
                 if let Attempt::Applied(counts) = &attempt {
                     (runs.careful, runs.longest) = (None, runs.longest.max(1));
@@ -379,7 +414,7 @@ async fn apply_one<A: Archive, T: Table>(
             }
             Err(error) if care == Care::None && (error.fault() == Fault::Record || error.is_too_slow()) => {
                 warn!(%sequence, observation = %metadata.observation, why = error.database_message(), "Postgres refuses a record: each is tried alone");
-                runs.careful = Some(sequence);
+                (runs.careful, is_seen_again) = (Some(sequence), false);
             }
             Err(error) => return Err(error.into()),
         }
@@ -401,6 +436,27 @@ async fn apply_one<A: Archive, T: Table>(
         events::passed_over(&line);
     }
     Ok(attempt)
+}
+
+/// Reads the pages of a snapshot before this one again, for the ids of their records: another process has applied them.
+async fn see_again<A: Archive>(
+    archive: &A,
+    table: &mut impl Table,
+    first: Sequence,
+    sequence: Sequence,
+) -> Result<(), FollowError> {
+    let mut pages = Prefetch::new(archive);
+    let mut page = first;
+    while page < sequence {
+        let missing = Hold::PageMissing { missing: page, sequence };
+        let Some(object) = pages.get(page, sequence).await? else { return Err(missing.into()) };
+        if !table.see(page, object).await? {
+            return Err(missing.into());
+        }
+        page = page.next();
+    }
+    crash_point!("ids-seen-again");
+    Ok(())
 }
 
 /// Moves past an object that a person does without, whether it is there or not. `None` beyond the end of the archive.
@@ -463,7 +519,7 @@ mod tests {
     use jiff::Timestamp;
     use shared::{
         archive::{Append, Upload},
-        object::{Metadata, Sha256, SnapshotFacts},
+        object::{Sha256, SnapshotFacts},
     };
     use uuid::Uuid;
 
@@ -532,7 +588,8 @@ mod tests {
             if turns > 100 { Poll::Ready(()) } else { Poll::Pending }
         });
         ahead.meanwhile(turns).await;
-        let run = gather(&mut ahead, (first, object), Some(last), &skip.parse().unwrap(), most);
+        let skip: Sequences = skip.parse().unwrap();
+        let run = gather(&mut ahead, (first, object), most, |sequence, _| sequence <= last && !skip.contains(sequence));
         let next = ahead.take_if(|_| true).map(|object| object.metadata.snapshot.get());
         (run.iter().map(|(sequence, _)| sequence.get()).collect(), next)
     }

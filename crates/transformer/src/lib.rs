@@ -10,6 +10,7 @@
 //!   follow    from the position to the end of the archive, run by run, and the order of the steps for a run
 //!     decide    what the archive and the position say together: apply, wait, or hold for a person
 //!     ahead     objects on their way from S3
+//!     absence   which rows the API has no more, as far as ids tell
 //! read      bytes become records, and records rows
 //!   batch     the bodies of a run, on a thread of their own, to batches of rows
 //!   record    a record to a row
@@ -18,9 +19,10 @@
 //!   row       a row's fields, in the binary form of Postgres
 //! write     rows become the table
 //!   table     the third door to the world: position, apply, pass over
-//!   transaction   the order of the steps inside a transaction: lock, batches, ledger, position, commit
+//!   transaction   the order of the steps inside a transaction: lock, batches, absence, ledger, position, commit
 //!   ledger    the stream's row, and a line for each object
 //!   writer    batches into the table
+//!   judge     rows that the API has no more
 //!   statements   made from the definition; parameter and copy: rows as arrays and as COPY reads them
 //! postgres  connect: one connection, its settings and deadlines; token: for IAM; fault: what failed, and whose fault it is
 //! events    what happened, as log lines and numbers
@@ -34,6 +36,7 @@ pub mod queue;
 pub mod follow;
 pub mod decide;
 pub mod ahead;
+pub mod absence;
 pub mod read;
 pub mod write;
 pub mod postgres;

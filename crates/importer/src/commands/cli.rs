@@ -26,6 +26,7 @@ use crate::{
     fault::{ImportError, Outcome},
     queue::{QueueSettings, SqsQueue},
     run::{Importer, PaceSettings},
+    since::Since,
     source::{Api, SourceSettings, exposure, obstacle},
 };
 
@@ -130,7 +131,12 @@ pub fn contradictions(given: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let obstacle = given("source_url").and_then(|url| obstacle(&url, body_file.as_deref(), &next_page, &records_at));
     let gone = GONE.iter().filter(|(name, _)| env::var_os(name).is_some_and(|value| !value.is_empty()));
     let gone = gone.map(|(name, instead)| format!("{name} is no setting any more\n{instead}"));
-    exposure.into_iter().chain(obstacle).chain(gone).collect()
+    let since = given("since").and_then(|since| since.parse::<Since>().ok());
+    let bodiless = since.filter(|since| since.is_in_body() && body_file.is_none()).map(|_| {
+        "SINCE (--since) names a place in a body, and there is no SOURCE_BODY_FILE\nname a parameter, as in modified_after=%Y-%m-%d, or give the body"
+            .to_owned()
+    });
+    exposure.into_iter().chain(obstacle).chain(bodiless).chain(gone).collect()
 }
 
 /// Settings of older releases, and what replaces them.

@@ -16,7 +16,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    decide::{Position, absence},
+    decide::{Position, why_missing},
     postgres::connect::within,
     read::row::to_bigint,
 };
@@ -108,7 +108,7 @@ pub async fn audit(
     let mut report = Report { position: at, end: end.map_or(0, Sequence::get), ..Report::default() };
     let last = report.end.max(at);
     progress.set_length(last);
-    if absence(position, end).is_err() {
+    if why_missing(position, end).is_err() {
         report.problems.push(Problem { sequence: at, what: What::EndBelowPosition });
     }
     let looks = stream::iter(1..=last).map(async |number| {

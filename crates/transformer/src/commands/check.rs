@@ -12,27 +12,28 @@ use sqlx::{PgConnection, Row};
 
 use crate::{
     commands::migrate::ENCODING,
-    decide::{Hold, Position, absence, check_position, next_after},
+    decide::{Hold, Position, check_position, next_after, why_missing},
     postgres::{
         connect::{SchemaName, obstacles, within},
         fault::TableError,
     },
     queue::Queue,
+    read::table_definition::TableDefinition,
     write::table::Table,
 };
 
 /// The oldest release that the tests run on.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// Writes what there is to say of the server, where the records go into the table `rows` of the schema. Whether all is well.
+/// Writes what there is to say of the server, where the records go into this table of the schema. Whether all is well.
 pub async fn check_server(
     connection: Result<PgConnection, TableError>,
     schema: &SchemaName,
-    rows: &str,
+    definition: &TableDefinition,
     out: &mut impl Write,
 ) -> anyhow::Result<bool> {
     let found = match connection {
-        Ok(mut connection) => look_at_server(&mut connection, schema, rows).await,
+        Ok(mut connection) => look_at_server(&mut connection, schema, definition).await,
         Err(error) => Err(error),
     };
     let found = found.unwrap_or_else(|error| vec![("server", Err(chain(&error)))]);
@@ -81,7 +82,7 @@ type Finding = (&'static str, Result<String, String>);
 async fn look_at_server(
     connection: &mut PgConnection,
     schema: &SchemaName,
-    rows: &str,
+    definition: &TableDefinition,
 ) -> Result<Vec<Finding>, TableError> {
     const DOING: &str = "ask for the settings of";
     let row = within(DOING, sqlx::query(include_str!("../sql/select_server.sql")).fetch_one(&mut *connection)).await?;
@@ -108,7 +109,7 @@ async fn look_at_server(
             }),
         ),
     ];
-    let obstacles = obstacles(connection, schema, &[rows], false).await?;
+    let obstacles = obstacles(connection, schema, definition, false).await?;
     if obstacles.is_empty() {
         found.push(("rights", Ok("the role has what it needs".to_owned())));
     }
@@ -144,7 +145,7 @@ fn describe(position: Option<&Position>) -> String {
 
 async fn look_at_archive(archive: &impl Archive, position: Option<&Position>) -> Result<String, String> {
     let end = archive.end().await.map_err(|error| chain(&error))?;
-    absence(position, end).map_err(|hold| hold.to_string())?;
+    why_missing(position, end).map_err(|hold| hold.to_string())?;
     // A missing object reads 403 without s3:ListBucket, so this asks for both rights at once.
     archive.head(end.map_or(Sequence::FIRST, Sequence::next)).await.map_err(|error| chain(&error))?;
     let Some(end) = end else {

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Display,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -26,14 +27,16 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::{
+    absence::BrakeSettings,
     commands::{
         audit::audit,
         check::{check_doors, check_server, tell},
+        history::{self, history},
         migrate::{Wanted, migrate},
         quarantine::{QuarantineCommand, quarantine},
         snapshot::{self, Snapshot},
     },
-    decide::Skip,
+    decide::Sequences,
     events,
     follow::{Followed, Follower, Goal},
     postgres::connect::{DatabaseSettings, connect, exposure},
@@ -83,6 +86,9 @@ enum Command {
     /// Standard output takes two lines for a shell or for systemd's EnvironmentFile; for `docker --env-file` take the outer quotes away.
     /// Standard error says what a person should know of them. It needs neither database nor queue, and changes nothing.
     Propose(ProposeSettings),
+    /// Tells what the archive says of one record: when it appeared, changed and went, in which object, and which members changed. It reads the
+    /// archive alone, so it knows quarantined records, too. Exit code 3 when no object has the record
+    History(HistorySettings),
     /// Compares the archive with the ledger, object by object: exit code 3 when something is wrong. It changes nothing
     Audit(AuditSettings),
     /// Shows the records and objects that are not among the rows, and why
@@ -125,9 +131,11 @@ struct FollowSettings {
     /// Objects to do without, as in 17,40-52: for one that kills the process each time, or that is missing for good. The
     /// ledger says that they were skipped
     #[arg(long, env = "SKIP", value_name = "SEQUENCES", default_value = "", hide_default_value = true)]
-    skip: Skip,
+    skip: Sequences,
     #[command(flatten)]
     table: TableSettings,
+    #[command(flatten)]
+    brake: BrakeSettings,
 }
 
 #[derive(Args, Debug)]
@@ -149,6 +157,18 @@ struct ProposeSettings {
     archive: ArchiveSettings,
     #[command(flatten)]
     records: RecordsSettings,
+    #[command(flatten)]
+    telemetry: TelemetrySettings,
+}
+
+#[derive(Args, Debug)]
+struct HistorySettings {
+    #[command(flatten)]
+    wanted: history::Wanted,
+    #[command(flatten)]
+    archive: ArchiveSettings,
+    #[command(flatten)]
+    table: TableSettings,
     #[command(flatten)]
     telemetry: TelemetrySettings,
 }
@@ -233,6 +253,7 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
     let (Command::Run(RunSettings { telemetry, .. })
     | Command::Once(OnceSettings { telemetry, .. })
     | Command::Propose(ProposeSettings { telemetry, .. })
+    | Command::History(HistorySettings { telemetry, .. })
     | Command::Audit(AuditSettings { telemetry, .. })
     | Command::Check(CheckSettings { telemetry, .. })
     | Command::Quarantine(QuarantineSettings { telemetry, .. })
@@ -242,6 +263,7 @@ pub async fn execute(CommandLine { command }: CommandLine) -> ExitCode {
         Command::Run(settings) => run(settings).await,
         Command::Once(settings) => once(settings).await,
         Command::Propose(settings) => propose(settings).await,
+        Command::History(settings) => tell_history(settings).await,
         Command::Audit(settings) => audit_archive(settings).await,
         Command::Quarantine(settings) => show_quarantine(settings).await,
         Command::Migrate(settings) => {
@@ -275,7 +297,7 @@ async fn run(RunSettings { wires, queue, follow, pace, telemetry }: RunSettings)
         systemd::serve(&status);
         let Some(config) = aws::config_at_last(&status, &mut shutdown).await else { return };
         let queue = SqsQueue::new(aws::sqs(&config), queue);
-        let (archive, table) = doors(wires, follow.table, &config);
+        let (archive, table) = doors(wires, follow.table, follow.brake, &config);
         let follower = Follower::new(archive, table, follow.skip);
         Transformer::new(follower, queue, stream, status.clone()).run(pace, shutdown).await;
     })
@@ -289,7 +311,7 @@ async fn once(OnceSettings { to, wires, follow, .. }: OnceSettings) -> anyhow::R
     const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
     let progress = progress();
-    let (archive, table) = doors(wires, follow.table, &aws::config().await?);
+    let (archive, table) = doors(wires, follow.table, follow.brake, &aws::config().await?);
     let mut follower = Follower::new(archive, table, follow.skip);
     let goal = to.map_or(Goal::End, Goal::To);
     let done = run_until_drained(async |mut shutdown| {
@@ -341,9 +363,24 @@ async fn propose(ProposeSettings { archive, records, .. }: ProposeSettings) -> a
     Ok(ExitCode::SUCCESS)
 }
 
+async fn tell_history(HistorySettings { wanted, archive, table, .. }: HistorySettings) -> anyhow::Result<ExitCode> {
+    let ArchiveSettings { stream, archive_bucket } = archive;
+    let archive = S3Archive::new(aws::s3(&aws::config().await?), archive_bucket, stream);
+    let oldest = archive.oldest().await?.unwrap_or(Sequence::FIRST);
+    let progress = progress();
+    let tell = |entry: &dyn Display| Ok(progress.suspend(|| writeln!(io::stdout(), "{entry}"))?);
+    let is_told = history(&archive, oldest, &wanted, &table.reading(), &progress, tell).await;
+    progress.finish_and_clear();
+    if is_told? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(io::stderr(), "no object has a record with the id {}", wanted.id)?;
+    Ok(found(true))
+}
+
 async fn audit_archive(AuditSettings { deep, json, wires, table, .. }: AuditSettings) -> anyhow::Result<ExitCode> {
     let mut connection = connect(&wires.database).await?;
-    let (archive, mut table) = doors(wires, table, &aws::config().await?);
+    let (archive, mut table) = doors(wires, table, BrakeSettings::default(), &aws::config().await?);
     let position = table.position().await?;
     let progress = progress();
     let report = audit(&archive, &mut connection, position.as_ref(), deep, &progress).await;
@@ -366,21 +403,26 @@ async fn check_all(CheckSettings { wires, queue, table, .. }: CheckSettings) -> 
     let aws = aws::surroundings(&config, &wires.archive.archive_bucket).await;
     tell(out, "aws", &aws)?;
     let connection = connect(&wires.database).await;
-    let (schema, rows) = (&wires.database.database_schema, &table.definition.table);
-    let mut is_well = check_server(connection, schema, rows, out).await? && aws.is_ok();
+    let mut is_well =
+        check_server(connection, &wires.database.database_schema, &table.definition, out).await? && aws.is_ok();
     if let Ok(config) = config {
         let queue = SqsQueue::new(aws::sqs(&config), queue);
-        let (archive, mut table) = doors(wires, table, &config);
+        let (archive, mut table) = doors(wires, table, BrakeSettings::default(), &config);
         is_well &= check_doors(&mut table, &archive, &queue, out).await?;
     }
     Ok(found(!is_well))
 }
 
 /// Nothing is asked of either yet.
-fn doors(Wires { archive, database }: Wires, table: TableSettings, config: &SdkConfig) -> (S3Archive, PostgresTable) {
+fn doors(
+    Wires { archive, database }: Wires,
+    table: TableSettings,
+    brake: BrakeSettings,
+    config: &SdkConfig,
+) -> (S3Archive, PostgresTable) {
     let ArchiveSettings { stream, archive_bucket } = archive;
     let archive = S3Archive::new(aws::s3(config), archive_bucket, stream.clone());
-    (archive, PostgresTable::new(database, stream, table))
+    (archive, PostgresTable::new(database, stream, table, brake))
 }
 
 fn found(something: bool) -> ExitCode {

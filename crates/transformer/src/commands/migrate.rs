@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use shared::object::StreamName;
+use shared::{object::StreamName, settings::Absent};
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection, Row, SqlStr,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     postgres::{
@@ -72,7 +72,7 @@ async fn migrate_on(
     let mut transaction = connection.begin().await?;
     // The session's lock timeout bounds this wait and every lock that a migration takes.
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(ADVISORY_LOCK).execute(&mut *transaction).await?;
-    let obstacles = obstacles(&mut transaction, schema, &[&definition.table], true).await?;
+    let obstacles = obstacles(&mut transaction, schema, definition, true).await?;
     anyhow::ensure!(obstacles.is_empty(), TableError::Obstacles(obstacles));
     // Whoever owns the schema need not be allowed to make one, which `IF NOT EXISTS` asks for first.
     let look = sqlx::query_scalar("SELECT to_regnamespace(quote_ident($1)) IS NOT NULL").bind(schema.as_str());
@@ -116,9 +116,20 @@ async fn migrate_on(
         transaction.execute(statement.sql()).await?;
     }
     let define = sqlx::query(include_str!("../sql/define_table.sql")).bind(&definition.table);
-    define.bind(definition.table_columns.to_string()).execute(&mut *transaction).await?;
+    let define = define.bind(definition.table_columns.to_string()).bind(definition.absent.absent.to_string());
+    define.execute(&mut *transaction).await?;
+    if let Some(made) = made.filter(|made| made.absent != definition.absent) {
+        // Noted under other rules.
+        transaction.execute("DELETE FROM missing_rows").await?;
+        let (before, now) = (made.absent.absent, definition.absent.absent);
+        warn!(
+            "ABSENT was {before} and is {now} for the objects that are applied from here on; the effects of earlier objects stay. `importer once --again` makes one now, and a rebuild into a new \
+             DATABASE_SCHEMA applies it to all"
+        );
+    }
     if let Some(role) = grant_to {
         let grants = sqlx::query_scalar(include_str!("../sql/select_grants.sql")).bind(role).bind(&definition.table);
+        let grants = grants.bind(definition.absent.absent == Absent::Delete);
         let grants = grants.fetch_all(&mut *transaction).await?;
         for grant in grants {
             // Quoted by the server, which knows how.
@@ -171,7 +182,7 @@ mod tests {
     fn a_migration_keeps_the_digest_that_databases_have_of_it() {
         // As `sha384sum` says them.
         let begins = |file| u64::from_be_bytes(migration(file).checksum[..8].try_into().unwrap());
-        assert_eq!(MIGRATIONS.map(begins), [0x98f5_7145_c862_1f56]);
+        assert_eq!(MIGRATIONS.map(begins), [0xc63c_68ce_1144_c8c1]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod audit;
 pub mod check;
+pub mod history;
 pub mod migrate;
 pub mod propose;
 pub mod snapshot;

@@ -7,7 +7,7 @@ use std::{env, fs, future::Future, net::IpAddr, path::PathBuf, str::FromStr, tim
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use shared::status;
+use shared::{settings::Absent, status};
 use sqlx::{
     ConnectOptions, Executor, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -15,7 +15,10 @@ use sqlx::{
 use tokio::time::{Instant, timeout};
 use url::{Host, Position, Url};
 
-use crate::postgres::{fault::TableError, token::rds_token};
+use crate::{
+    postgres::{fault::TableError, token::rds_token},
+    read::table_definition::TableDefinition,
+};
 
 /// No answer for this long means that nobody is there: longer than the server lets a statement run.
 const DEADLINE: Duration = Duration::from_secs(75);
@@ -276,15 +279,16 @@ pub async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, TableE
     Ok(connection)
 }
 
-/// What keeps the connection's role from its work on the tables that records go into, or from migrating: a line each, with what to do.
+/// What keeps the connection's role from its work on the table that records go into, or from migrating: a line each, with what to do.
 pub async fn obstacles(
     connection: &mut PgConnection,
     schema: &SchemaName,
-    tables: &[&str],
+    definition: &TableDefinition,
     is_migrating: bool,
 ) -> Result<Vec<String>, TableError> {
     let look = sqlx::query_scalar(include_str!("../sql/select_obstacles.sql"));
-    let look = look.bind(schema.as_str()).bind(tables).bind(is_migrating);
+    let deletes = definition.absent.absent == Absent::Delete;
+    let look = look.bind(schema.as_str()).bind([definition.table.as_str()]).bind(is_migrating).bind(deletes);
     within("look for obstacles in", look.fetch_all(connection)).await
 }
 

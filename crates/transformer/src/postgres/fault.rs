@@ -2,9 +2,10 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use sqlx::error::DatabaseError;
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 use thiserror::Error;
 
+use crate::absence::TooManyIds;
 use crate::read::table_definition::{ColumnsError, KEY, OUR_TABLES, TableDefinition};
 
 /// No such table, and no such column: a release before this one made the tables.
@@ -81,6 +82,21 @@ pub enum TableError {
     /// The schema is another stream's.
     #[error("the tables hold the stream `{found}`, and STREAM is `{ours}`: correct STREAM or DATABASE_SCHEMA")]
     OtherStream { found: String, ours: String },
+    /// A later release has given ABSENT a word that this one does not know.
+    #[error("the stream keeps ABSENT={absent}, which this release cannot read: take the release that set it")]
+    NewerAbsent { absent: String },
+    /// A snapshot has more ids than are kept.
+    #[error(
+        "this snapshot has {} ids or more, and the transformer cannot hold more in memory to tell which rows are absent: set ABSENT=keep \
+         for both daemons and run `transformer migrate`", .0.ids
+    )]
+    TooManyIds(TooManyIds),
+    /// Rows of others depend on rows that are to go, or a constraint or trigger refuses their mark.
+    #[error(
+        "could not {doing} the database: {why}: remove what refers to the row or blocks it (an index on the column that refers to it helps \
+         where this takes too long), or set ABSENT=keep for both daemons and run `transformer migrate`"
+    )]
+    AbsentRefused { doing: &'static str, why: String },
     /// The table is not made from the settings.
     #[error("{}", other_definition(found.as_ref(), ours))]
     OtherDefinition { found: Option<TableDefinition>, ours: TableDefinition },
@@ -91,6 +107,19 @@ impl TableError {
     #[must_use]
     pub fn of_our_tables(self) -> Self {
         if self.sqlstate().is_some_and(|code| UNDEFINED.contains(&&*code)) { Self::NoStream } else { self }
+    }
+
+    /// The same, where it was about rows that are to go or to be marked: that is no fault of a record.
+    #[must_use]
+    pub fn of_absent_rows(self) -> Self {
+        match self {
+            Self::Refused { doing, answer, .. } => {
+                let detail = answer.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail);
+                let why = [Some(answer.message()), detail].into_iter().flatten().collect::<Vec<_>>().join(": ");
+                Self::AbsentRefused { doing, why }
+            }
+            other => other,
+        }
     }
 
     /// The code that Postgres gave, if it was Postgres.
@@ -135,6 +164,9 @@ impl TableError {
             Self::NoStream
             | Self::NoTable { .. }
             | Self::NewerDefinition { .. }
+            | Self::NewerAbsent { .. }
+            | Self::TooManyIds(_)
+            | Self::AbsentRefused { .. }
             | Self::Hidden
             | Self::Deferrable { .. }
             | Self::Obstacles(_)
@@ -161,6 +193,13 @@ fn remedy(code: &str) -> &'static str {
 
 fn other_definition(found: Option<&TableDefinition>, ours: &TableDefinition) -> String {
     let Some(found) = found else { return "there is no table yet: run `transformer migrate`".to_owned() };
+    if (TableDefinition { absent: ours.absent, ..found.clone() }) == *ours {
+        let (there, here) = (found.absent.absent, ours.absent.absent);
+        return format!(
+            "the stream was set up with ABSENT={there}, and it is {here} here: set ABSENT={there} here, too, or run `transformer migrate` to \
+             apply {here} from the next object on"
+        );
+    }
     let remedy = match ours.added(found) {
         Ok(_) => "run `transformer migrate`, which adds what is new".to_owned(),
         Err(why) => format!("{why}. {REBUILD}"),

@@ -96,6 +96,11 @@ impl Batch {
         self.origin.sequence
     }
 
+    /// The type of their keys.
+    pub fn key_kind(&self) -> Kind {
+        self.key
+    }
+
     /// How many records are no rows because their id comes again.
     pub fn repeated(&self) -> u64 {
         self.superseded.len() as u64
@@ -104,6 +109,12 @@ impl Batch {
     /// Sorted by id, each id once: of two the later one wins, as if they had been applied one after the other.
     pub fn rows(&self) -> Vec<Row<'_>> {
         self.rows.iter().map(|place| self.row(place)).collect()
+    }
+
+    /// The keys of its records as they are stored, `None` for one that cannot be read.
+    pub fn ids(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        let of_rows = self.rows.iter().map(|place| Some(self.row(place).key_value()));
+        of_rows.chain(self.wrong.iter().map(|record| record.key.as_deref()))
     }
 
     /// How many records it has, but for those whose id comes again.
@@ -212,7 +223,7 @@ impl Reading {
     /// Puts a record's fields, as [`RecordReader::read`] does.
     fn read(&mut self, record: &Record<'_>, fields: &mut Vec<u8>) -> Result<bool, NoRow> {
         if !record.is_whole {
-            return Err(NoRow { id: None, reason: TOO_LONG.to_owned() });
+            return Err(NoRow { key: None, reason: TOO_LONG.to_owned() });
         }
         if let Some((row, has_extra)) = self.rows.as_ref().and_then(|rows| rows.get(record.raw)) {
             fields.extend(row);
@@ -399,8 +410,8 @@ mod tests {
     fn what_is_kept_of_a_wrong_record_is_capped() {
         let document = format!("{{\"id\":1,\"title\":\"{}\"}}", "é".repeat(70_000));
         let (batches, _) = pieces(document.as_bytes());
-        let [WrongRecord { id, raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
-        assert_eq!((id.as_deref(), raw.len()), (Some("1"), 65_536));
+        let [WrongRecord { key, raw, .. }] = &*batches[0].wrong else { panic!("{batches:?}") };
+        assert_eq!((key.as_deref(), raw.len()), (Some(&1_i64.to_be_bytes()[..]), 65_536));
         let name = "é".repeat(1_000);
         let (batches, _) = pieces(format!("[{{\"id\":1,\"{name}\":1,\"{name}\":2}}]").as_bytes());
         assert_eq!(batches[0].wrong[0].reason.chars().count(), 500);

@@ -8,7 +8,7 @@ use shared::records::Record;
 use super::{
     jsonb,
     members::Members,
-    row::{Fields, text_of},
+    row::Fields,
     table_definition::{ColumnSource, Columns, Kind},
     values::{self, KEY_LIMIT_BYTES},
 };
@@ -25,8 +25,8 @@ const MANY_MEMBERS: usize = 32;
 /// Why a record is no row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoRow {
-    /// Its key, if that much can be read.
-    pub id: Option<String>,
+    /// Its key as it would be stored, if that much can be read.
+    pub key: Option<Vec<u8>>,
     /// Why, for a person.
     pub reason: String,
 }
@@ -36,8 +36,8 @@ pub struct NoRow {
 pub struct WrongRecord {
     /// Its place in the document, from 0.
     pub index: u64,
-    /// Its key, if that much can be read.
-    pub id: Option<String>,
+    /// Its key as it would be stored, if that much can be read.
+    pub key: Option<Vec<u8>>,
     /// Why it is no row, for a person; at most 500 characters.
     pub reason: String,
     /// Its bytes, at most 64 KiB of them.
@@ -46,10 +46,10 @@ pub struct WrongRecord {
 
 impl WrongRecord {
     /// Sets a record aside.
-    pub fn new(record: Record<'_>, NoRow { id, reason }: NoRow) -> Self {
+    pub fn new(record: Record<'_>, NoRow { key, reason }: NoRow) -> Self {
         let Record { index, raw, .. } = record;
         let reason = reason.chars().take(REASON_LIMIT_CHARS).collect();
-        Self { index, id, reason, raw: raw[..raw.len().min(RAW_LIMIT_BYTES)].to_owned() }
+        Self { index, key, reason, raw: raw[..raw.len().min(RAW_LIMIT_BYTES)].to_owned() }
     }
 }
 
@@ -162,10 +162,10 @@ impl RecordReader {
     /// Puts a record's fields, in the order of the columns. What Postgres would refuse is refused here, with words, and what was put until then
     /// does not count. Whether it has members that have no column of their own.
     pub fn read(&self, record: &[u8], fields: &mut Fields<'_>) -> Result<bool, NoRow> {
-        let members = Members::of(record).map_err(|reason| NoRow { id: None, reason })?;
+        let members = Members::of(record).map_err(|reason| NoRow { key: None, reason })?;
         let mut found = vec![None; self.columns.all().len()];
         self.taken.find(&members, &mut found);
-        self.put(&members, &found, fields).map_err(|reason| NoRow { id: self.key_of(&found), reason })
+        self.put(&members, &found, fields).map_err(|reason| NoRow { key: self.key_of(&found), reason })
     }
 
     fn put(&self, members: &Members<'_>, found: &Found<'_>, fields: &mut Fields<'_>) -> Result<bool, String> {
@@ -202,11 +202,28 @@ impl RecordReader {
         Ok(rest.is_some() || (!self.has_rest && !self.has_record && self.taken.leaves(members)))
     }
 
-    /// The key of a record that is no row, as text.
-    fn key_of(&self, found: &Found<'_>) -> Option<String> {
+    /// The key of a record, as it would be stored; `None` where it has none that can be read.
+    pub fn key_of_record(&self, record: &[u8]) -> Option<Vec<u8>> {
+        let members = Members::of(record).ok()?;
+        let mut found = vec![None; self.columns.all().len()];
+        self.taken.find(&members, &mut found);
+        self.key_of(&found)
+    }
+
+    /// The key that a person writes, as it would be stored.
+    pub fn key_of_text(&self, text: &str) -> Result<Vec<u8>, String> {
+        let mut field = Vec::new();
+        let text = RawValue::from_string(serde_json::Value::from(text).to_string()).expect("a text is JSON");
+        // Each type that a key can have takes a text.
+        values::put(self.key(), &text, &mut Fields(&mut field))?;
+        Ok(field.split_off(4))
+    }
+
+    /// The key of a record that is no row.
+    fn key_of(&self, found: &Found<'_>) -> Option<Vec<u8>> {
         let mut field = Vec::new();
         values::put(self.key(), found[0]?, &mut Fields(&mut field)).ok().filter(|is_there| *is_there)?;
-        (field.len() <= KEY_LIMIT_BYTES).then(|| text_of(self.key(), &field[4..]))
+        (field.len() <= KEY_LIMIT_BYTES).then(|| field.split_off(4))
     }
 }
 
@@ -239,7 +256,7 @@ mod tests {
     use super::*;
     use crate::any_document::any_record;
     use crate::read::{
-        row::{Origin, Row},
+        row::{Origin, Row, text_of},
         table_definition::DEFAULT,
     };
 
@@ -349,11 +366,13 @@ mod tests {
             ("id uuid", r#"{"id":"x"}"#, None, "column `id` (uuid from /id): `\"x\"` is no uuid"),
         ] {
             let wrong = read(columns, json).unwrap_err();
-            assert_eq!((wrong.id.as_deref(), wrong.reason.as_str()), (id, reason), "{json}");
+            let kind = columns.parse::<Columns>().unwrap().key().kind;
+            let key = wrong.key.map(|key| text_of(kind, &key));
+            assert_eq!((key.as_deref(), wrong.reason.as_str()), (id, reason), "{json}");
         }
         let long = read("id text", &format!(r#"{{"id":"{}"}}"#, "x".repeat(2_601))).unwrap_err();
         assert_eq!(
-            (long.id, &*long.reason),
+            (long.key, &*long.reason),
             (None, "column `id` (text from /id): it is longer than 2600 bytes, and no key")
         );
     }

@@ -9,6 +9,9 @@ use super::{decimal::Decimal, table_definition::Kind};
 
 const NULL: i32 = -1;
 
+/// What a field begins with.
+pub const LENGTH_BYTES: usize = 4;
+
 /// Postgres counts microseconds from the beginning of 2000.
 pub const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
@@ -205,9 +208,9 @@ impl<'a> Row<'a> {
         self.fields().next().unwrap_or_default()
     }
 
-    /// The key for a person.
-    pub fn key_text(&self, kind: Kind) -> String {
-        text_of(kind, self.values().next().flatten().unwrap_or_default())
+    /// The key's value as bytes.
+    pub fn key_value(&self) -> &'a [u8] {
+        self.values().next().flatten().unwrap_or_default()
     }
 
     /// The fields, each with its length.
@@ -223,7 +226,7 @@ impl<'a> Row<'a> {
 
 /// The fields of a row, each with its length.
 #[derive(Clone, Debug)]
-pub struct Parts<'a>(&'a [u8]);
+pub struct Parts<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Parts<'a> {
     type Item = &'a [u8];

@@ -11,7 +11,10 @@
 use std::{collections::HashSet, fmt, str::FromStr};
 
 use clap::Args;
-use shared::json_pointer::JsonPointer;
+use shared::{
+    json_pointer::JsonPointer,
+    settings::{Absent, AbsentSettings},
+};
 use thiserror::Error;
 
 /// Postgres cuts a longer name off, and takes two that begin alike for one.
@@ -20,19 +23,20 @@ const NAME_LIMIT_BYTES: usize = 63;
 /// A table of Postgres has at most 1,600 columns, and four are ours.
 const COLUMNS_LIMIT: usize = 1_596;
 
-/// The columns that each table has besides, and one that is reserved.
+/// The columns that each table has besides.
 pub const OURS: [&str; 4] = ["first_seen_at", "updated_at", "sequence", "absent_since"];
 
 /// The tables that each schema has besides.
-pub const OUR_TABLES: [&str; 4] = ["stream", "objects", "quarantined_records", "stream_migrations"];
+pub const OUR_TABLES: [&str; 5] = ["stream", "objects", "quarantined_records", "missing_rows", "stream_migrations"];
 
 /// Their indexes, which have names among those of tables.
-const OUR_INDEXES: [&str; 7] = [
+const OUR_INDEXES: [&str; 8] = [
     "stream_pkey",
     "stream_has_one_row",
     "objects_pkey",
     "objects_observation_key",
     "quarantined_records_pkey",
+    "missing_rows_pkey",
     "stream_migrations_pkey",
     KEY,
 ];
@@ -55,18 +59,25 @@ pub struct TableDefinition {
     /// a comma [default: /name]; a dot for the whole record; * for all that no other column takes
     #[arg(long, env = "TABLE_COLUMNS", value_name = "COLUMNS", default_value = DEFAULT)]
     pub table_columns: Columns,
+    /// What becomes of rows that the API has no more.
+    #[command(flatten)]
+    pub absent: AbsentSettings,
 }
 
 impl Default for TableDefinition {
     fn default() -> Self {
-        Self { table: "posts".to_owned(), table_columns: Columns::default() }
+        Self { table: "posts".to_owned(), table_columns: Columns::default(), absent: AbsentSettings::default() }
     }
 }
 
 /// As a person sets it.
 impl fmt::Display for TableDefinition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TABLE={} TABLE_COLUMNS='{}'", written(&self.table), self.table_columns)
+        write!(f, "TABLE={} TABLE_COLUMNS='{}'", written(&self.table), self.table_columns)?;
+        match self.absent.absent {
+            Absent::Keep => Ok(()),
+            absent => write!(f, " ABSENT={absent}"),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 -- Serialises the stream. NOWAIT, because whoever holds the row is at work on what we would wait to apply.
 SELECT
-    name, table_name, table_columns, current_schema() AS schema, position, previous,
-    -- Whether rows of several objects may be written by one statement: the table keeps them as they are, and looks at each by itself. Asked for
-    -- a run of several objects.
+    name, table_name, table_columns, absent, current_schema() AS schema, position, previous,
+    -- Whether the last whole snapshot lacked rows.
+    EXISTS (SELECT FROM missing_rows) AS has_missing,
+    -- Whether rows of several objects may be written by one statement: the table keeps them as they are, and looks at each by itself. Asked
+    -- where it matters.
     $1
     AND EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($2) AND relkind = 'r' AND NOT relhassubclass)
     AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($2) AND NOT tgisinternal)

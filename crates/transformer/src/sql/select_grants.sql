@@ -12,4 +12,8 @@ SELECT format('GRANT SELECT, UPDATE ON stream TO %I', $1::text)
 UNION ALL
 SELECT format('GRANT SELECT, INSERT ON objects, quarantined_records TO %I', $1::text)
 UNION ALL
+SELECT format('GRANT SELECT, INSERT, DELETE ON missing_rows TO %I', $1::text)
+UNION ALL
 SELECT format('GRANT SELECT, INSERT, UPDATE ON %I TO %I', $2::text, $1::text)
+UNION ALL
+SELECT format('GRANT DELETE ON %I TO %I', $2::text, $1::text) WHERE $3

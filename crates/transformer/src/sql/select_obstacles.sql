@@ -1,9 +1,9 @@
--- What keeps this role from its work in the schema $1, where records go into the tables $2, and what to do: a line each. Only catalogs are
+-- What keeps this role from its work in the schema $1, where records go into the tables $2, whose rows it deletes if $4, and what to do: a line each. Only catalogs are
 -- read, which every role may. That tables are missing is the position's to tell; here it means that `migrate` is next, as $3 does.
 WITH tables AS (
     SELECT pg_class.oid, relname, relowner
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = $1 AND relname = ANY ($2 || ARRAY['stream', 'objects', 'quarantined_records', 'stream_migrations'])
+    WHERE nspname = $1 AND relname = ANY ($2 || ARRAY['stream', 'objects', 'quarantined_records', 'missing_rows', 'stream_migrations'])
 ),
 work AS (
     SELECT
@@ -52,9 +52,10 @@ SELECT format(
     'the role %I lacks %s: run `transformer migrate --grant-to %1$I`',
     role, string_agg(privilege || ' on ' || relname, ', ' ORDER BY relname, privilege)
 )
-FROM work, tables CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+FROM work, tables CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
 WHERE NOT migrates AND NOT has_table_privilege(oid, privilege)
-    AND relname || ' ' || privilege <> ALL (ARRAY['stream INSERT', 'objects UPDATE', 'quarantined_records UPDATE'])
+    AND relname || ' ' || privilege <> ALL (ARRAY['stream INSERT', 'objects UPDATE', 'quarantined_records UPDATE', 'missing_rows UPDATE'])
+    AND (privilege <> 'DELETE' OR relname = 'missing_rows' OR ($4 AND relname = ANY ($2)))
     AND relname <> 'stream_migrations'
 GROUP BY role
 UNION ALL

@@ -1,7 +1,7 @@
 //! Rows in the binary form that COPY reads: a header, then for each row the number of fields and the fields
 //! (<https://www.postgresql.org/docs/current/sql-copy.html>, "Binary Format"). Pure.
 
-use crate::read::row::{Fields, Row, to_bigint};
+use crate::read::row::{Fields, LENGTH_BYTES, Row, to_bigint};
 
 /// What comes before the rows.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -11,6 +11,41 @@ pub const TRAILER: &[u8] = b"\xff\xff";
 
 /// Beside those that a record gives: `first_seen_at`, `updated_at` and `sequence`.
 const COLUMNS_OF_OURS: usize = 3;
+
+/// Reads the rows of one column that COPY writes, in whatever pieces they come.
+#[derive(Debug, Default)]
+pub struct FieldReader {
+    rest: Vec<u8>,
+    is_behind_header: bool,
+}
+
+impl FieldReader {
+    /// Takes a piece, and gives out the fields that are whole, each with its length.
+    pub fn read(&mut self, piece: &[u8], mut take: impl FnMut(&[u8])) {
+        let mut rest = std::mem::take(&mut self.rest);
+        let mut left = if rest.is_empty() {
+            piece
+        } else {
+            rest.extend(piece);
+            &rest
+        };
+        if !self.is_behind_header
+            && let Some((_, rows)) = left.split_at_checked(HEADER.len())
+        {
+            (left, self.is_behind_header) = (rows, true);
+        }
+        while self.is_behind_header
+            && let Some((_, row)) = left.split_at_checked(size_of::<i16>())
+            && let Some(length) = row.first_chunk()
+            && let Some((field, rest)) =
+                row.split_at_checked(LENGTH_BYTES + usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0))
+        {
+            take(field);
+            left = rest;
+        }
+        self.rest = left.to_vec();
+    }
+}
 
 /// Adds rows. `columns` is how many columns a record gives; the times and the sequence are those of each row's object.
 pub fn encode_rows(bytes: &mut Vec<u8>, columns: usize, rows: &[Row<'_>]) {
@@ -50,6 +85,18 @@ mod tests {
         let fetched_at = "2000-01-01T00:00:01.000002Z".parse().unwrap();
         let origin = Origin { sequence: Sequence::try_from(3).unwrap(), fetched_at };
         (0..).zip(fields).map(|(index, fields)| Row::new(origin, index, Kind::Bigint, fields)).collect()
+    }
+
+    #[test]
+    fn fields_are_read_in_whatever_pieces_they_come() {
+        let expected = [&b"\0\0\0\x01a"[..], b"\0\0\0\0", b"\0\0\0\x03bcd"];
+        let rows: Vec<u8> = expected.iter().flat_map(|field| [b"\0\x01", *field].concat()).collect();
+        let bytes = [HEADER, &rows, TRAILER].concat();
+        for size in 1..bytes.len() {
+            let (mut reader, mut found) = (FieldReader::default(), Vec::new());
+            bytes.chunks(size).for_each(|piece| reader.read(piece, |field| found.push(field.to_vec())));
+            assert_eq!(found, expected, "{size}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The stream's row and the ledger: where the table stands, and what became of each object.
 
+use clap::ValueEnum;
 use shared::{
     crash_point,
     object::{Metadata, Sequence, Sha256, StreamName},
+    settings::{Absent, AbsentSettings},
 };
 use sqlx::{
     PgConnection, Postgres, Row, Transaction,
@@ -53,6 +55,8 @@ pub struct Counts {
     pub with_extra: u64,
     /// Records whose id came again within a batch: the last of each id is the row.
     pub repeated: u64,
+    /// Rows that are absent from this object on.
+    pub absent: u64,
 }
 
 /// What a session means by the names in its statements, so that nothing is written into another stream's tables.
@@ -90,13 +94,14 @@ impl Home<'_> {
 
 /// What the table was made from; `None` where there is no table yet.
 pub fn definition_of(stream: &PgRow) -> Result<Option<TableDefinition>, TableError> {
-    let read = || -> Result<(Option<String>, Option<String>), sqlx::Error> {
-        Ok((stream.try_get("table_name")?, stream.try_get("table_columns")?))
+    let read = || -> Result<(Option<String>, Option<String>, String), sqlx::Error> {
+        Ok((stream.try_get("table_name")?, stream.try_get("table_columns")?, stream.try_get("absent")?))
     };
     let read = read().map_err(|source| TableError::Sql { doing: "read the table's definition in", source })?;
-    let (Some(table), Some(columns)) = read else { return Ok(None) };
+    let (Some(table), Some(columns), absent) = read else { return Ok(None) };
+    let absent = Absent::from_str(&absent, false).map_err(|_| TableError::NewerAbsent { absent })?;
     match columns.parse() {
-        Ok(table_columns) => Ok(Some(TableDefinition { table, table_columns })),
+        Ok(table_columns) => Ok(Some(TableDefinition { table, table_columns, absent: AbsentSettings { absent } })),
         Err(source) => Err(TableError::NewerDefinition { columns, source }),
     }
 }
@@ -141,6 +146,8 @@ pub enum Lock {
     Taken {
         /// Whether rows of several objects may be written by one statement.
         is_plain: bool,
+        /// Whether the last whole snapshot lacked rows, which are not absent yet.
+        has_missing: bool,
     },
     /// Another transformer has it.
     Busy,
@@ -148,17 +155,17 @@ pub enum Lock {
     Moved,
 }
 
-/// Takes the stream's row, if nobody has it and it says what is expected. Of a run of one object it is not known whether the table is plain.
+/// Takes the stream's row, if nobody has it and it says what is expected. Unless it `asks_plain`, the table counts as not plain.
 pub async fn lock(
     transaction: &mut Transaction<'_, Postgres>,
     home: Home<'_>,
     expected: Option<&Position>,
-    is_several: bool,
+    asks_plain: bool,
 ) -> Result<Lock, TableError> {
     const DOING: &str = "lock the stream in";
     let columns = home.statements.definition.table_columns.all();
     let locked = sqlx::query(include_str!("../sql/lock_stream.sql"))
-        .bind(is_several)
+        .bind(asks_plain)
         .bind(&home.statements.table)
         .bind(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>())
         .bind(columns.iter().map(|column| Oid(column.kind.oids().0)).collect::<Vec<_>>())
@@ -170,11 +177,11 @@ pub async fn lock(
     home.check(&row)?;
     let read = || -> Result<_, sqlx::Error> {
         let found: (i64, Option<Uuid>) = (row.try_get("position")?, row.try_get("previous")?);
-        Ok((found, row.try_get("is_plain")?))
+        Ok((found, row.try_get("is_plain")?, row.try_get("has_missing")?))
     };
-    let (found, is_plain) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
+    let (found, is_plain, has_missing) = read().map_err(|source| TableError::Sql { doing: DOING, source })?;
     let expected = expected.map_or((0, None), |position| (to_bigint(position.sequence.get()), position.observation));
-    Ok(if found == expected { Lock::Taken { is_plain } } else { Lock::Moved })
+    Ok(if found == expected { Lock::Taken { is_plain, has_missing } } else { Lock::Moved })
 }
 
 /// Writes the lines of a run's objects, and moves the position to the last of them.
@@ -203,6 +210,7 @@ pub async fn advance(
         .bind(count(|counts| counts.quarantined))
         .bind(count(|counts| counts.with_extra))
         .bind(count(|counts| counts.repeated))
+        .bind(count(|counts| counts.absent))
         .bind(last.archive_id)
         .bind(to_bigint(last.sequence.get()))
         .bind(last.metadata.map(|metadata| metadata.observation));

@@ -2,6 +2,7 @@
 
 pub mod table;
 pub mod transaction;
+pub mod judge;
 pub mod ledger;
 pub mod writer;
 pub mod statements;

@@ -7,8 +7,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::read::table_definition::{Column, Columns, Kind, TableDefinition, quoted};
 
-/// What is done with a table. Its columns are those of the definition, the key first, then `first_seen_at`, `updated_at`, and `sequence`: the
-/// object that last changed the row.
+/// What is done with a table. Its columns are those of the definition, the key first, then `first_seen_at`, `updated_at`,
+/// `sequence`, which is the object that last changed the row, and `absent_since`.
 #[derive(Debug)]
 pub struct Statements {
     /// What they are made from.
@@ -26,10 +26,18 @@ pub struct Statements {
     pub upsert: Statement,
     /// Takes an array for each column that a record gives, then the time and the sequence. Updates or leaves, and inserts nothing.
     pub update: Statement,
-    /// Takes an array of keys. Selects the columns that a record gives of the rows that there are, by key.
+    /// Takes an array of keys. Selects the columns that a record gives, and whether the row is absent, of the rows that there are, by key.
     pub select: Statement,
     /// Takes the lowest and the highest key, and selects the same; for keys that are whole numbers, of which many may lie side by side.
     pub select_between: Option<Statement>,
+    /// Counts the rows that are not absent.
+    pub count: Statement,
+    /// Copies the keys of these to stdout, in the binary form.
+    pub keys: String,
+    /// Takes an array of keys, and since when their rows are absent.
+    pub mark: Statement,
+    /// Takes an array of keys.
+    pub delete: Statement,
 }
 
 /// A statement that was made here.
@@ -65,12 +73,12 @@ impl Statements {
         }
         let arrays = arrays.join(", ");
         let (at, number) = (kinds.len() + 1, kinds.len() + 2);
-        let is_changed = if others.is_empty() {
-            "false".to_owned()
-        } else {
+        let mut is_changed = "old.absent_since IS NOT NULL".to_owned();
+        if !others.is_empty() {
             let stored: Vec<_> = others.iter().map(|name| format!("old.{name}")).collect();
-            format!("(({}) IS DISTINCT FROM ({}))", stored.join(", "), given(2).join(", "))
-        };
+            is_changed =
+                format!("(({}) IS DISTINCT FROM ({}) OR {is_changed})", stored.join(", "), given(2).join(", "));
+        }
         let mut set = String::new();
         for (name, value) in others.iter().zip(given(2)) {
             let _ = write!(set, "{name} = {value}, ");
@@ -80,6 +88,7 @@ impl Statements {
         for name in others {
             let _ = write!(selected, ", {name}");
         }
+        selected.push_str(", absent_since IS NOT NULL");
         // A user who makes a text key narrower takes its collation away.
         let order = if kinds[0] == Kind::Text { format!("{key} COLLATE \"C\"") } else { key.clone() };
         let statement = |text: String| Statement(text.into());
@@ -91,7 +100,7 @@ impl Statements {
     SELECT * FROM unnest({arrays}, ${at}::timestamptz[], ${number}::bigint[]) AS new ({aliases}, at, number)
 ),
 updated AS (
-    UPDATE {table} AS old SET {set}updated_at = new.at, sequence = new.number
+    UPDATE {table} AS old SET {set}updated_at = new.at, sequence = new.number, absent_since = NULL
     FROM new WHERE old.{key} = new.c1 AND {is_changed}
     RETURNING new.number
 ),
@@ -107,7 +116,7 @@ GROUP BY number",
                 given(1).join(", ")
             )),
             update: statement(format!(
-                "UPDATE {table} AS old SET {set}updated_at = ${at}, sequence = ${number}
+                "UPDATE {table} AS old SET {set}updated_at = ${at}, sequence = ${number}, absent_since = NULL
 FROM unnest({arrays}) AS new ({aliases})
 WHERE old.{key} = new.c1 AND {is_changed}"
             )),
@@ -115,6 +124,13 @@ WHERE old.{key} = new.c1 AND {is_changed}"
             select_between: (kinds[0] == Kind::Bigint).then(|| {
                 statement(format!("SELECT {selected} FROM {table} WHERE {key} BETWEEN $1 AND $2 ORDER BY {key}"))
             }),
+            count: statement(format!("SELECT count(*) FROM {table} WHERE absent_since IS NULL")),
+            keys: format!(
+                "COPY (SELECT {key}::{} FROM {table} WHERE absent_since IS NULL) TO STDOUT (FORMAT binary)",
+                kinds[0].sql()
+            ),
+            mark: statement(format!("UPDATE {table} SET absent_since = $2 WHERE {key} = ANY ($1)")),
+            delete: statement(format!("DELETE FROM {table} WHERE {key} = ANY ($1)")),
             table,
             kinds,
             definition,
@@ -141,7 +157,8 @@ fn create(table: &str, columns: &Columns) -> String {
     text.push_str(
         "    first_seen_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
-    sequence bigint NOT NULL
+    sequence bigint NOT NULL,
+    absent_since timestamptz
 )",
     );
     text

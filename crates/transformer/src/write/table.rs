@@ -6,9 +6,10 @@ use clap::Args;
 
 use shared::{
     archive::Object,
-    object::{Sequence, StreamName},
+    object::{Metadata, Sequence, StreamName},
     records::RecordsAt,
     settings::RecordsSettings,
+    status,
     telemetry::chain,
 };
 use sqlx::{Connection, PgConnection};
@@ -16,20 +17,21 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::{
+    absence::{BrakeSettings, Seen, is_judged},
     decide::Position,
     postgres::{
         connect::{DatabaseSettings, connect, obstacles, within},
         fault::TableError,
     },
     read::{
-        batch::{self, Unread},
+        batch::{self, Piece, Unread},
         record::RecordReader,
         table_definition::TableDefinition,
     },
     write::{
         ledger::{Home, LedgerLine, read_position},
         statements::Statements,
-        transaction::{Attempt, Run, apply, pass_over},
+        transaction::{Absence, Attempt, Run, apply, pass_over, see_batch},
         writer::Care,
     },
 };
@@ -53,6 +55,13 @@ pub trait Table {
         care: Care,
     ) -> Result<Attempt, TableError>;
 
+    /// Whether absence is judged by this object, which then is a run of its own.
+    fn judges(&self, metadata: &Metadata) -> bool;
+
+    /// Reads a page that is applied once more for its ids, where [`Attempt::Unseen`] asks for the pages of a snapshot, one after the other from
+    /// the first. Whether its bytes are those that were archived.
+    async fn see(&mut self, sequence: Sequence, object: Object) -> Result<bool, TableError>;
+
     /// Moves past the object after `position` without its records.
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError>;
 
@@ -70,6 +79,23 @@ pub struct TableSettings {
     pub definition: TableDefinition,
 }
 
+impl TableSettings {
+    /// How records are found in an answer.
+    pub fn reading(&self) -> Reading {
+        let reader = Arc::new(RecordReader::new(self.definition.table_columns.clone()));
+        Reading { reader, at: self.records.records_at.clone() }
+    }
+}
+
+/// Where records are, and what they are known by.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// By the table's definition.
+    pub reader: Arc<RecordReader>,
+    /// Where records are, unless the object says it.
+    pub at: RecordsAt,
+}
+
 /// The tables of one stream in Postgres.
 #[derive(Debug)]
 pub struct PostgresTable {
@@ -79,6 +105,7 @@ pub struct PostgresTable {
     records_at: RecordsAt,
     reader: Arc<RecordReader>,
     statements: Statements,
+    absence: Absence,
     /// Taken out while it is used and put back after success, so that no error and no drop leaves half a conversation behind. With the
     /// time when that was.
     connection: Option<(PgConnection, Instant)>,
@@ -86,10 +113,11 @@ pub struct PostgresTable {
 
 impl PostgresTable {
     /// The tables of `stream`. Nothing is asked of Postgres yet.
-    pub fn new(settings: DatabaseSettings, stream: StreamName, table: TableSettings) -> Self {
+    pub fn new(settings: DatabaseSettings, stream: StreamName, table: TableSettings, brake: BrakeSettings) -> Self {
         let TableSettings { records: RecordsSettings { records_at }, definition } = table;
         let reader = Arc::new(RecordReader::new(definition.table_columns.clone()));
-        Self { settings, stream, records_at, reader, statements: Statements::new(definition), connection: None }
+        let (statements, absence) = (Statements::new(definition), Absence { brake, seen: None });
+        Self { settings, stream, records_at, reader, statements, absence, connection: None }
     }
 
     /// Does something on the connection, and says what keeps the role from it, if that is why it fails.
@@ -110,8 +138,8 @@ impl PostgresTable {
             return Err(error);
         }
         let look = async {
-            let table = &*self.statements.definition.table;
-            obstacles(&mut connect(&self.settings).await?, &self.settings.database_schema, &[table], false).await
+            let definition = &self.statements.definition;
+            obstacles(&mut connect(&self.settings).await?, &self.settings.database_schema, definition, false).await
         };
         Err(look.await.ok().filter(|found| !found.is_empty()).map_or(error, TableError::Obstacles))
     }
@@ -155,10 +183,38 @@ impl Table for PostgresTable {
         let mut pieces = batch::read(unread, self.reader.clone(), care == Care::EachRecord);
         // The transaction opens when there is something to write: a small object is wholly read before it.
         let first = pieces.next().await;
+        // Lost with whatever fails: pages that were seen count if they are committed, and no page is missing between.
+        let mut absence = Absence { seen: self.absence.seen.take(), brake: self.absence.brake.clone() };
         let act = async |connection: &mut PgConnection, home: Home<'_>| {
-            apply(connection, home, position, Run { objects, first, pieces, care }).await
+            apply(connection, home, position, Run { objects, first, pieces, care, absence: &mut absence }).await
         };
-        self.do_on_it(act).await
+        let attempt = self.do_on_it(act).await?;
+        if matches!(attempt, Attempt::Applied(_)) {
+            self.absence.seen = absence.seen;
+        }
+        Ok(attempt)
+    }
+
+    fn judges(&self, metadata: &Metadata) -> bool {
+        is_judged(self.statements.definition.absent.absent, metadata)
+    }
+
+    async fn see(&mut self, sequence: Sequence, object: Object) -> Result<bool, TableError> {
+        let Object { metadata, body, .. } = object;
+        let unread = vec![Unread::new(sequence, &metadata, &self.records_at, body)];
+        let mut pieces = batch::read(unread, self.reader.clone(), false);
+        let mut seen = Seen::turn(self.absence.seen.take(), sequence, &metadata);
+        loop {
+            status::beat();
+            match pieces.next().await {
+                Piece::Batch(batch) => see_batch(&mut seen, &batch, false)?,
+                Piece::Summary(summary) => {
+                    self.absence.seen = seen;
+                    return Ok(summary.sha256 == metadata.sha256);
+                }
+                Piece::BrokeOff(error) => return Err(TableError::BrokeOff(error)),
+            }
+        }
     }
 
     async fn pass_over(&mut self, position: Option<&Position>, line: &LedgerLine<'_>) -> Result<Attempt, TableError> {

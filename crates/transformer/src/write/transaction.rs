@@ -8,16 +8,22 @@ use std::time::Duration;
 use shared::{
     crash_point,
     object::{Metadata, Sequence},
+    settings::Absent,
 };
 use sqlx::{Connection, Executor, PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    absence::{BrakeSettings, Seen, is_judged},
     decide::Position,
     events,
     postgres::{connect::within, fault::TableError},
-    read::batch::{Piece, Pieces, Summary},
+    read::{
+        batch::{Batch, Piece, Pieces, Summary},
+        row::Key,
+    },
     write::{
+        judge::{Judged, Judgement, are_loaded, found_again, judge},
         ledger::{Counts, Home, LedgerLine, Lock, advance, lock},
         writer::{Care, Writer},
     },
@@ -40,11 +46,24 @@ pub enum Attempt {
     Broken { bytes: u64, reason: String },
     /// The bytes of an object are not those that were archived. Nothing was done.
     WrongBytes { bytes: u64 },
+    /// Absence is judged by the object, and the earlier pages of its snapshot, from this one on, are to be seen first. Nothing was done.
+    Unseen { first: Sequence },
+    /// The object would make so many of the rows that are there absent, some with these ids, that a person has to look. Nothing was done.
+    Braked { gone: u64, present: u64, ids: Vec<String> },
+}
+
+/// What absence is judged by.
+#[derive(Debug)]
+pub struct Absence {
+    /// The pages of a snapshot up to the position, as far as they are the last that this process has applied.
+    pub seen: Option<Seen>,
+    /// How many rows may become absent.
+    pub brake: BrakeSettings,
 }
 
 /// A run of objects on its way into the table.
 #[derive(Debug)]
-pub struct Run {
+pub struct Run<'a> {
     /// Their numbers, and what they say of themselves.
     pub objects: Vec<(Sequence, Metadata)>,
     /// The first of the pieces.
@@ -53,6 +72,8 @@ pub struct Run {
     pub pieces: Pieces,
     /// How it is written.
     pub care: Care,
+    /// What absence is judged by.
+    pub absence: &'a mut Absence,
 }
 
 /// Applies a run. The order is the protocol.
@@ -60,27 +81,45 @@ pub async fn apply(
     connection: &mut PgConnection,
     home: Home<'_>,
     position: Option<&Position>,
-    Run { objects, first, mut pieces, care }: Run,
+    Run { objects, first, mut pieces, care, absence: Absence { seen, brake } }: Run<'_>,
 ) -> Result<Attempt, TableError> {
     let mut transaction = within("begin a transaction of", connection.begin()).await?;
 
     // The lock comes before the first write, and the position is read under it: whoever was faster is seen here.
-    let is_plain = match lock(&mut transaction, home, position, objects.len() > 1).await? {
-        Lock::Taken { is_plain } => is_plain,
+    let absent = home.statements.definition.absent.absent;
+    let judged = objects.last().filter(|(_, metadata)| is_judged(absent, metadata));
+    let locked = lock(&mut transaction, home, position, objects.len() > 1 || judged.is_some()).await?;
+    let (is_plain, has_missing) = match locked {
+        Lock::Taken { is_plain, has_missing } => (is_plain, has_missing),
         Lock::Busy => return roll_back(transaction, Attempt::Busy).await,
         Lock::Moved => return roll_back(transaction, Attempt::Moved).await,
     };
     crash_point!("locked");
-    let mut writer = Writer::new(home.statements, care, is_plain, objects.iter().map(|(sequence, _)| *sequence));
+    if let Some((sequence, metadata)) = judged {
+        let is_seen =
+            metadata.snapshot == *sequence || seen.as_ref().is_some_and(|seen| seen.precedes(*sequence, metadata));
+        if !is_seen && are_loaded(&mut transaction, metadata.snapshot, *sequence).await? {
+            return roll_back(transaction, Attempt::Unseen { first: metadata.snapshot }).await;
+        }
+    }
+    let are_together = is_plain && objects.len() > 1;
+    let mut writer = Writer::new(home.statements, care, are_together, objects.iter().map(|(sequence, _)| *sequence));
     let (mut lines, mut first) = (Vec::new(), Some(first));
     for (sequence, metadata) in &objects {
+        *seen = if absent == Absent::Keep { None } else { Seen::turn(seen.take(), *sequence, metadata) };
         let Summary { sha256, bytes, records, with_extra, broken } = loop {
             let piece = match first.take() {
                 Some(piece) => piece,
                 None => next_piece_meanwhile(&mut transaction, &mut pieces).await?,
             };
             match piece {
-                Piece::Batch(batch) => writer.take(&mut transaction, batch).await?,
+                Piece::Batch(batch) => {
+                    see_batch(seen, &batch, care == Care::None)?;
+                    if has_missing {
+                        found_again(&mut transaction, &batch).await?;
+                    }
+                    writer.take(&mut transaction, batch).await?;
+                }
                 Piece::Summary(summary) => break summary,
                 Piece::BrokeOff(error) => return Err(TableError::BrokeOff(error)),
             }
@@ -110,12 +149,40 @@ pub async fn apply(
         }
     }
     writer.write(&mut transaction).await?;
+    if let Some((sequence, metadata)) = judged {
+        match seen.take().map(Seen::into_ids) {
+            Some(Some((ids, are_rows))) => {
+                let inserted = writer.counts(*sequence).inserted;
+                let judged =
+                    Judged { sequence: *sequence, metadata, ids: &ids, are_rows: are_rows && is_plain, inserted };
+                match judge(&mut transaction, home, &judged, brake).await? {
+                    Judgement::Absent(absent) => writer.counts(*sequence).absent = absent,
+                    Judgement::Braked { gone, present, ids } => {
+                        return roll_back(transaction, Attempt::Braked { gone, present, ids }).await;
+                    }
+                }
+            }
+            Some(None) => events::absence_is_not_judged(
+                *sequence,
+                "the id of a quarantined record of this snapshot cannot be read",
+            ),
+            None => events::absence_is_not_judged(*sequence, "not all pages of this snapshot are loaded"),
+        }
+    }
     for line in &mut lines {
         line.counts = *writer.counts(line.sequence);
     }
     advance(&mut transaction, home, &lines).await?;
     commit(transaction).await?;
     Ok(Attempt::Applied(lines.iter().map(|line| line.counts).collect()))
+}
+
+/// The records of a batch were seen, each of which is a row if `are_rows` and none is wrong.
+pub fn see_batch(seen: &mut Option<Seen>, batch: &Batch, are_rows: bool) -> Result<(), TableError> {
+    let Some(seen) = seen else { return Ok(()) };
+    let kind = batch.key_kind();
+    let ids = batch.ids().map(|id| id.map(|id| Key::of(kind, id)));
+    seen.add(ids, are_rows && batch.wrong.is_empty()).map_err(TableError::TooManyIds)
 }
 
 /// Moves past an object without its records.
