@@ -126,12 +126,12 @@ async fn the_page_says_what_the_ledger_says_and_finds_an_observation() -> Result
         &sandbox,
         "SELECT array_agg(concat_ws(' ', sequence, to_char(fetched_at AT TIME ZONE 'UTC', 'HH24:MI:SS'),
             to_char(loaded_at AT TIME ZONE 'UTC', 'HH24:MI:SS'), inserted, updated,
-            records - inserted - updated - quarantined, quarantined, outcome, observation) ORDER BY sequence DESC)
+            records - inserted - updated - quarantined, absent, quarantined, outcome, observation) ORDER BY sequence DESC)
         FROM objects",
     )
     .await?;
     assert_eq!(browser.evaluate(HISTORY).await?, json!(ledger));
-    assert!(ledger[0].contains(" 0 1 98 1 loaded "), "{ledger:?}");
+    assert!(ledger[0].contains(" 0 1 98 0 1 loaded "), "{ledger:?}");
 
     let quarantine = "[...document.querySelectorAll('#quarantine li')].map(it => it.innerText)";
     let quarantine = browser.evaluate(quarantine).await?;
@@ -205,7 +205,10 @@ async fn a_second_drill_is_refused_while_one_runs() -> Result<()> {
 
 /// A stream whose daemons are not started yet, so that the page sees it from its beginning, and the page's address.
 async fn with_page() -> Result<(Arc<Sandbox>, String)> {
-    let sandbox = Arc::new(start(Setup { importer: false, transformer: false, ..Setup::default() }).await?);
+    let sandbox = Arc::new(
+        start(Setup { importer: false, transformer: false, settings: vec![("ABSENT", "mark")], ..Setup::default() })
+            .await?,
+    );
     let page = sandbox::page::serve(sandbox.clone()).await?;
     Ok((sandbox, page))
 }

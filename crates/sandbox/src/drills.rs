@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use aws_sdk_sqs::types::QueueAttributeName::DelaySeconds;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Serialize;
 use tokio::{
     sync::{Mutex, broadcast::error::RecvError},
@@ -56,6 +56,8 @@ const HELD_BACK_SECS: &str = "60";
 pub enum Drill {
     /// Nothing breaks: a post gets another title.
     ChangeAPost,
+    /// Nothing breaks: a post goes, and its row is marked.
+    DeleteAPost,
     /// SIGKILL to the importer, which is started again.
     KillImporter,
     /// SIGKILL to the transformer, which is started again.
@@ -143,6 +145,7 @@ async fn break_and_heal(drill: Drill, sandbox: &Sandbox, backups: &Backups, begu
     let before = sandbox.position().await.context("the drill was not begun, since the table cannot be read")?;
     match drill {
         Drill::ChangeAPost => bring_news(sandbox, &client).await?,
+        Drill::DeleteAPost => delete_a_post(sandbox, &client).await?,
         Drill::KillImporter => change_and_kill(sandbox, &client, &sandbox.importer).await?,
         Drill::KillTransformer => change_and_kill(sandbox, &client, &sandbox.transformer).await?,
         Drill::PurgeQueue => lose_a_message(sandbox, &client).await?,
@@ -175,20 +178,43 @@ async fn bring_news(sandbox: &Sandbox, client: &Client) -> Result<()> {
 
 /// Gives a random post a title that it never had.
 async fn change_a_post(sandbox: &Sandbox, client: &Client) -> Result<()> {
-    let count = sandbox.api.len() as u64;
-    ensure!(count > 0, "the API has no post that could be changed");
     let title = format!("changed by a drill at {:.3}", jiff::Timestamp::now());
+    let change = |url| client.patch(url).json(&serde_json::json!({ "title": title }));
+    do_to_a_post(sandbox, change).await.map(drop)
+}
+
+/// Takes a random post away, and waits until its row says so.
+async fn delete_a_post(sandbox: &Sandbox, client: &Client) -> Result<()> {
+    ensure!(!sandbox.is_own_api(), "nobody but its owner deletes from an API that is not ours");
+    let absent = sandbox.settings().get("ABSENT").unwrap_or_default();
+    ensure!(absent == "mark", "ABSENT is not `mark` here, so nothing would be seen of it");
+    let id = do_to_a_post(sandbox, |url| client.delete(url)).await?;
+    let is_marked = || async {
+        let mut connection = sandbox.connect().await?;
+        let look = sqlx::query_scalar("SELECT absent_since IS NOT NULL FROM posts WHERE id = $1");
+        let is_marked: bool = look.bind(i64::try_from(id)?).fetch_one(&mut connection).await?;
+        ensure!(is_marked, "post {id} is not marked");
+        Ok(())
+    };
+    until("the row of the deleted post is marked", is_marked).await?;
+    tell(sandbox, &format!("the row of post {id} is there still, and absent_since says since when the API lacks it"));
+    Ok(())
+}
+
+/// Does something to a random post; answers with its id.
+async fn do_to_a_post(sandbox: &Sandbox, act: impl Fn(String) -> RequestBuilder) -> Result<u64> {
+    let count = sandbox.api.len() as u64;
+    ensure!(count > 0, "the API has no post");
     let random = Uuid::new_v4().as_u64_pair().1 % count;
-    // A post that somebody has deleted is passed over.
+    // A post that was deleted is passed over.
     for id in (0..count).map(|offset| (random + offset) % count + 1) {
-        let patch = client.patch(format!("{}/{id}", sandbox.api.url())).json(&serde_json::json!({ "title": title }));
-        let response = patch.send().await.context("the API does not answer")?;
+        let response = act(format!("{}/{id}", sandbox.api.url())).send().await.context("the API does not answer")?;
         if response.status() != StatusCode::NOT_FOUND {
             response.error_for_status().context("the API refused to change a post")?;
-            return Ok(());
+            return Ok(id);
         }
     }
-    bail!("the API has none of the posts 1 to {count} that could be changed")
+    bail!("the API has none of the posts 1 to {count}")
 }
 
 async fn change_and_kill(sandbox: &Sandbox, client: &Client, daemon: &Daemon) -> Result<()> {
@@ -289,8 +315,14 @@ impl Backups {
 
 impl Drill {
     /// All of them, in the order in which a person should try them.
-    pub const ALL: [Self; 5] =
-        [Self::ChangeAPost, Self::KillImporter, Self::KillTransformer, Self::PurgeQueue, Self::RestoreDatabase];
+    pub const ALL: [Self; 6] = [
+        Self::ChangeAPost,
+        Self::DeleteAPost,
+        Self::KillImporter,
+        Self::KillTransformer,
+        Self::PurgeQueue,
+        Self::RestoreDatabase,
+    ];
 }
 
 /// The name, as it stands in the page's addresses.
@@ -298,6 +330,7 @@ impl fmt::Display for Drill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ChangeAPost => "change-a-post",
+            Self::DeleteAPost => "delete-a-post",
             Self::KillImporter => "kill-importer",
             Self::KillTransformer => "kill-transformer",
             Self::PurgeQueue => "purge-queue",

@@ -15,12 +15,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use crate::{guard::Guard, programs, programs::Place, progress::Progress, settings::Settings, world::guarded};
 
 /// What of the environment goes on to the importer: how the API is asked, and what stands between it and this machine.
-const PASSED_ON: [&str; 22] = [
+const PASSED_ON: [&str; 23] = [
     "POLL_INTERVAL",
     "NEXT_PAGE",
     "SINCE",
     "SINCE_OVERLAP",
     "FULL_REFRESH_INTERVAL",
+    "ABSENT",
     "TOTALS",
     "TABLE",
     "TABLE_COLUMNS",

@@ -1,7 +1,8 @@
-//! The posts that the API serves: what there is, what was changed, and how it looks as JSON. Pure.
+//! The posts that the API serves: what there is, what was changed and when, and how it looks as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -31,40 +32,42 @@ pub struct Post {
 /// The collection.
 #[derive(Clone, Debug, Default)]
 pub struct Posts {
-    posts: BTreeMap<u64, Post>,
+    by_id: BTreeMap<u64, Post>,
     deleted: BTreeSet<u64>,
+    /// When a post was changed last, if it was.
+    changed: BTreeMap<u64, Timestamp>,
 }
 
 impl FromIterator<Post> for Posts {
     fn from_iter<T: IntoIterator<Item = Post>>(posts: T) -> Self {
-        Self { posts: posts.into_iter().map(|post| (post.id, post)).collect(), deleted: BTreeSet::new() }
+        Self { by_id: posts.into_iter().map(|post| (post.id, post)).collect(), ..Self::default() }
     }
 }
 
 impl Posts {
     /// `count` posts, ten a user; the same ones every time.
     pub fn lorem_ipsum(count: u64) -> Self {
-        Self { posts: (1..=count).map(|id| (id, lorem_ipsum(id))).collect(), deleted: BTreeSet::new() }
+        Self { by_id: (1..=count).map(|id| (id, lorem_ipsum(id))).collect(), ..Self::default() }
     }
 
     /// In the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Post> {
-        self.posts.values()
+        self.by_id.values()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.posts.len()
+        self.by_id.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.posts.is_empty()
+        self.by_id.is_empty()
     }
 
     /// One of them.
     pub fn get(&self, id: u64) -> Option<&Post> {
-        self.posts.get(&id)
+        self.by_id.get(&id)
     }
 
     /// Whether a post of this id has been there and was deleted.
@@ -72,24 +75,32 @@ impl Posts {
         self.deleted.contains(&id)
     }
 
+    /// Whether a post was changed then or later.
+    pub fn is_changed_since(&self, id: u64, since: Timestamp) -> bool {
+        self.changed.get(&id).is_some_and(|at| *at >= since)
+    }
+
     /// Adds a post, with the next id.
     pub fn insert(&mut self, mut post: Post) -> &Post {
-        let last = self.posts.last_key_value().map(|(id, _)| *id).max(self.deleted.last().copied());
+        let last = self.by_id.last_key_value().map(|(id, _)| *id).max(self.deleted.last().copied());
         let id = last.unwrap_or(0) + 1;
         post.id = id;
-        self.posts.entry(id).or_insert(post)
+        self.changed.insert(id, Timestamp::now());
+        self.by_id.entry(id).or_insert(post)
     }
 
     /// Puts another post in the place of the one that is there.
     pub fn replace(&mut self, id: u64, post: Post) -> Option<&Post> {
-        let place = self.posts.get_mut(&id)?;
+        let place = self.by_id.get_mut(&id)?;
+        self.changed.insert(id, Timestamp::now());
         *place = Post { id, ..post };
         Some(place)
     }
 
     /// Changes the given fields only.
     pub fn patch(&mut self, id: u64, fields: Map<String, Value>) -> Option<&Post> {
-        let post = self.posts.get_mut(&id)?;
+        let post = self.by_id.get_mut(&id)?;
+        self.changed.insert(id, Timestamp::now());
         for (name, value) in fields {
             match name.as_str() {
                 "id" => {}
@@ -106,7 +117,7 @@ impl Posts {
 
     /// Takes a post away.
     pub fn delete(&mut self, id: u64) -> Option<Post> {
-        let post = self.posts.remove(&id)?;
+        let post = self.by_id.remove(&id)?;
         self.deleted.insert(id);
         Some(post)
     }
@@ -242,6 +253,8 @@ mod tests {
         let changed = posts.get(2).unwrap();
         assert_eq!((changed.id, &changed.title, &changed.extra["mood"]), (2, &"new".into(), &"good".into()));
         assert!(posts.delete(3).is_some() && posts.delete(3).is_none() && posts.was_deleted(3));
+        assert!(posts.is_changed_since(2, Timestamp::MIN) && !posts.is_changed_since(2, Timestamp::MAX));
+        assert!(!posts.is_changed_since(1, Timestamp::MIN), "it was there from the beginning");
         assert_eq!(posts.insert(Post::default()).id, 4);
         assert!(posts.replace(7, Post::default()).is_none());
     }

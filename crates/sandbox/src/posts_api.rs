@@ -168,7 +168,8 @@ async fn list(
             return (shared.source().whole(), HeaderMap::new());
         }
         let source = shared.source();
-        let found: Vec<&Post> = source.posts.iter().filter(|post| fits(post, &query)).collect();
+        let posts = &source.posts;
+        let found: Vec<&Post> = posts.iter().filter(|post| fits(posts, post, &query)).collect();
         let (page, extra) = paginate(&found, &query, &host);
         (render(&page), extra)
     });
@@ -176,11 +177,13 @@ async fn list(
     answer(rendered, &headers, extra)
 }
 
-/// Whether the post has the value of each filter, such as `userId=3`. Names that begin with `_` are no filters.
-fn fits(post: &Post, query: &[(String, String)]) -> bool {
+/// Whether the post has the value of each filter, such as `userId=3`, and was changed at or behind `modified_after`. Names that begin with `_`
+/// are no filters.
+fn fits(posts: &Posts, post: &Post, query: &[(String, String)]) -> bool {
     query.iter().filter(|(name, _)| !name.starts_with('_')).all(|(name, wanted)| {
         let found = match name.as_str() {
             "id" => return wanted.parse() == Ok(post.id),
+            "modified_after" => return wanted.parse().is_ok_and(|since| posts.is_changed_since(post.id, since)),
             "userId" => &post.user_id,
             "title" => &post.title,
             "body" => &post.body,

@@ -71,7 +71,13 @@ fn applied(event: &Event) -> (Tone, String) {
     if outcome != "loaded" {
         return (Tone::Warning, format!("object {sequence} is {outcome}{elapsed}"));
     }
-    let parts = [("inserted", "new"), ("updated", "changed"), ("unchanged", "as before"), ("quarantined", "set aside")];
+    let parts = [
+        ("inserted", "new"),
+        ("updated", "changed"),
+        ("unchanged", "as before"),
+        ("absent", "absent"),
+        ("quarantined", "set aside"),
+    ];
     let parts: Vec<String> = parts
         .iter()
         .filter(|(name, _)| count(name) > 0)

@@ -154,7 +154,7 @@ impl Show {
         self.line("  Things to try, in another shell, after the line above:");
         if sandbox.is_own_api() {
             self.line(&format!("    psql $DATABASE_URL -c 'SELECT * FROM {} LIMIT 5'", sandbox.table()));
-            let settings = "'^(SOURCE|NEXT_PAGE|TOTALS|SINCE|FULL_REFRESH|RECORDS|TABLE|POLL)'";
+            let settings = "'^(SOURCE|NEXT_PAGE|TOTALS|SINCE|FULL_REFRESH|ABSENT|RECORDS|TABLE|POLL)'";
             let meaning = self.paint(Colour::Dim, "# for a deployment: see deploy/README.md");
             self.line(&format!("    grep -E {settings} {env_file}    {meaning}"));
         } else {

@@ -4,7 +4,7 @@ SELECT jsonb_build_object(
         SELECT coalesce(jsonb_agg(to_jsonb(o) ORDER BY sequence DESC), '[]')
         FROM (
             SELECT sequence, key, observation, bytes, fetched_at, loaded_at, outcome, reason,
-                inserted, updated, records - inserted - updated - quarantined AS unchanged, quarantined
+                inserted, updated, records - inserted - updated - quarantined AS unchanged, absent, quarantined
             FROM public.objects ORDER BY sequence DESC LIMIT 50
         ) o
     ),

@@ -180,6 +180,7 @@ const COLUMNS = [
   ["new", o => o.inserted, "rows inserted"],
   ["changed", o => o.updated, "rows updated"],
   ["same", o => o.unchanged, "records whose row is as before"],
+  ["absent", o => o.absent, "rows that the API has no more"],
   ["aside", o => o.quarantined, "records set aside in quarantine"],
   ["outcome", o => o.outcome],
   ["observation", o => o.observation, "the end of its id, which stands in the log lines of both daemons: press it to see all"],
