@@ -43,7 +43,7 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 /// In the order in which a poll passes them.
-const IMPORTER: [&str; 14] = [
+pub(crate) const IMPORTER: [&str; 14] = [
     "end-found",
     "adopted",
     "spooling",
@@ -61,7 +61,7 @@ const IMPORTER: [&str; 14] = [
 ];
 
 /// In the order in which a message passes them, and then what is off the straight way.
-const TRANSFORMER: [&str; 18] = [
+pub(crate) const TRANSFORMER: [&str; 18] = [
     "received",
     "object-found",
     "reading",

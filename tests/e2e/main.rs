@@ -14,6 +14,7 @@ mod deploy_package;
 mod deploy_streams;
 mod deploy_terraform;
 mod deploy_units;
+mod design;
 mod tables;
 mod holes;
 mod hostile;

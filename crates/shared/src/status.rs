@@ -148,7 +148,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    const LABELS: [&str; 11] = [
+    /// The names of all, in their order.
+    pub const LABELS: [&str; 11] = [
         "another_archive",
         "object_rewritten",
         "archive_forked",
