@@ -58,7 +58,7 @@ async fn main() -> Result<()> {
 async fn put_times_on(program: &Path, sandbox: &Sandbox, bytes: usize) -> Result<()> {
     let root = sandbox.logs().join("s3s-fs");
     fs::create_dir_all(root.join(sandbox.bucket()))?;
-    // Free until somebody takes it in the next milliseconds.
+    // Free until another process takes it in the next milliseconds.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut server = sandbox.world().program(program, &Settings::new());
     server.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--access-key", "test", "--secret-key", "test"]);
@@ -68,7 +68,7 @@ async fn put_times_on(program: &Path, sandbox: &Sandbox, bytes: usize) -> Result
     put_times(sandbox, bytes, "s3s-fs", &[("AWS_ENDPOINT_URL_S3", &endpoint)]).await
 }
 
-/// Fetches and archives a response of so many bytes, then applies it. Answers with the KiB that the greedier daemon took.
+/// Fetches and archives a response of this many bytes, then applies it. Answers with the KiB that the greedier daemon took.
 async fn peak_memory(sandbox: &Sandbox, bytes: u64, answer: Answer, wrapping: &[(&'static str, &str)]) -> Result<u64> {
     let api = FaultyApi::saying([answer]).await?;
     let mut settings = sandbox.settings().clone();
@@ -114,7 +114,7 @@ fn as_mib(kib: u64) -> f64 {
     Duration::from_secs(kib).as_secs_f64() / 1024.0
 }
 
-/// Lets the daemon append twenty bodies of so many bytes, and takes its own times.
+/// Lets the daemon append twenty bodies of this many bytes, and takes its own times.
 async fn put_times(sandbox: &Sandbox, bytes: usize, s3: &str, settings: &[(&'static str, &str)]) -> Result<()> {
     let mut number = 0;
     let api = FaultyApi::start(move |_| {

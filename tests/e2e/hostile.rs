@@ -1,4 +1,4 @@
-//! Messages, metadata and answers that somebody made to do harm, or that nobody in his right mind would send: each has a clear error,
+//! Messages, metadata and answers that were made to do harm, or that no sane person would send: each has a clear error,
 //! a hold or a quarantine, nothing is lost, memory stays where it is, and the next good thing goes through.
 
 use std::{collections::HashMap, fs};
@@ -92,7 +92,7 @@ async fn messages_of_every_kind_cost_a_look_and_change_nothing() -> Result<()> {
         sandbox.transformer.log_lines().into_iter().filter(|line| line["message"] == "strange message").count();
     assert!(messages >= strange.len(), "{messages} of {}", strange.len());
 
-    // What it does not know is nothing to it, even where it would be a way to somebody else's objects.
+    // What it does not know is nothing to it, even where it would be a way to another party's objects.
     let foreign = format!("{}-foreign", sandbox.bucket());
     sandbox.s3().create_bucket().bucket(&foreign).send().await?;
     let first = metadata(&sandbox, 1).await?;

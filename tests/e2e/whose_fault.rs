@@ -653,7 +653,7 @@ async fn an_object_that_was_written_wrong_loads_when_it_is_mended_in_time() -> R
 #[tokio::test]
 async fn a_refused_record_is_found_though_the_stream_is_locked_between_two_tries() -> Result<()> {
     let sandbox = follow(vec![("CATCH_UP_INTERVAL", "1s")]).await?;
-    // Long enough for somebody else to wait for the lock.
+    // Long enough for another session to wait for the lock.
     let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.id = 3 THEN PERFORM pg_sleep(0.5); RAISE EXCEPTION 'not this one' USING ERRCODE = '23514'; END IF;
             RETURN NEW;

@@ -65,7 +65,7 @@ pub struct Answer {
 enum Body {
     /// These bytes.
     Whole(Vec<u8>),
-    /// The length of all of them is announced, and only so many are sent.
+    /// The length of all of them is announced, and only this many are sent.
     Broken(Vec<u8>, usize),
     /// One byte after the other.
     Dripping(Vec<u8>, Duration),
@@ -139,7 +139,7 @@ impl Answer {
         self.with("Content-Encoding", "gzip")
     }
 
-    /// The body breaks off after so many bytes.
+    /// The body breaks off after this many bytes.
     #[must_use]
     pub fn broken_after(self, bytes: usize) -> Self {
         let body = if let Body::Whole(whole) = self.body { Body::Broken(whole, bytes) } else { self.body };

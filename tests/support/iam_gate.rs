@@ -85,7 +85,7 @@ async fn admit(mut client: TcpStream, target: &str, tokens: &Mutex<Vec<String>>)
     Ok(())
 }
 
-/// A message behind its type: the length, which counts itself, and so many bytes.
+/// A message behind its type: the length, which counts itself, and that many bytes.
 async fn read_rest(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let bytes = stream.read_u32().await?;
     let mut rest = vec![0; usize::try_from(bytes)?.saturating_sub(4)];

@@ -185,7 +185,7 @@ pub async fn hold_of(sandbox: &Sandbox, daemon: &Daemon) -> Result<String> {
     Ok(said)
 }
 
-/// Deletes every object of the archive, as somebody with the rights to do so would.
+/// Deletes every object of the archive, as a person with the rights to do so would.
 pub async fn empty_bucket(sandbox: &Sandbox) -> Result<()> {
     let listed = sandbox.s3().list_objects_v2().bucket(sandbox.bucket()).send().await?;
     let keys = listed.contents().iter().filter_map(|object| object.key());

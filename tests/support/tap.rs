@@ -77,7 +77,7 @@ impl Tap {
         format!("http://{}", self.address)
     }
 
-    /// From here on each answer with a body is cut off after so many bytes, its head included.
+    /// From here on each answer with a body is cut off after this many bytes, its head included.
     pub fn cut_after(&self, bytes: u64) {
         self.shared.cut_after.store(bytes, SeqCst);
     }

@@ -22,7 +22,7 @@ const PROVIDER: &str = "terraform-provider-aws_v";
 /// What daemons are told otherwise than by their settings file: the unit gives it, or it is a credential of the unit.
 pub const NOT_IN_THE_FILE: [&str; 2] = ["STREAM", "DATABASE_URL"];
 
-/// `HOST/OWNER/NAME/VERSION/PLATFORM/FILE`: so many steps above the provider's file is the folder.
+/// `HOST/OWNER/NAME/VERSION/PLATFORM/FILE`: that many steps above the provider's file is the folder.
 const STEPS_TO_PROVIDER: usize = 6;
 
 /// Terraform in a copy of `deploy/terraform`, since it writes beside what it reads.
@@ -119,7 +119,7 @@ fn text_of<'a>(state: &'a Value, address: &str, attribute: &str) -> Result<&'a s
     resource["values"][attribute].as_str().with_context(|| format!("{address} has no {attribute}"))
 }
 
-/// Files that belong to the configuration, and not what somebody's Terraform left beside them.
+/// Files that belong to the configuration, and not what another Terraform left beside them.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;

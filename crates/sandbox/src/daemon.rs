@@ -65,7 +65,7 @@ struct State {
     is_supervised: bool,
     /// Whether a process that ends is to be started again.
     is_wanted: bool,
-    /// The process, from its start until its stderr is closed. It is not reaped before, so the id cannot be somebody else's.
+    /// The process, from its start until its stderr is closed. It is not reaped before, so the id cannot be another process's.
     pid: Option<Pid>,
     starts: u32,
     ended: Option<ExitStatus>,

@@ -12,7 +12,7 @@ use crate::{
     world::World,
 };
 
-/// Stops a process and its children, and lets them go on after so many seconds. A process of its own does it, so that nothing stays stopped
+/// Stops a process and its children, and lets them go on after this many seconds. A process of its own does it, so that nothing stays stopped
 /// when the sandbox is killed meanwhile: the guard's SIGINT ends the wait early.
 const FREEZE: &str = r#"all=$1
 trap 'kill -CONT $all; exit' INT TERM HUP

@@ -57,7 +57,7 @@ impl Guard {
     pub(crate) fn release(&self) {
         let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut pipe) = shell.stdin.take() {
-            // A guard that somebody killed has nothing left to do.
+            // A guard that was killed has nothing left to do.
             let _ = pipe.write_all(b"done\n");
         }
         let _ = shell.wait();

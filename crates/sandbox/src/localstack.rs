@@ -20,7 +20,7 @@ const REQUIREMENTS: &str = include_str!("../localstack-requirements.txt");
 /// It takes about five seconds; the very first start compiles Python's files, and a test machine may be busy.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
-/// How many ports to try, should somebody take the one that was free a moment ago.
+/// How many ports to try, in case another process takes the one that was free a moment ago.
 const PORTS: u32 = 3;
 
 /// A running LocalStack. Its process ends with the guard; nothing in it is worth a slower end.

@@ -143,7 +143,7 @@ impl OwnApi {
         settings.set(&[
             ("SOURCE_URL", self.url.as_str()),
             ("ALLOW_HTTP", if self.url.scheme() == "http" { "true" } else { "false" }),
-            // It is somebody's: no oftener than the importer would.
+            // It is another person's API: no oftener than the importer would.
             ("POLL_INTERVAL", "1m"),
         ]);
         let records_at = self.records_at.to_string();

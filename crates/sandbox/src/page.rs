@@ -165,7 +165,7 @@ fn lost(count: u64) -> Value {
     json!({"tone": "warning", "text": format!("… {count} events came faster than they can be shown")})
 }
 
-/// Looks at the parts as long as somebody watches.
+/// Looks at the parts as long as a person watches.
 async fn look_on(page: Arc<Page>) {
     let mut events = page.live.subscribe();
     loop {

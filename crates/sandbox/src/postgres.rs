@@ -35,7 +35,7 @@ use crate::{
 /// It takes about a second; a busy test machine gets its time.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
-/// How many ports to try, should somebody take the one that was free a moment ago.
+/// How many ports to try, in case another process takes the one that was free a moment ago.
 const PORTS: u32 = 3;
 
 /// A fast shutdown writes a checkpoint; the guard's patience is not shorter.
@@ -47,7 +47,7 @@ const MAX_CONNECTIONS: &str = "200";
 /// In the cluster's folder.
 const LOG: &str = "postgres.log";
 
-/// SQLSTATE of a database that somebody is connected to.
+/// SQLSTATE of a database that has connections.
 const OBJECT_IN_USE: &str = "55006";
 
 /// Each takes up to the five seconds that Postgres waits for sessions to go.

@@ -29,7 +29,7 @@ pub(crate) struct PostgresPrograms {
     pub folder: PathBuf,
     /// "PostgreSQL 15.18".
     pub version: String,
-    /// Postgres refuses to run as root, so then somebody else does; `None` for ourselves.
+    /// Postgres refuses to run as root, so then another user does; `None` for ourselves.
     pub owner: Option<Owner>,
 }
 

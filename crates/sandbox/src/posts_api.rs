@@ -196,7 +196,7 @@ fn fits(posts: &Posts, post: &Post, query: &[(String, String)]) -> bool {
     })
 }
 
-/// `_page` and `_limit` cut out a page, with its headers; `_limit` alone takes the first so many.
+/// `_page` and `_limit` cut out a page, with its headers; `_limit` alone takes that many from the first on.
 fn paginate<'a>(found: &'a [&'a Post], query: &[(String, String)], host: &str) -> (&'a [&'a Post], HeaderMap) {
     let number = |name| query.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.parse::<usize>().ok());
     let (page, limit) = (number("_page"), number("_limit"));

@@ -48,7 +48,7 @@ impl Place {
         })
     }
 
-    /// Where the addresses of a running sandbox are written unless somebody says otherwise.
+    /// Where the addresses of a running sandbox are written by default.
     pub fn env_file(&self) -> PathBuf {
         // An installed program lies where the folder `sandbox` would be.
         self.target.join(if self.profile.is_some() { "sandbox/env" } else { "sandbox.env" })

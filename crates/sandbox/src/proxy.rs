@@ -28,7 +28,7 @@ pub enum Way {
     Pass,
     /// Each chunk, in both directions, comes this much later.
     Delay(Duration),
-    /// After so many bytes of a connection, to the server or from it, the connection is reset.
+    /// After this many bytes of a connection, to the server or from it, the connection is reset.
     CutAfter {
         /// To the server.
         sent: u64,
@@ -114,7 +114,7 @@ impl Proxy {
             Ok(url) if url.has_host() => url.socket_addrs(|| None)?.first().context("an address")?.to_string(),
             _ => target.to_owned(),
         };
-        // Not a port that the system hands out: somebody's connection could take it while nobody listens.
+        // Not a port that the system hands out: another connection could take it while none listens.
         let listener = TcpListener::bind((address, free_port())).await?;
         let address = listener.local_addr()?;
         let orders = watch::Sender::new(Orders { way: Way::Pass, cuts: 0 });
@@ -151,7 +151,7 @@ impl Proxy {
         target.clone_into(&mut lock(&self.shared.target));
     }
 
-    /// Waits for a request that contains `pattern`. It and so many further chunks from the client are passed on; then its connection goes
+    /// Waits for a request that contains `pattern`. It and this many further chunks from the client are passed on; then its connection goes
     /// silent in both directions. Whether it came to that within `patience`.
     pub async fn ambush(&self, pattern: &str, chunks: u32, patience: Duration) -> bool {
         let _turn = self.shared.turn.lock().await;

@@ -38,7 +38,7 @@ const OWN_LOAD_DEADLINE: Duration = Duration::from_mins(10);
 /// How many differences are worth reading.
 const SHOWN_DIFFERENCES: usize = 10;
 
-/// How many posts there are unless somebody says it.
+/// How many posts there are by default.
 const POSTS: u64 = 100;
 
 /// A daemon ends with it when its settings are wrong, and would each time again.

@@ -232,7 +232,7 @@ fn seconds(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
 }
 
-/// One line of at most so many characters; what is left out is an ellipsis.
+/// One line of at most this many characters; what is left out is an ellipsis.
 fn cut(text: &str, width: usize) -> String {
     // What a terminal would take for an order is no text.
     let text = text.replace(char::is_control, " ");

@@ -31,7 +31,7 @@ const SHOWN: usize = 10;
 /// How long and how bad.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SoakSettings {
-    /// For so many minutes new storms begin; the last one is seen to its end
+    /// How many minutes new storms begin; the last one is seen to its end
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     minutes: u64,
     /// Decides which faults there are, when and on which wire; without it a random one, which is printed

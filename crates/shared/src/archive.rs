@@ -65,7 +65,7 @@ pub trait Archive {
 pub enum Append {
     /// The object is there, and it is this one.
     Done,
-    /// The number was taken, by somebody else or by an earlier try of ours whose answer was lost.
+    /// The number was taken, by another writer or by an earlier try of ours whose answer was lost.
     Taken,
 }
 
@@ -118,7 +118,7 @@ pub enum ArchiveError {
     )]
     Unfit { bucket: String, why: String },
     /// The object is not one of ours, or of a later release.
-    #[error("s3://{bucket}/{key} cannot be followed (if it is somebody else's, move it elsewhere)")]
+    #[error("s3://{bucket}/{key} cannot be followed (if another program put it there, move it elsewhere)")]
     Foreign { bucket: String, key: String, source: MetadataError },
     /// A small object's body stopped on its way.
     #[error("an object's body broke off on its way from S3")]

@@ -219,7 +219,7 @@ impl<R: Read> Document<R> {
         }
     }
 
-    /// Goes on behind so many unread bytes.
+    /// Goes on behind this number of unread bytes.
     pub fn consume(&mut self, bytes: usize) {
         self.unread.start += bytes;
         self.passed += bytes as u64;

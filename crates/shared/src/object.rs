@@ -317,7 +317,7 @@ pub enum MetadataError {
     #[error("its metadata field `{field}` cannot be read")]
     Unreadable { field: &'static str },
     /// The number that no archive of ours reaches.
-    #[error("it has the last number of all, which somebody else must have given it")]
+    #[error("it has the last number of all, which another program must have given it")]
     Last,
     /// It does not fit into what S3 stores.
     #[error("its metadata would take {bytes} bytes, and S3 stores {METADATA_LIMIT_BYTES}: shorten SOURCE_URL")]

@@ -18,7 +18,7 @@ use shared::{
 
 use crate::{decide::Sequences, read::row::Key};
 
-/// So many rows may become absent without a person, however few there are.
+/// This many rows may become absent without a person, however few there are.
 const FEW: u64 = 10;
 
 /// What the ids of one snapshot may take: three million that lie apart or are texts, and many more numbers that lie close.
@@ -46,7 +46,7 @@ pub struct BrakeSettings {
 }
 
 impl BrakeSettings {
-    /// Whether a person has to look, if this object makes so many rows absent of those that are there.
+    /// Whether a person has to look, if this object makes `gone` of `present` rows absent.
     pub fn holds(&self, sequence: Sequence, gone: u64, present: u64) -> bool {
         let is_much = gone > FEW && gone.saturating_mul(100) > present.saturating_mul(self.absent_limit);
         gone > 0 && (is_much || gone >= present) && !self.allow_absent.contains(sequence)

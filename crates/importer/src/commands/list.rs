@@ -110,7 +110,7 @@ fn as_json(sequence: Sequence, stream: &StreamName, head: Result<Head, String>) 
     value.to_string()
 }
 
-/// Whether somebody closed the pipe that the list goes to, as `head` does: no failure of ours.
+/// Whether the reader closed the pipe that the list goes to, as `head` does: no failure of ours.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -63,7 +63,7 @@ impl MemoryS3 {
         Ok(())
     }
 
-    /// Makes an archive of so many objects that are only there to be listed.
+    /// Makes an archive of this many objects that are only there to be listed.
     pub(super) fn fill(&self, stream: &StreamName, objects: u64) {
         let sequences = iter::successors(Some(Sequence::FIRST), |sequence| Some(sequence.next()));
         let keys = sequences.take_while(|sequence| sequence.get() <= objects).map(|sequence| sequence.key(stream));

@@ -26,7 +26,7 @@ const REQUIREMENTS: &str = include_str!("../../peers/requirements.txt");
 struct Peer {
     name: &'static str,
     script: &'static str,
-    /// One post in so many is enough for one that is slow; its rates are those of a smaller table, which is in its favour.
+    /// One post in this many is enough for one that is slow; its rates are those of a smaller table, which is in its favour.
     share: u64,
 }
 

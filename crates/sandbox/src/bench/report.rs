@@ -143,7 +143,7 @@ pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// The value that so many percent of the values do not exceed; NaN of none.
+/// The value that this percentage of the values does not exceed; NaN of none.
 pub(super) fn percentile(percent: usize, values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -33,7 +33,7 @@ impl Page {
 
     async fn api(&self) -> Result<Value> {
         if self.sandbox.is_own_api() {
-            // Not asked: it is the importer's to ask, and somebody's to serve.
+            // Not asked: the importer asks it, and its owner serves it.
             let every = self.sandbox.settings().get("POLL_INTERVAL");
             return Ok(json!({"address": self.sandbox.source_url(), "every": every}));
         }

@@ -1,6 +1,6 @@
 //! The last ten minutes in steps of ten seconds: what was loaded, as the ledger says, and how far the table was behind the archive.
 //!
-//! The lag is nowhere written down, so it is looked at every second, whether somebody watches or not: a page that is opened after a fault
+//! The lag is nowhere written down, so it is looked at every second, whether a person watches or not: a page that is opened after a fault
 //! still shows it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -42,7 +42,7 @@ const KEPT_BACKUPS: usize = 3;
 /// What the importers take at most, so that an endless answer ends soon.
 const MAX_BODY: usize = 4 << 20;
 
-/// The posts come in pages of so many: the API has sometimes fewer, sometimes more.
+/// The posts come in pages of this many: the API has sometimes fewer, sometimes more.
 const PAGE: usize = 40;
 
 /// The stream and its hosts.

@@ -66,11 +66,11 @@ pub(crate) enum Fault {
 /// When a daemon is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The importer, an upload being open, so many pieces after its head.
+    /// The importer, an upload being open, this many pieces after its head.
     Upload(u32),
     /// The importer, after it archived and before the queue's answer.
     Announce,
-    /// The transformer, inside a transaction, so many messages after BEGIN.
+    /// The transformer, inside a transaction, this many messages after BEGIN.
     Transaction(u32),
     /// The transformer, between COMMIT and its answer.
     Commit,

@@ -14,10 +14,10 @@ const LEVELS: u32 = 32;
 /// A longer value in brackets stays as it is: its elements would take many times its length while they are sorted.
 const PART_LIMIT_BYTES: usize = 1 << 20;
 
-/// Postgres writes numbers out: `1e131071` is so many digits. A record may have as many more by its exponents.
+/// Postgres writes numbers out: `1e131071` has that many digits. A record may have as many more by its exponents.
 const DIGITS_LIMIT: u64 = 1 << 20;
 
-/// The object of these members, or which of them Postgres cannot hold, and why. It is expected to have about so many bytes.
+/// The object of these members, or which of them Postgres cannot hold, and why. It is expected to have about this many bytes.
 pub fn object(mut members: Members<'_>, bytes: usize) -> Result<String, String> {
     sort(&mut members);
     if let Some([(name, _), _]) = members.0.array_windows().find(|[(one, _), (next, _)]| one == next) {

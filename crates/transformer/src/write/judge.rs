@@ -43,9 +43,9 @@ const SHOWN: usize = 5;
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum Judgement {
-    /// So many rows are absent from here on.
+    /// How many rows are absent from here on.
     Absent(u64),
-    /// It would be so many of those that were there before the snapshot, some with these ids, that a person has to look. What was done is to be
+    /// It would be more than a person has allowed: `gone` of those that were there before the snapshot, some with these ids. What was done is to be
     /// rolled back.
     Braked { gone: u64, present: u64, ids: Vec<String> },
 }

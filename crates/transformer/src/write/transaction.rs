@@ -48,7 +48,7 @@ pub enum Attempt {
     WrongBytes { bytes: u64 },
     /// Absence is judged by the object, and the earlier pages of its snapshot, from this one on, are to be seen first. Nothing was done.
     Unseen { first: Sequence },
-    /// The object would make so many of the rows that are there absent, some with these ids, that a person has to look. Nothing was done.
+    /// The object would make more rows absent than a person has allowed: `gone` of `present`, some with these ids. Nothing was done.
     Braked { gone: u64, present: u64, ids: Vec<String> },
 }
 
