@@ -208,3 +208,27 @@ async fn a_quiet_collection_costs_a_request_a_poll() -> Result<()> {
     assert_equal(&sandbox, &collection).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn links_that_forget_since_when_are_refused() -> Result<()> {
+    let sandbox = start_nothing().await?;
+    let answer = |request: &Request| {
+        let page = request.parameter("page").map_or(1, |page| page.len());
+        let records: Vec<Value> =
+            (1..=3).map(|id| json!({ "id": id, "userId": 1, "title": "t", "body": "" })).collect();
+        let answer = Answer::ok(Value::from(records).to_string());
+        if page == 1 && request.parameter("since").is_some() {
+            answer.with("Link", "<?page=22>; rel=\"next\"")
+        } else {
+            answer
+        }
+    };
+    let api = FaultyApi::start(move |request| answer(request)).await?;
+    let settings = [("SOURCE_URL", api.url()), ("SINCE", "since=%s".to_owned())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    ensure!(once(&sandbox, &settings).await?);
+    let why = once(&sandbox, &settings).await.expect_err("a part would be taken for all that has changed").to_string();
+    ensure!(why.contains("page=22, which does not say since when") && why.contains("unset SINCE"), "{why}");
+    assert_eq!(sandbox.end().await?, 1);
+    Ok(())
+}

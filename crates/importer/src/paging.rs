@@ -85,6 +85,12 @@ pub enum PageError {
     /// The next page is on another origin.
     #[error("the next page of {from} is {next}, on another origin: set SOURCE_URL to the origin that serves all pages")]
     OtherOrigin { from: String, next: String },
+    /// The next page is not one of what has changed.
+    #[error(
+        "the next page of {from} is {next}, which does not say since when: it leads from what has changed to the whole collection. Let \
+         NEXT_PAGE count (page+1 or offset+records) instead of following addresses, or unset SINCE"
+    )]
+    SinceLost { from: String, next: String },
     /// No address at all.
     #[error("the next page of {from} is `{next}`, which is no address")]
     Unreadable { from: String, next: String },

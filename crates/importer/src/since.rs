@@ -63,6 +63,17 @@ impl Since {
         matches!(self.place, Place::Body(_))
     }
 
+    /// Whether a next address leads from changes to the whole collection: it lacks the parameter, and all that it has besides are parameters of
+    /// the first request and numbers of a page. What is no number may stand for all that was asked, as a cursor does.
+    pub fn is_lost(&self, first: &Request, next: &Request) -> bool {
+        let Place::Parameter(since) = &self.place else { return false };
+        let has = |request: &Request, name: &str| request.url.query_pairs().any(|(known, _)| known == name);
+        let is_page = |value: &str| value.parse::<u32>().is_ok();
+        first.url.path() == next.url.path()
+            && !has(next, since)
+            && next.url.query_pairs().all(|(name, value)| has(first, &name) || is_page(&value))
+    }
+
     fn written(&self, time: Timestamp) -> Result<String, jiff::Error> {
         strtime::format(&self.pattern, time)
     }
@@ -176,6 +187,23 @@ mod tests {
         for wrong in ["", "since", "=%s", "since=now", "since=%Q"] {
             assert!(wrong.parse::<Since>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_next_address_that_forgets_the_time_is_known() {
+        let since: Since = "since=%s".parse().unwrap();
+        let request = |url: &str| Request { url: url.parse().unwrap(), body: None };
+        let first = request("http://api/posts?a=1&since=7");
+        for (next, is_lost) in [
+            ("http://api/posts?a=1&since=7&page=2", false),
+            ("http://api/posts?a=1&page=2", true),
+            ("http://api/posts?page=2", true),
+            ("http://api/posts?cursor=c2luY2U9Nw", false),
+            ("http://api/posts/pages/2?page=2", false),
+        ] {
+            assert_eq!(since.is_lost(&first, &request(next)), is_lost, "{next}");
+        }
+        assert!(!"/since=%s".parse::<Since>().unwrap().is_lost(&first, &request("http://api/posts?page=2")));
     }
 
     #[test]

@@ -283,6 +283,11 @@ impl Api {
             };
             match turn {
                 Turn::Ask(next) => {
+                    let since = self.settings.since.since.as_ref().filter(|_| asked.change.is_some());
+                    if since.is_some_and(|since| since.is_lost(&asked.first, &next)) {
+                        let (from, next) = (request.to_string(), public_url(&next.url));
+                        return Err(PageError::SinceLost { from, next }.into());
+                    }
                     if next == request {
                         // A busy server may have said that there is nothing more, and nothing signals that it is busy no longer.
                         sleep(FIRST_PAUSE).await;
