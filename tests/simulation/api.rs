@@ -319,7 +319,7 @@ impl World {
         stamps.retain(|id, _| posts.contains_key(id));
         for (id, title) in posts {
             if stamps.get(id).is_none_or(|(known, _)| known != title) {
-                stamps.insert(*id, (title.clone(), now - self.dice.i64(..LAG)));
+                stamps.insert(*id, (title.clone(), now - self.dice.i64(0..LAG)));
             }
         }
     }
