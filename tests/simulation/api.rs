@@ -41,7 +41,7 @@ const REQUEST: u16 = 1;
 
 const PAGE_POSTS: usize = 2;
 
-/// A post may say that it changed so many seconds before it could be seen.
+/// How many seconds before it could be seen a post may say that it changed.
 const LAG: i64 = 30;
 
 /// As often as the importer walks through a collection that does not hold still.

@@ -364,6 +364,7 @@ impl World {
     fn allow(world: &Shared, number: u64) {
         let (world, wait) = (world.clone(), world.borrow_mut().millis(1..20_000));
         spawn_local(async move {
+            // On the paused clock of the simulation it takes no time.
             sleep(wait).await;
             let mut world = world.borrow_mut();
             world.allowed.insert(number);

@@ -11,7 +11,8 @@ use shared::{
 use sqlx::PgConnection;
 
 use crate::{
-    absence::{BrakeSettings, Ids},
+    absence::{BrakeSettings, Ids, Seen},
+    events,
     postgres::{
         connect::within,
         fault::{Fault, TableError},
@@ -57,10 +58,10 @@ pub struct Judged<'a> {
     pub sequence: Sequence,
     /// What it says of itself.
     pub metadata: &'a Metadata,
-    /// The ids of the snapshot.
-    pub ids: &'a Ids,
-    /// Whether all of these are those of rows.
-    pub are_rows: bool,
+    /// Its ids, if all of its pages are loaded.
+    pub seen: Option<Seen>,
+    /// Whether each record that is written is a row.
+    pub is_plain: bool,
     /// How many rows the page has inserted.
     pub inserted: u64,
 }
@@ -101,24 +102,39 @@ pub async fn found_again(connection: &mut PgConnection, batch: &Batch) -> Result
 pub async fn judge(
     connection: &mut PgConnection,
     home: Home<'_>,
-    judged: &Judged<'_>,
+    judged: Judged<'_>,
     brake: &BrakeSettings,
 ) -> Result<Judgement, TableError> {
-    let Judged { sequence, metadata, ids, are_rows, inserted } = judged;
+    let Judged { sequence, metadata, seen, is_plain, inserted } = judged;
+    let (ids, are_rows) = match seen.map(Seen::into_ids) {
+        Some(Some((ids, are_rows))) => (ids, are_rows && is_plain),
+        Some(None) => {
+            events::absence_is_not_judged(sequence, "the id of a quarantined record of this snapshot cannot be read");
+            return Ok(Judgement::Absent(0));
+        }
+        None => {
+            events::absence_is_not_judged(sequence, "not all pages of this snapshot are loaded");
+            return Ok(Judgement::Absent(0));
+        }
+    };
     let there = count_present(connection, home).await?;
     // If both counts are equal, no row is lacking, and the keys need not be looked at.
-    let is_none_lacking = *are_rows && there == ids.count();
-    let Lacking { keys, count } =
-        if is_none_lacking { Lacking::default() } else { look_for_lacking(connection, home, judged, brake).await? };
+    let are_all_kept = brake.allow_absent.contains(sequence);
+    let is_none_lacking = are_rows && there == ids.count();
+    let Lacking { keys, count } = if is_none_lacking {
+        Lacking::default()
+    } else {
+        look_for_lacking(connection, home, &ids, are_all_kept).await?
+    };
     let mut absent: Vec<&[u8]> = Parts(&keys).collect();
     let are_too_many = count > absent.len() as u64;
     if !(are_too_many || metadata.facts.single) {
-        absent = twice_lacking(connection, *sequence, absent).await?;
+        absent = twice_lacking(connection, sequence, absent).await?;
     }
     let gone = if are_too_many { count } else { absent.len() as u64 };
-    let earlier = if gone > 0 { sum_inserted(connection, metadata.snapshot, *sequence).await? } else { 0 };
+    let earlier = if gone > 0 { sum_inserted(connection, metadata.snapshot, sequence).await? } else { 0 };
     let present = there.saturating_sub(inserted + earlier);
-    if are_too_many || brake.holds(*sequence, gone, present) {
+    if are_too_many || brake.holds(sequence, gone, present) {
         let kind = home.statements.kinds[0];
         let ids = absent.iter().take(SHOWN).map(|key| text_of(kind, &key[LENGTH_BYTES..]));
         return Ok(Judgement::Braked { gone, present, ids: ids.collect() });
@@ -144,11 +160,10 @@ struct Lacking {
 async fn look_for_lacking(
     connection: &mut PgConnection,
     home: Home<'_>,
-    Judged { sequence, ids, .. }: &Judged<'_>,
-    brake: &BrakeSettings,
+    ids: &Ids,
+    are_all_kept: bool,
 ) -> Result<Lacking, TableError> {
     let kind = home.statements.kinds[0];
-    let are_all_kept = brake.allow_absent.contains(*sequence);
     let look = async {
         let mut copy = connection.copy_out_raw(&home.statements.keys).await?;
         let (mut reader, mut lacking) = (FieldReader::default(), Lacking::default());

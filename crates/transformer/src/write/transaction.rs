@@ -150,23 +150,13 @@ pub async fn apply(
     }
     writer.write(&mut transaction).await?;
     if let Some((sequence, metadata)) = judged {
-        match seen.take().map(Seen::into_ids) {
-            Some(Some((ids, are_rows))) => {
-                let inserted = writer.counts(*sequence).inserted;
-                let judged =
-                    Judged { sequence: *sequence, metadata, ids: &ids, are_rows: are_rows && is_plain, inserted };
-                match judge(&mut transaction, home, &judged, brake).await? {
-                    Judgement::Absent(absent) => writer.counts(*sequence).absent = absent,
-                    Judgement::Braked { gone, present, ids } => {
-                        return roll_back(transaction, Attempt::Braked { gone, present, ids }).await;
-                    }
-                }
+        let (seen, inserted) = (seen.take(), writer.counts(*sequence).inserted);
+        let judged = Judged { sequence: *sequence, metadata, seen, is_plain, inserted };
+        match judge(&mut transaction, home, judged, brake).await? {
+            Judgement::Absent(absent) => writer.counts(*sequence).absent = absent,
+            Judgement::Braked { gone, present, ids } => {
+                return roll_back(transaction, Attempt::Braked { gone, present, ids }).await;
             }
-            Some(None) => events::absence_is_not_judged(
-                *sequence,
-                "the id of a quarantined record of this snapshot cannot be read",
-            ),
-            None => events::absence_is_not_judged(*sequence, "not all pages of this snapshot are loaded"),
         }
     }
     for line in &mut lines {
